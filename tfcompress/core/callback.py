@@ -1,0 +1,124 @@
+"""What callbacks that project variables after each step have in common.
+
+Keras applies `variable.constraint` inside the compiled step, right after the
+optimizer's update. A projection is put there while a `fit` runs and taken away after
+it, so no layer is wrapped and nothing has to be stripped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.select import require_built
+
+Projection = Callable[[Any], Any]
+
+
+class ProjectionChain(keras.constraints.Constraint):
+    """The user's own constraint and the projections of all callbacks, in order."""
+
+    def __init__(self, original: Projection | None):
+        self.original = original
+        self.projections: list[Projection] = []
+
+    def __call__(self, value: Any) -> Any:
+        value = self.constrained(value)
+        for projection in self.projections:
+            value = projection(value)
+        return value
+
+    def constrained(self, value: Any) -> Any:
+        """Returns `value` after the user's own constraint alone."""
+        value = ops.convert_to_tensor(value)
+        return value if self.original is None else self.original(value)
+
+    def get_config(self) -> dict:
+        # What a model saved during fit should remember is the user's constraint.
+        if self.original is None:
+            return {}
+        return {"original": keras.saving.serialize_keras_object(self.original)}
+
+
+def attach(variable: keras.Variable, projection: Projection) -> ProjectionChain:
+    """Adds `projection` to what is applied to `variable` after each update."""
+    chain = variable.constraint
+    if not isinstance(chain, ProjectionChain):
+        chain = ProjectionChain(variable.constraint)
+        variable.constraint = chain
+    chain.projections.append(projection)
+    return chain
+
+
+def detach(variable: keras.Variable, projection: Projection) -> None:
+    """Undoes `attach`; the user's own constraint comes back with the last one."""
+    chain = variable.constraint
+    if isinstance(chain, ProjectionChain) and projection in chain.projections:
+        chain.projections.remove(projection)
+        if not chain.projections:
+            variable.constraint = chain.original
+
+
+class FitCallback(keras.callbacks.Callback):
+    """Base of callbacks that change the training step of one `fit`.
+
+    Subclasses implement `start(epoch)` and `stop()`. `start` is called before the
+    first step, when the optimizer's state has been restored and the first epoch is
+    known (so it is right for a run that `BackupAndRestore` resumes).
+    """
+
+    _running = False
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        require_built(self.model, f"use {type(self).__name__} in fit")
+        self._running = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        if not self._running:
+            self.start(epoch)
+            self._running = True
+            self.retrace()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if self._running:
+            self.stop()
+            self._running = False
+            self.retrace()
+
+    def start(self, epoch: int) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def retrace(self) -> None:
+        # fit() makes its train function before any callback runs, and a function
+        # that was traced before never looks at constraints or attributes again.
+        self.model.make_train_function(force=True)
+
+    def current_step(self) -> int:
+        """Returns how many steps the optimizer has made."""
+        return int(ops.convert_to_tensor(self.model.optimizer.iterations))
+
+    def fit_steps(self, epoch: int) -> tuple[int, int]:
+        """Returns the first and last step of this fit, counted by the optimizer."""
+        steps = self.params.get("steps")
+        if steps is None:
+            raise InvalidArgumentError(
+                f"{type(self).__name__} cannot tell how many steps this fit has.",
+                received="data of unknown length and no steps_per_epoch",
+                expected="a known number of steps per epoch",
+                fix="pass steps_per_epoch to fit, or a data set with a length",
+            )
+        optimizer = self.model.optimizer
+        steps //= getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        now = self.current_step()
+        # A run resumed in mid-epoch starts that epoch again; what it did of it before
+        # is less than an epoch, and no reason to shift the plan.
+        first = now - epoch * steps
+        first = first if first >= steps else 0
+        return first, first + self.params["epochs"] * steps - 1

@@ -1,0 +1,61 @@
+"""Errors that say what was received, what was expected and what to do."""
+
+from typing import Any
+
+
+class CompressionError(Exception):
+    """Base class of every error tfcompress raises on purpose.
+
+    Args:
+        problem: one sentence that names the thing that is wrong.
+        received: what was received (layer name, type, value).
+        expected: what would have been right.
+        fix: what the user can do about it.
+
+    Example:
+
+    >>> str(CompressionError("Bad sparsity.", received=1.5, expected="[0, 1)"))
+    'Bad sparsity. Received: 1.5. Expected: [0, 1).'
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        received: Any = None,
+        expected: Any = None,
+        fix: Any = None,
+    ):
+        parts = [problem]
+        for label, value in (
+            ("Received", received),
+            ("Expected", expected),
+            ("What to do", fix),
+        ):
+            if value is not None:
+                parts.append(f"{label}: {str(value).rstrip('.')}.")
+        super().__init__(" ".join(parts))
+
+
+class InvalidArgumentError(CompressionError, ValueError):
+    """An argument, a model or a data set cannot be used as it is."""
+
+
+class UnsupportedLayerError(CompressionError, ValueError):
+    """The user asked for a layer that has no rule for what was asked."""
+
+
+class ExportError(CompressionError, RuntimeError):
+    """A model could not be turned into an artifact; nothing was written."""
+
+
+class ArtifactError(CompressionError, RuntimeError):
+    """An artifact on disk is missing, damaged or not what it says it is."""
+
+
+class VerificationError(CompressionError, RuntimeError):
+    """An artifact does not do what its reference model does."""
+
+
+class CompressionWarning(UserWarning):
+    """Something was left out of compression; training goes on."""

@@ -1,0 +1,253 @@
+"""A model's graph as data: trace it, change it, build a model from it.
+
+Rewriting a model (wrapping layers, inserting quantizers, removing channels) is a
+function from `Graph` to `Graph`. Nested models are inlined, so a rewrite never has
+to think about their borders. Only public Keras API is used: `clone_model` calls us
+back at every node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.select import require_built
+
+
+@dataclasses.dataclass(eq=False)
+class Tensor:
+    """One symbolic tensor: what flows along an edge of the graph."""
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    name: str = ""
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """One call of an operation.
+
+    Attributes:
+        operation: the layer (or `keras.ops` operation) that is called. Nodes that
+            share it share its weights.
+        args, kwargs: the call's arguments, with `Tensor` where tensors go.
+        outputs: the structure of `Tensor` that the call returns.
+        weights: returns the weights for the new layer; by default those of
+            `operation` itself.
+    """
+
+    operation: Any
+    args: tuple
+    kwargs: dict
+    outputs: Any
+    weights: Callable[[], list] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.operation.name
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        return _tensors((self.args, self.kwargs))
+
+    @property
+    def output(self) -> Tensor:
+        """The only output of a node that has one."""
+        (output,) = _tensors(self.outputs)
+        return output
+
+
+@dataclasses.dataclass(eq=False)
+class Graph:
+    """Nodes in an order in which they can be executed."""
+
+    name: str
+    inputs: Any
+    outputs: Any
+    nodes: list[Node]
+
+    def producers(self) -> dict[Tensor, Node]:
+        """Maps each tensor to the node that makes it (inputs are absent)."""
+        return {t: node for node in self.nodes for t in _tensors(node.outputs)}
+
+    def consumers(self) -> dict[Tensor, list[Node]]:
+        """Maps each tensor to the nodes that read it."""
+        table: dict[Tensor, list[Node]] = {}
+        for node in self.nodes:
+            for tensor in node.inputs:
+                table.setdefault(tensor, []).append(node)
+        return table
+
+    def fed_with(self, given: Any) -> Graph:
+        """Returns the graph reading the tensors `given` instead of its inputs."""
+        if isinstance(self.inputs, dict) and isinstance(given, dict):
+            mapping = {self.inputs[key]: given[key] for key in self.inputs}
+        else:
+            mapping = dict(zip(_tensors(self.inputs), _tensors(given)))
+        return self.substitute(mapping, self.nodes)
+
+    def substitute(self, mapping: dict[Tensor, Tensor], nodes: list[Node]) -> Graph:
+        """Returns the graph with `nodes`, reading `mapping`'s values for its keys."""
+
+        def swap(structure: Any) -> Any:
+            return _map_tensors(lambda t: mapping.get(t, t), structure)
+
+        return Graph(
+            self.name,
+            self.inputs,
+            swap(self.outputs),
+            [
+                dataclasses.replace(n, args=swap(n.args), kwargs=swap(n.kwargs))
+                for n in nodes
+            ],
+        )
+
+
+def _map_tensors(function: Callable, structure: Any, kind: type = Tensor) -> Any:
+    return keras.tree.map_structure(
+        lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, structure
+    )
+
+
+def _tensors(structure: Any) -> list[Tensor]:
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
+
+
+def clone_operation(operation: Any) -> Any:
+    """Returns a fresh, unbuilt copy of a layer or `keras.ops` operation."""
+    try:
+        return type(operation).from_config(operation.get_config())
+    except Exception as error:
+        raise InvalidArgumentError(
+            f"Cannot copy layer '{operation.name}' of type "
+            f"{type(operation).__name__}: its config does not rebuild it ({error}).",
+            fix="implement get_config() so that cls.from_config(get_config()) works, "
+            "and register the class with keras.saving.register_keras_serializable",
+        ) from error
+
+
+def is_graph_model(model: Any) -> bool:
+    """Returns whether `model` is Functional or Sequential (and not subclassed)."""
+    if isinstance(model, keras.Sequential):
+        return True
+    return (
+        isinstance(model, keras.Model)
+        and hasattr(model, "operations")
+        and getattr(model, "inputs", None) is not None
+    )
+
+
+def trace(model: keras.Model, purpose: str = "read the graph of the model") -> Graph:
+    """Returns the graph of a Functional or Sequential model, nested ones inlined.
+
+    The model is not touched: the graph is found by calling throw-away copies of
+    its layers.
+
+    Raises:
+        InvalidArgumentError: for a model that is unbuilt, empty or subclassed.
+    """
+    require_built(model, purpose)
+    if not is_graph_model(model):
+        raise InvalidArgumentError(
+            f"Cannot {purpose}: '{model.name}' is a subclassed model.",
+            received=type(model).__name__,
+            expected="a Functional or Sequential model",
+            fix="build the same layers with the Functional API: "
+            "keras.Model(inputs, outputs)",
+        )
+    return _trace(model, {})
+
+
+def _trace(model: keras.Model, copies: dict[int, Any]) -> Graph:
+    tensors: dict[int, Tensor] = {}
+    alive: list[Any] = []  # keeps ids in `tensors` from being reused
+    nodes: list[Node] = []
+
+    def describe(symbolic: Any) -> Tensor:
+        alive.append(symbolic)
+        tensors[id(symbolic)] = Tensor(
+            tuple(symbolic.shape),
+            keras.backend.standardize_dtype(symbolic.dtype),
+            symbolic.name,
+        )
+        return tensors[id(symbolic)]
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if id(operation) not in copies:
+            copies[id(operation)] = clone_operation(operation)
+        outputs = copies[id(operation)](*args, **kwargs)
+        read_args, read_kwargs = keras.tree.map_structure(
+            lambda leaf: tensors.get(id(leaf), leaf), (args, kwargs)
+        )
+        if is_graph_model(operation):
+            given = read_args[0] if read_args else read_kwargs["inputs"]
+            inner = _trace(operation, copies).fed_with(given)
+            nodes.extend(inner.nodes)
+            for outside, inside in zip(
+                keras.tree.flatten(outputs), _tensors(inner.outputs)
+            ):
+                alive.append(outside)
+                tensors[id(outside)] = inside
+        else:
+            made = _map_tensors(describe, outputs, keras.KerasTensor)
+            nodes.append(Node(operation, read_args, read_kwargs, made))
+        return outputs
+
+    if isinstance(model, keras.Sequential):
+        symbolic_inputs = _fresh_input(model.inputs[0])
+        described = describe(symbolic_inputs)
+        symbolic_outputs = symbolic_inputs
+        for layer in model.layers:
+            symbolic_outputs = call(layer, symbolic_outputs)
+        return Graph(model.name, described, tensors[id(symbolic_outputs)], nodes)
+
+    symbolic_inputs = keras.tree.map_structure(_fresh_input, model.input)
+    described = keras.tree.map_structure(describe, symbolic_inputs)
+    copy = keras.models.clone_model(
+        model,
+        input_tensors=symbolic_inputs,
+        clone_function=lambda operation: operation,
+        call_function=call,
+    )
+    outputs = keras.tree.map_structure(lambda t: tensors[id(t)], copy.output)
+    return Graph(model.name, described, outputs, nodes)
+
+
+def _fresh_input(tensor: Any) -> Any:
+    return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+
+def build(graph: Graph) -> keras.Model:
+    """Returns a new Functional model that computes `graph`.
+
+    Every operation is copied, so the model shares nothing with the one that was
+    traced; weights are copied too.
+    """
+    made: dict[int, Any] = {}
+    symbolic: dict[Tensor, Any] = {
+        tensor: keras.Input(
+            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
+        )
+        for tensor in _tensors(graph.inputs)
+    }
+
+    def find(structure: Any) -> Any:
+        return _map_tensors(lambda t: symbolic[t], structure)
+
+    for node in graph.nodes:
+        key = id(node.operation)
+        first = key not in made
+        if first:
+            made[key] = clone_operation(node.operation)
+        outputs = made[key](*find(node.args), **find(node.kwargs))
+        for tensor, output in zip(_tensors(node.outputs), keras.tree.flatten(outputs)):
+            symbolic[tensor] = output
+        if first and isinstance(node.operation, keras.Layer):
+            weights = node.weights() if node.weights else node.operation.get_weights()
+            made[key].set_weights(weights)
+            made[key].trainable = node.operation.trainable
+    return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)

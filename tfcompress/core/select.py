@@ -1,0 +1,133 @@
+"""Walking a model's layers and choosing some of them by name, type or predicate."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+
+from tfcompress.core.errors import InvalidArgumentError
+
+Filters = (
+    str | type | Callable[[keras.Layer], bool] | Iterable[str | type | Callable] | None
+)
+
+
+def walk(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
+    """Yields `(path, layer)` for every layer inside `model`, each layer once.
+
+    Use it to find layers at any depth: nested models, wrappers and composite
+    layers are entered. A path joins the names with `/`; a wrapper that bears the
+    name of the layer it holds does not add to it, so `conv1` stays `conv1`.
+
+    Args:
+        model: a Keras model or layer; it is not itself yielded.
+
+    Example:
+
+    >>> inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="a")],
+    ...                          name="inner")
+    >>> outer = keras.Sequential([keras.Input((4,)), inner])
+    >>> [path for path, layer in walk(outer)]
+    ['inner', 'inner/a']
+    """
+    seen: set[int] = {id(model)}
+
+    def visit(parent: keras.Layer, prefix: tuple[str, ...]) -> Iterator:
+        for layer in _children(parent):
+            if id(layer) in seen:
+                continue
+            seen.add(id(layer))
+            path = prefix if prefix[-1:] == (layer.name,) else (*prefix, layer.name)
+            yield "/".join(path), layer
+            yield from visit(layer, path)
+
+    return visit(model, ())
+
+
+def _children(layer: keras.Layer) -> Iterator[keras.Layer]:
+    if isinstance(layer, keras.Model) and layer.layers:
+        yield from layer.layers
+        return
+    for value in vars(layer).values():
+        if isinstance(value, keras.Layer):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (item for item in value if isinstance(item, keras.Layer))
+        elif isinstance(value, dict):
+            yield from (v for v in value.values() if isinstance(v, keras.Layer))
+
+
+def matches(path: str, layer: keras.Layer, filters: Filters) -> bool:
+    """Returns whether a layer passes `filters` (see `select`)."""
+    if filters is None:
+        return True
+    if isinstance(filters, str):
+        return re.search(filters, path) is not None
+    if isinstance(filters, type):
+        return isinstance(layer, filters)
+    if callable(filters):
+        return bool(filters(layer))
+    return any(matches(path, layer, one) for one in filters)
+
+
+def select(
+    model: keras.Layer,
+    filters: Filters = None,
+    candidate: Callable[[keras.Layer], Any] = lambda layer: True,
+) -> list[tuple[str, keras.Layer]]:
+    """Returns the layers of `model` that are candidates and pass `filters`.
+
+    Args:
+        model: the model to search.
+        filters: `None` for every candidate, a regular expression that is searched
+            for in the layer's path, a layer class, a predicate on the layer, or a
+            list of these of which one must hold.
+        candidate: which layers can be meant at all.
+
+    Returns:
+        `(path, layer)` pairs in the order of the model.
+
+    Raises:
+        InvalidArgumentError: if there are candidates and `filters` match none.
+    """
+    candidates = [(path, layer) for path, layer in walk(model) if candidate(layer)]
+    try:
+        chosen = [(p, layer) for p, layer in candidates if matches(p, layer, filters)]
+    except re.error as error:
+        raise InvalidArgumentError(
+            f"`filters` is not a valid regular expression ({error}).",
+            received=repr(filters),
+        ) from error
+    if filters is not None and not chosen:
+        raise InvalidArgumentError(
+            f"`filters` match no layer of model '{model.name}' that this applies to.",
+            received=repr(filters),
+            expected="a filter that matches at least one of "
+            + (", ".join(path for path, _ in candidates) or "(no such layer)"),
+            fix="correct the expression, or leave `filters` out to take all of them",
+        )
+    return chosen
+
+
+def require_built(model: Any, purpose: str) -> None:
+    """Raises `InvalidArgumentError` unless `model` is a built, non-empty model."""
+    if not isinstance(model, keras.Model):
+        raise InvalidArgumentError(
+            f"Cannot {purpose}: not a Keras model.",
+            received=f"{type(model).__name__}",
+            expected="a keras.Model",
+        )
+    if not model.built:
+        raise InvalidArgumentError(
+            f"Cannot {purpose}: model '{model.name}' has not been built.",
+            received="a model without weights",
+            expected="a model that knows its input shape",
+            fix="add keras.Input(shape) as the first layer, call model.build(shape), "
+            "or call the model once on data",
+        )
+    if not any(True for _ in walk(model)):
+        raise InvalidArgumentError(
+            f"Cannot {purpose}: model '{model.name}' has no layers.",
+            expected="a model with at least one layer",
+        )

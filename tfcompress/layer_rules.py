@@ -1,0 +1,296 @@
+"""The one table of layer types: kernels and axes, how numbers flow, MACs.
+
+Pruning, quantization, channel removal and the reports all read it; a layer type is
+described here and nowhere else. Rules are found along the class's MRO, so a
+subclass of a known layer inherits its rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import keras
+from keras import layers
+
+from tfcompress.core.graph import Tensor, trace
+from tfcompress.core.select import walk
+
+Flow = Literal[
+    "compute",  # a linear operation with a kernel: its output has a range of its own
+    "fold",  # BatchNormalization: becomes part of the operation before it
+    "activate",  # an elementwise activation
+    "arithmetic",  # any other operation that makes new numbers (Add, mean ...)
+    "select",  # passes some of its input's numbers on: shares the input's range
+    "average",  # averages within its input's range, which integer kernels keep
+    "concatenate",  # all inputs and the output share one range
+    "float",  # no integer kernel is known
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One weight tensor of a layer.
+
+    Attributes:
+        attribute: where it is found on the layer (`"kernel"`, `"cell.kernel"`).
+        output_axes: axes that run over output channels; every other axis is summed
+            over or shared.
+    """
+
+    attribute: str
+    output_axes: tuple[int, ...] = (-1,)
+
+    def find(self, layer: keras.Layer) -> Any:
+        """Returns the layer's variable for this kernel, or `None` without one."""
+        value: Any = layer
+        for part in self.attribute.split("."):
+            value = getattr(value, part, None)
+        return value
+
+    def reduction_axes(self, rank: int) -> tuple[int, ...]:
+        """Returns the axes of a kernel of `rank` that are not output channels."""
+        kept = {axis % rank for axis in self.output_axes}
+        return tuple(axis for axis in range(rank) if axis not in kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """What tfcompress knows about a layer type.
+
+    Attributes:
+        layer_type: the Keras layer class; subclasses inherit the rule.
+        kernels: weights that can be pruned, clustered and quantized.
+        flow: how the layer treats the numbers that flow through it.
+        macs: `(layer, input shapes, output shape) -> int`, multiply-accumulates of
+            one sample; `None` counts as zero.
+        channel_granularity: whether integer kernels take one scale per channel.
+    """
+
+    layer_type: type
+    flow: Flow = "float"
+    kernels: tuple[Kernel, ...] = ()
+    macs: Callable[[Any, list, tuple], int] | None = None
+    channel_granularity: bool = True
+
+
+_rules: dict[type, LayerRule] = {}
+
+
+def register_layer_rule(rule: LayerRule) -> LayerRule:
+    """Adds a rule to the table, or replaces the one of the same layer type.
+
+    When to use: to teach tfcompress a layer of your own.
+
+    Args:
+        rule: the rule.
+
+    Returns:
+        The rule.
+
+    Example:
+
+    >>> class Scaled(keras.layers.Dense):
+    ...     pass
+    >>> rule_of(Scaled(2)).layer_type.__name__     # inherited
+    'Dense'
+    >>> rule = LayerRule(Scaled, "compute", (Kernel("kernel"),))
+    >>> register_layer_rule(rule) is rule_of(Scaled(2))
+    True
+    """
+    _rules[rule.layer_type] = rule
+    return rule
+
+
+def rule_of(layer: Any) -> LayerRule | None:
+    """Returns the rule for a layer, looked up along its class's MRO."""
+    for cls in type(layer).__mro__:
+        if cls in _rules:
+            return _rules[cls]
+    return None
+
+
+def kernels_of(layer: keras.Layer) -> Iterator[tuple[Kernel, keras.Variable]]:
+    """Yields the kernels of a layer that exist, with their variables."""
+    rule = rule_of(layer)
+    for kernel in rule.kernels if rule else ():
+        variable = kernel.find(layer)
+        if variable is not None:
+            yield kernel, variable
+
+
+def model_kernels(
+    model: keras.Model,
+) -> Iterator[tuple[str, Kernel, keras.Variable]]:
+    """Yields `(layer path, kernel, variable)` for all kernels, each variable once."""
+    seen: set[int] = set()
+    for path, layer in walk(model):
+        for kernel, variable in kernels_of(layer):
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                yield path, kernel, variable
+
+
+def macs(model: keras.Model) -> int:
+    """Returns the multiply-accumulates of one sample through `model`.
+
+    When to use: to compare the cost of two models before any runtime is at hand.
+    Free dimensions other than the batch count as 1.
+
+    Args:
+        model: a built Functional or Sequential model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
+    >>> macs(model)        # 6 * 6 outputs, 3 * 3 * 3 weights, 4 channels
+    3888
+    """
+    total = 0
+    for node in trace(model, "count the MACs of the model").nodes:
+        operation = getattr(node.operation, "quantized_layer", node.operation)
+        rule = rule_of(operation)
+        if rule is not None and rule.macs is not None:
+            shapes = [_sample_shape(tensor) for tensor in node.inputs]
+            total += rule.macs(operation, shapes, _sample_shape(node.output))
+    return total
+
+
+def _sample_shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(size or 1 for size in tensor.shape[1:])
+
+
+def _spatial(layer: Any, shape: tuple) -> tuple[int, ...]:
+    last = getattr(layer, "data_format", "channels_last") == "channels_last"
+    return shape[:-1] if last else shape[1:]
+
+
+def _size(variable: Any) -> int:
+    return math.prod(variable.shape)
+
+
+def _conv_macs(layer: Any, inputs: list, output: tuple) -> int:
+    return _size(layer.kernel) * math.prod(_spatial(layer, output))
+
+
+def _transposed_macs(layer: Any, inputs: list, output: tuple) -> int:
+    return _size(layer.kernel) * math.prod(_spatial(layer, inputs[0]))
+
+
+def _separable_macs(layer: Any, inputs: list, output: tuple) -> int:
+    weights = _size(layer.depthwise_kernel) + _size(layer.pointwise_kernel)
+    return weights * math.prod(_spatial(layer, output))
+
+
+def _dense_macs(layer: Any, inputs: list, output: tuple) -> int:
+    return _size(layer.kernel) * math.prod(output[:-1])
+
+
+def _recurrent_macs(layer: Any, inputs: list, output: tuple) -> int:
+    weights = _size(layer.cell.kernel) + _size(layer.cell.recurrent_kernel)
+    return weights * inputs[0][0]
+
+
+def _fill_table() -> None:
+    def add(flow: Flow, *types: type, **rule: Any) -> None:
+        for layer_type in types:
+            register_layer_rule(LayerRule(layer_type, flow, **rule))
+
+    last = (Kernel("kernel"),)
+    add("compute", layers.Dense, kernels=last, macs=_dense_macs)
+    add(
+        "compute",
+        layers.Conv1D,
+        layers.Conv2D,
+        kernels=last,
+        macs=_conv_macs,
+    )
+    add(
+        "compute",
+        layers.DepthwiseConv1D,
+        layers.DepthwiseConv2D,
+        kernels=(Kernel("kernel", (-2, -1)),),
+        macs=_conv_macs,
+    )
+    add(
+        "compute",
+        layers.SeparableConv1D,
+        layers.SeparableConv2D,
+        kernels=(Kernel("depthwise_kernel", (-2, -1)), Kernel("pointwise_kernel")),
+        macs=_separable_macs,
+    )
+    add(
+        "float",
+        layers.Conv1DTranspose,
+        layers.Conv2DTranspose,
+        layers.Conv3DTranspose,
+        kernels=(Kernel("kernel", (-2,)),),
+        macs=_transposed_macs,
+    )
+    add("float", layers.Conv3D, kernels=last, macs=_conv_macs)
+    add("float", layers.EinsumDense, kernels=last)
+    add("float", layers.Embedding, kernels=(Kernel("embeddings", (0,)),))
+    add(
+        "float",
+        layers.LSTM,
+        layers.GRU,
+        layers.SimpleRNN,
+        kernels=(Kernel("cell.kernel"), Kernel("cell.recurrent_kernel")),
+        macs=_recurrent_macs,
+    )
+    add("fold", layers.BatchNormalization)
+    add(
+        "activate",
+        layers.Activation,
+        layers.ReLU,
+        layers.Softmax,
+        layers.LeakyReLU,
+        layers.ELU,
+        layers.PReLU,
+    )
+    add(
+        "arithmetic",
+        layers.Add,
+        layers.Subtract,
+        layers.Multiply,
+        layers.Maximum,
+        layers.Minimum,
+        layers.Average,
+        layers.GlobalAveragePooling1D,
+        layers.GlobalAveragePooling2D,
+        layers.Rescaling,
+        layers.Normalization,
+    )
+    add(
+        "select",
+        layers.MaxPooling1D,
+        layers.MaxPooling2D,
+        layers.GlobalMaxPooling1D,
+        layers.GlobalMaxPooling2D,
+        layers.ZeroPadding1D,
+        layers.ZeroPadding2D,
+        layers.Cropping1D,
+        layers.Cropping2D,
+        layers.Flatten,
+        layers.Reshape,
+        layers.Permute,
+        layers.RepeatVector,
+        layers.UpSampling1D,
+        layers.UpSampling2D,
+        layers.Dropout,
+        layers.SpatialDropout1D,
+        layers.SpatialDropout2D,
+        layers.GaussianDropout,
+        layers.GaussianNoise,
+        layers.AlphaDropout,
+        layers.ActivityRegularization,
+        layers.Identity,
+        layers.InputLayer,
+    )
+    add("average", layers.AveragePooling1D, layers.AveragePooling2D)
+    add("concatenate", layers.Concatenate)
+
+
+_fill_table()

@@ -1,0 +1,314 @@
+"""Schedules: a pure function from a training step to a value, and when to apply it.
+
+A schedule counts in steps of the optimizer (`optimizer.iterations`), so a run that
+is killed and resumed goes on where it was without any file beside the checkpoint.
+Steps may be given as whole numbers or as fractions of the fit at hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.registry import Registry
+
+Step = int | float
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSpan:
+    """The steps of one `fit`: `first` up to and including `last`."""
+
+    first: int
+    last: int
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first + 1
+
+
+class Schedule:
+    """Base class of schedules.
+
+    To write your own, override `value(progress)` and `get_config`, and register the
+    class with `keras.saving.register_keras_serializable`.
+
+    Args:
+        begin_step: first step at which the schedule acts. A float is a fraction of
+            the fit in [0, 1], an int a step of the optimizer.
+        end_step: last step at which it acts, likewise. `None` means: hold to the
+            end for schedules that are constant; finish at three quarters of the fit
+            for those that grow, so that fine-tuning remains.
+        frequency: steps from one update to the next.
+    """
+
+    grows = True
+
+    def __init__(
+        self,
+        begin_step: Step = 0.0,
+        end_step: Step | None = None,
+        frequency: int = 100,
+    ):
+        self.begin_step = _checked_step("begin_step", begin_step)
+        self.end_step = (
+            None if end_step is None else _checked_step("end_step", end_step)
+        )
+        if not isinstance(frequency, int) or frequency < 1:
+            raise InvalidArgumentError(
+                "`frequency` must be a positive number of steps.",
+                received=repr(frequency),
+                expected="an int >= 1",
+            )
+        self.frequency = frequency
+        same_unit = type(self.begin_step) is type(self.end_step)
+        if same_unit and self.end_step <= self.begin_step:  # type: ignore[operator]
+            raise InvalidArgumentError(
+                "A schedule must end after it begins.",
+                received=f"begin_step={begin_step}, end_step={end_step}",
+                expected="end_step > begin_step",
+            )
+
+    def value(self, progress: Any) -> Any:
+        """Returns the scheduled value; `progress` runs from 0 (begin) to 1 (end)."""
+        raise NotImplementedError
+
+    def __call__(self, step: Any) -> Any:
+        """Returns the value at `step`, as a float for an int and else as a tensor."""
+        begin, end = self._resolved()
+        span = float(max((end if end is not None else begin + 1) - begin, 1))
+        progress = (ops.cast(step, "float32") - float(begin)) / span
+        value = self.value(ops.clip(progress, 0.0, 1.0))
+        return round(float(value), 7) if isinstance(step, int) else value
+
+    def is_due(self, step: Any) -> Any:
+        """Returns whether an update falls on `step` (a bool for an int)."""
+        begin, end = self._resolved()
+        position = ops.cast(step, "int32") - begin
+        due = ops.logical_and(position >= 0, position % self.frequency == 0)
+        if end is not None:
+            length = end - begin
+            due = ops.logical_and(due, position <= length)
+            due = ops.logical_or(due, ops.equal(position, length))
+        return bool(due) if isinstance(step, int) else due
+
+    def resolve(self, span: FitSpan) -> Schedule:
+        """Returns this schedule with its fractions turned into steps of `span`.
+
+        Raises:
+            InvalidArgumentError: if the fit ends before the schedule does.
+        """
+        begin = _absolute(self.begin_step, span)
+        end_step = self.end_step
+        if end_step is None and self.grows:
+            end_step = 0.75
+        end = None if end_step is None else _absolute(end_step, span)
+        if end is not None and end <= begin:
+            raise InvalidArgumentError(
+                "The fit is too short for the schedule: it would end before it begins.",
+                received=f"begin at step {begin}, end at step {end} "
+                f"in a fit of {span.steps} steps",
+                expected="end_step > begin_step",
+                fix="train for more steps or epochs, or choose other "
+                "begin_step and end_step",
+            )
+        if begin > span.last or (self.grows and end is not None and end > span.last):
+            raise InvalidArgumentError(
+                f"The fit is too short: it ends at step {span.last}, before "
+                f"{type(self).__name__} reaches its final value.",
+                received=f"begin at step {begin}, end at step {end}, "
+                f"a fit of steps {span.first} to {span.last}",
+                expected=f"end_step <= {span.last}",
+                fix="train for more epochs, lower end_step, or give it as a fraction "
+                "of the fit such as end_step=0.75",
+            )
+        copy = type(self).from_config(self.get_config())
+        copy.begin_step, copy.end_step = begin, end
+        return copy
+
+    def update_steps(self, span: FitSpan) -> range:
+        """Returns the regular update steps within `span` (the end may be one more)."""
+        begin, end = self._resolved()
+        last = span.last if end is None else min(end, span.last)
+        return range(begin, last + 1, self.frequency)
+
+    def describe(self, span: FitSpan) -> str:
+        """Returns the plan for `span` in words."""
+        steps = list(self.update_steps(span))
+        _, end = self._resolved()
+        if end is not None and end <= span.last and steps[-1:] != [end]:
+            steps.append(end)
+        shown = [str(s) for s in steps]
+        if len(shown) > 6:
+            shown = [*shown[:3], "...", *shown[-2:]]
+        return (
+            f"{len(steps)} updates at steps {', '.join(shown)}; "
+            f"final sparsity {self(steps[-1]):.4g} at step {steps[-1]}"
+        )
+
+    def get_config(self) -> dict:
+        return {
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "frequency": self.frequency,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> Schedule:
+        return cls(**config)
+
+    def _resolved(self) -> tuple[int, int | None]:
+        begin, end = self.begin_step, self.end_step
+        if isinstance(begin, float) and begin != 0.0:
+            begin = None  # type: ignore[assignment]
+        if begin is None or isinstance(end, float) or (end is None and self.grows):
+            raise InvalidArgumentError(
+                f"{type(self).__name__} has steps given as fractions of a fit and "
+                "does not know the fit yet.",
+                received=f"begin_step={self.begin_step}, end_step={self.end_step}",
+                fix="give whole steps, or call schedule.resolve(FitSpan(first, last))",
+            )
+        return int(begin), end
+
+
+schedules: Registry[Schedule] = Registry("schedule")
+
+
+@schedules.register("constant")
+class ConstantSparsity(Schedule):
+    """The same sparsity from `begin_step` on.
+
+    When to use: to fine-tune a model that is to be pruned in one go, or one that is
+    sparse already.
+
+    Args:
+        target_sparsity: fraction of zeros, in [0, 1).
+        begin_step: first update; int = step of the optimizer, float = fraction of
+            the fit.
+        end_step: last update; `None` = updates go on to the end of the fit.
+        frequency: steps between updates of the mask.
+
+    Example:
+
+    >>> schedule = ConstantSparsity(0.5, begin_step=10, frequency=5)
+    >>> schedule(10), schedule.is_due(9), schedule.is_due(10), schedule.is_due(15)
+    (0.5, False, True, True)
+    """
+
+    grows = False
+
+    def __init__(
+        self,
+        target_sparsity: float,
+        begin_step: Step = 0.0,
+        end_step: Step | None = None,
+        frequency: int = 100,
+    ):
+        super().__init__(begin_step, end_step, frequency)
+        self.target_sparsity = checked_sparsity("target_sparsity", target_sparsity)
+
+    def value(self, progress: Any) -> Any:
+        return ops.zeros_like(progress) + self.target_sparsity
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "target_sparsity": self.target_sparsity}
+
+
+@schedules.register("polynomial")
+class PolynomialSparsity(Schedule):
+    """Sparsity that grows fast at first and ever more slowly towards its end.
+
+    When to use: the default. Most weights go while the network can still adapt, and
+    the rest of the fit fine-tunes what is left.
+
+    Source: Zhu & Gupta, "To prune, or not to prune", 2017. With `t` the progress
+    from `begin_step` (0) to `end_step` (1),
+    `s(t) = final + (initial - final) * (1 - t) ** power`.
+
+    Args:
+        initial_sparsity: sparsity at `begin_step`, in [0, 1).
+        final_sparsity: sparsity from `end_step` on, in [0, 1).
+        begin_step: first update; int = step of the optimizer, float = fraction of
+            the fit.
+        end_step: last update; `None` = three quarters of the fit.
+        power: exponent, > 0; 1 is linear, 3 the paper's cubic.
+        frequency: steps between updates of the mask.
+
+    Example:
+
+    >>> schedule = PolynomialSparsity(0.0, 0.8, begin_step=0, end_step=100)
+    >>> [round(schedule(step), 2) for step in (0, 25, 50, 100, 200)]
+    [0.0, 0.46, 0.7, 0.8, 0.8]
+    """
+
+    def __init__(
+        self,
+        initial_sparsity: float,
+        final_sparsity: float,
+        begin_step: Step = 0.0,
+        end_step: Step | None = None,
+        power: float = 3,
+        frequency: int = 100,
+    ):
+        super().__init__(begin_step, end_step, frequency)
+        self.initial_sparsity = checked_sparsity("initial_sparsity", initial_sparsity)
+        self.final_sparsity = checked_sparsity("final_sparsity", final_sparsity)
+        if not power > 0:
+            raise InvalidArgumentError(
+                "`power` must be positive.", received=repr(power), expected="> 0"
+            )
+        self.power = power
+
+    def value(self, progress: Any) -> Any:
+        change = self.initial_sparsity - self.final_sparsity
+        return self.final_sparsity + change * ops.power(1.0 - progress, self.power)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "initial_sparsity": self.initial_sparsity,
+            "final_sparsity": self.final_sparsity,
+            "power": self.power,
+        }
+
+
+def checked_sparsity(name: str, value: Any) -> float:
+    """Returns `value` as a float, or raises if it is no sparsity."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidArgumentError(
+            f"`{name}` must be a number.", received=repr(value), expected="[0, 1)"
+        )
+    if not 0 <= value < 1:
+        raise InvalidArgumentError(
+            f"`{name}` must be a fraction of zeros.",
+            received=repr(value),
+            expected="a number in [0, 1)",
+            fix="write 80 % as 0.8; a layer with sparsity 1 would output nothing",
+        )
+    return float(value)
+
+
+def _checked_step(name: str, value: Any) -> Step:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise InvalidArgumentError(
+            f"`{name}` must be a step (int >= 0) or a fraction of the fit (float).",
+            received=repr(value),
+            expected="an int >= 0 or a float in [0, 1]",
+        )
+    if isinstance(value, float) and value > 1:
+        raise InvalidArgumentError(
+            f"`{name}` is a float and so a fraction of the fit.",
+            received=repr(value),
+            expected="a float in [0, 1]",
+            fix=f"write {int(value)} without a decimal point to mean a step",
+        )
+    return value
+
+
+def _absolute(step: Step, span: FitSpan) -> int:
+    if isinstance(step, float):
+        return span.first + round(step * (span.steps - 1))
+    return step
