@@ -1,0 +1,25 @@
+"""Exporters: from a Keras model to an artifact on disk, and back to arrays.
+
+To add a format, write one file with one class and import it below.
+"""
+
+from tfcompress.exporters.artifact import Artifact, OperatorCount, TensorInfo
+from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.export import export, load
+from tfcompress.exporters.runners import KerasRunner, Runner
+from tfcompress.exporters.saved_model import SavedModelExporter
+from tfcompress.exporters.tflite import TFLiteExporter
+
+__all__ = [
+    "EXPORTERS",
+    "Artifact",
+    "Exporter",
+    "KerasRunner",
+    "OperatorCount",
+    "Runner",
+    "SavedModelExporter",
+    "TFLiteExporter",
+    "TensorInfo",
+    "export",
+    "load",
+]

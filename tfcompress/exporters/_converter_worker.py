@@ -1,0 +1,106 @@
+"""The child process that runs converters: a crash here never kills the user.
+
+Started by `converter.py` as a plain script, so it imports neither tfcompress nor
+the user's `__main__`. Jobs come in as JSON lines, replies go out as JSON lines;
+everything libraries print ends up on stderr, which the parent keeps as a log.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+
+def warm(_: dict[str, Any]) -> dict[str, Any]:
+    """Imports TensorFlow, which takes seconds, ahead of the first conversion."""
+    import tensorflow as tf
+
+    return {"tensorflow": tf.__version__}
+
+
+def convert(job: dict[str, Any]) -> dict[str, Any]:
+    """Converts the SavedModel at `saved_model` to the .tflite file `output`."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        job["saved_model"], signature_keys=["serving_default"]
+    )
+    if job["optimize"]:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job["float16"]:
+        converter.target_spec.supported_types = [tf.float16]
+    if job["calibration"]:
+        converter.representative_dataset = lambda: _batches(job)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if job["io_dtype"] != "float32":
+        converter.inference_input_type = tf.as_dtype(job["io_dtype"])
+        converter.inference_output_type = tf.as_dtype(job["io_dtype"])
+    content = converter.convert()
+    with open(job["output"], "wb") as file:
+        file.write(content)
+    return {}
+
+
+def _batches(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    with np.load(job["calibration"]) as stored:
+        # Numbered, because an input's name need not be a valid file name.
+        columns = {
+            name: stored[f"input_{position}"]
+            for position, name in enumerate(job["inputs"])
+        }
+    size = job["batch_size"] or 1
+    count = min(len(column) for column in columns.values())
+    for start in range(0, count - size + 1, size):
+        yield {name: column[start : start + size] for name, column in columns.items()}
+
+
+def probe(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the .tflite file at `path` and runs it once on zeros."""
+    import numpy as np
+
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_path=job["path"], num_threads=1)
+    interpreter.allocate_tensors()
+    details = interpreter.get_input_details()
+    # A free dimension other than the batch has no size one could safely invent.
+    free = any(size < 0 for d in details for size in d["shape_signature"][1:])
+    if free or any(d["dtype"] == np.bytes_ for d in details):
+        return {"invoked": False}
+    for d in details:
+        interpreter.set_tensor(d["index"], np.zeros(d["shape"], d["dtype"]))
+    interpreter.invoke()
+    return {"invoked": True}
+
+
+JOBS = {"warm": warm, "convert": convert, "probe": probe}
+
+
+def main() -> None:
+    """Answers jobs until the parent closes the pipe or goes away."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    for line in sys.stdin:
+        job = json.loads(line)
+        try:
+            reply = {"ok": True, **JOBS[job["job"]](job)}
+        except BaseException as error:
+            traceback.print_exc()
+            reply = {"ok": False, "type": type(error).__name__, "error": str(error)}
+        reply["id"] = job["id"]
+        sys.stderr.flush()
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()

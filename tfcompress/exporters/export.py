@@ -1,0 +1,102 @@
+"""The two functions of the room: `export` a model, `load` an artifact."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.base import EXPORTERS, exporter_for
+from tfcompress.exporters.runners import Runner
+
+
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: str = "tflite",
+    input_signature: Any = None,
+    calibration_data: Any = None,
+    **options: Any,
+) -> Artifact:
+    """Writes a model to disk in a deployment format.
+
+    Use it after `finalize`, to ship a model to a phone (`"tflite"`) or a server
+    (`"saved_model"`). The file or directory appears whole or not at all, and the
+    model stays as it was. The format is never guessed from the path.
+
+    Inputs are called as the model's `keras.Input`s are; those without a name of
+    their own become `input_1`, `input_2` ... A single output has the name of the
+    last layer, or `output` if that has none of its own; the outputs of a dict keep
+    their keys; those of a list are `output_0`, `output_1` ...
+
+    Args:
+        model: a built `keras.Model`.
+        filepath: where to write: `name.tflite`, or `<base>/<version>` for a
+            SavedModel. Missing parent directories are made.
+        format: "tflite" or "saved_model", or an exporter instance.
+        input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
+            in the structure `model` is called with. Needed for subclassed models.
+        calibration_data: "tflite" only: samples (an array, a dict or list of
+            arrays, or a `tf.data.Dataset`) from which a float model gets its
+            integer ranges; up to 1000 are used.
+        **options: options of the format. "tflite": `batch_size=1` (None: free),
+            `io_dtype="float32"` ("int8", "uint8"), `overwrite=False`,
+            `quantize=None` ("float16", "dynamic"). "saved_model": `version=None`,
+            `batch_size=None`.
+
+    Returns:
+        An `Artifact`.
+
+    Raises:
+        InvalidArgumentError: if the model is not built or an option is wrong.
+        ExportError: if the output exists, the disk refuses, or the converter fails.
+
+    Example:
+
+    ```python
+    phone = tfcompress.export(model, "student.tflite")
+    server = tfcompress.export(model, "savedmodels/student/1", format="saved_model")
+    print(phone.size, phone.integer_coverage)
+    ```
+    """
+    exporter = EXPORTERS.get(format)
+    if not hasattr(exporter, "with_options"):
+        raise InvalidArgumentError(
+            "Unknown export format.",
+            received=repr(format),
+            expected=f"one of {', '.join(map(repr, EXPORTERS.names()))}",
+        )
+    return exporter.with_options(options).export(
+        model, Path(filepath), input_signature, calibration_data
+    )
+
+
+def load(filepath: str | os.PathLike | Artifact, threads: int | None = None) -> Runner:
+    """Loads an artifact, ready to run.
+
+    Use it to run what was exported, in the runtime it was exported for.
+
+    Args:
+        filepath: an `Artifact`, or the path of one. For a SavedModel, a version
+            directory or the base directory (the newest version is taken).
+        threads: CPU threads for "tflite"; None leaves the choice to the runtime.
+            A SavedModel always runs on TensorFlow's own threads.
+
+    Returns:
+        A `Runner`: `runner(arrays)` takes an array, a list or a dict by input name,
+        samples along the first axis, and returns an array (one output) or a dict.
+
+    Raises:
+        ArtifactError: if nothing is there, or it is damaged.
+
+    Example:
+
+    ```python
+    runner = tfcompress.load("student.tflite")
+    probabilities = runner(images)
+    ```
+    """
+    path = Path(filepath)
+    return exporter_for(path).runner(path, threads)

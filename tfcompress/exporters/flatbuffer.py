@@ -1,0 +1,294 @@
+"""Reads .tflite files without running them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError
+from tfcompress.exporters.artifact import OperatorCount, TensorInfo
+
+# Operators that move between number formats, or hand over to other graphs: they
+# compute nothing themselves.
+_NOT_COMPUTE = {"QUANTIZE", "DEQUANTIZE", "DELEGATE", "WHILE", "IF", "CALL_ONCE"}
+_NOT_COMPUTE |= {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "SHAPE"}
+_FLOATS = {"float16", "float32", "float64", "bfloat16"}
+_INDEX = {"int32", "int64", "bool"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a .tflite graph; `constant` holds its buffer, if it has one."""
+
+    info: TensorInfo
+    index: int
+    constant: memoryview | None
+    zero_points: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator of a .tflite graph, its custom code if it is no builtin."""
+
+    name: str
+    custom: bool
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class TFLiteFile:
+    """The content of a .tflite file.
+
+    Args:
+        content: the bytes of the file.
+        source: what to call it in error messages.
+
+    Raises:
+        ArtifactError: if it is no .tflite file, truncated or damaged.
+    """
+
+    def __init__(self, content: bytes, source: Any = "this file"):
+        if len(content) < 8 or content[4:8] != b"TFL3":
+            raise _damaged(source, "no TFL3 identifier")
+        try:
+            self._read(content)
+        except Exception as error:
+            # The generated reader checks nothing: damage shows as any exception.
+            raise _damaged(source, f"{type(error).__name__} while reading") from error
+
+    @classmethod
+    def open(cls, path: Path) -> "TFLiteFile":
+        """Reads the file at `path`."""
+        try:
+            return cls(path.read_bytes(), path)
+        except OSError as error:
+            raise _damaged(path, error.strerror or error) from error
+
+    def _read(self, content: bytes) -> None:
+        schema = _schema()
+        self._content = memoryview(content)
+        self._types = _names(schema.TensorType)
+        self._codes = _names(schema.BuiltinOperator)
+        model = schema.Model.GetRootAs(content, 0)
+        self._buffers = [self._buffer(model, i) for i in range(model.BuffersLength())]
+        graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
+        self.tensors = [self._tensors(graph) for graph in graphs]
+        self.operators = tuple(
+            operator
+            for graph, tensors in zip(graphs, self.tensors)
+            for operator in self._operators(model, graph, tensors)
+        )
+        self.inputs: tuple[Tensor, ...]
+        self.outputs: tuple[Tensor, ...]
+        if model.SignatureDefsLength():
+            signature = model.SignatureDefs(0)
+            tensors = self.tensors[signature.SubgraphIndex()]
+            self.inputs = _signature(
+                signature.Inputs, signature.InputsLength(), tensors
+            )
+            self.outputs = _signature(
+                signature.Outputs, signature.OutputsLength(), tensors
+            )
+        else:
+            tensors = self.tensors[0]
+            self.inputs = tuple(tensors[i] for i in _indices(graphs[0], "Inputs"))
+            self.outputs = tuple(tensors[i] for i in _indices(graphs[0], "Outputs"))
+
+    def _buffer(self, model: Any, index: int) -> memoryview | None:
+        buffer = model.Buffers(index)
+        if buffer.Offset() > 1:
+            # Files above 2 GB keep their weights behind the flatbuffer.
+            start, size = buffer.Offset(), buffer.Size()
+        elif buffer.DataLength():
+            start, size = buffer._tab.Vector(buffer._tab.Offset(4)), buffer.DataLength()
+        else:
+            return None
+        if start + size > len(self._content):
+            raise ValueError("a buffer ends behind the end of the file")
+        return self._content[start : start + size]
+
+    def _tensors(self, graph: Any) -> list[Tensor]:
+        tensors = []
+        for index in range(graph.TensorsLength()):
+            raw = graph.Tensors(index)
+            shape = raw.ShapeAsNumpy() if raw.ShapeLength() else ()
+            if raw.ShapeSignatureLength():
+                shape = raw.ShapeSignatureAsNumpy()
+            quantization = raw.Quantization()
+            scales = points = ()
+            if quantization is not None and quantization.ScaleLength():
+                scales = quantization.ScaleAsNumpy()
+                points = quantization.ZeroPointAsNumpy()
+            single = len(scales) == 1
+            info = TensorInfo(
+                name=(raw.Name() or b"").decode(),
+                shape=tuple(None if size < 0 else int(size) for size in shape),
+                dtype=self._types[raw.Type()],
+                scale=float(scales[0]) if single else None,
+                zero_point=int(points[0]) if single else None,
+            )
+            constant = self._buffers[raw.Buffer()]
+            tensors.append(Tensor(info, index, constant, tuple(map(int, points))))
+        return tensors
+
+    def _operators(
+        self, model: Any, graph: Any, tensors: list[Tensor]
+    ) -> Iterator[Operator]:
+        for index in range(graph.OperatorsLength()):
+            raw = graph.Operators(index)
+            code = model.OperatorCodes(raw.OpcodeIndex())
+            # Old files keep the code in a byte, new ones in both fields.
+            builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+            custom = code.CustomCode()
+            yield Operator(
+                name=custom.decode() if custom else self._codes[builtin],
+                custom=bool(custom),
+                inputs=tuple(tensors[i] for i in _indices(raw, "Inputs") if i >= 0),
+                outputs=tuple(tensors[i] for i in _indices(raw, "Outputs") if i >= 0),
+            )
+
+    @property
+    def custom_operators(self) -> list[str]:
+        """Names of operators that a plain LiteRT runtime does not have."""
+        return sorted({op.name for op in self.operators if op.custom})
+
+    def census(self) -> tuple[OperatorCount, ...]:
+        """Returns how often each operator is used with which dtypes."""
+        counts: Counter[tuple] = Counter()
+        for op in self.operators:
+            weights = sorted({t.info.dtype for t in op.inputs if t.constant})
+            counts[op.name, tuple(sorted(_activations(op))), tuple(weights)] += 1
+        return tuple(
+            OperatorCount(name, activations, weights, count)
+            for (name, activations, weights), count in sorted(counts.items())
+        )
+
+    def integer_coverage(self) -> float:
+        """Returns the share of compute operators whose run-time tensors are integers.
+
+        Left out are operators that only change the number format, control flow,
+        and arithmetic on shapes and indices (int32 and int64).
+        """
+        integer = total = 0
+        for op in self.operators:
+            kinds = _activations(op)
+            if op.name in _NOT_COMPUTE or kinds <= _INDEX:
+                continue
+            total += 1
+            integer += not kinds & _FLOATS
+        return integer / total if total else 1.0
+
+    def weights(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Yields each weight tensor (2 or more axes, used by an operator) once.
+
+        Values are as stored; 4-bit values come out as int8, one to an entry.
+        """
+        seen: set[int] = set()
+        for op in self.operators:
+            for tensor in op.inputs:
+                data = tensor.constant
+                if not data or id(data) in seen or len(tensor.info.shape) < 2:
+                    continue
+                if tensor.info.dtype in _INDEX or op.name in _NOT_COMPUTE - {
+                    "DEQUANTIZE"
+                }:
+                    continue
+                seen.add(id(data))
+                values = _values(tensor)
+                if values is not None:
+                    yield tensor, values
+
+
+def _values(tensor: Tensor) -> np.ndarray | None:
+    dtype = tensor.info.dtype
+    if dtype == "int4":
+        packed = np.frombuffer(tensor.constant, np.int8)
+        # Shifting left and back copies the sign bit of each half byte.
+        both = np.stack([np.left_shift(packed, 4) >> 4, packed >> 4], -1).reshape(-1)
+        return both[: int(np.prod(tensor.info.shape))]
+    if dtype not in np.sctypeDict:
+        return None
+    return np.frombuffer(tensor.constant, dtype)
+
+
+def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
+    """Returns the file with its inputs and outputs in the given order of names.
+
+    The converter sorts them by name, so that a list of arrays would mean something
+    else to the file than it means to the model. Only entries of the same vector
+    trade places: the file's layout does not change.
+    """
+    import struct
+
+    data = bytearray(content)
+    model = _schema().Model.GetRootAs(content, 0)
+    signature = model.SignatureDefs(0)
+    graph = model.Subgraphs(signature.SubgraphIndex())
+    for names, entry, length, slot, graph_slot in (
+        (inputs, signature.Inputs, signature.InputsLength(), 4, 6),
+        (outputs, signature.Outputs, signature.OutputsLength(), 6, 8),
+    ):
+        found = {entry(i).Name().decode(): i for i in range(length)}
+        if sorted(found) != sorted(names) or list(found) == names:
+            continue
+        start = signature._tab.Vector(signature._tab.Offset(slot))
+        for position, name in enumerate(names):
+            source = start + 4 * found[name]
+            (offset,) = struct.unpack_from("<I", content, source)
+            here = start + 4 * position
+            struct.pack_into("<I", data, here, source + offset - here)
+        start = graph._tab.Vector(graph._tab.Offset(graph_slot))
+        indices = [entry(found[name]).TensorIndex() for name in names]
+        struct.pack_into(f"<{len(indices)}i", data, start, *indices)
+    return bytes(data)
+
+
+def _activations(op: Operator) -> set[str]:
+    tensors = [t for t in op.inputs if not t.constant] + list(op.outputs)
+    return {t.info.dtype for t in tensors}
+
+
+def _signature(entry: Any, length: int, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    import dataclasses
+
+    result = []
+    for i in range(length):
+        tensor = tensors[entry(i).TensorIndex()]
+        info = dataclasses.replace(tensor.info, name=entry(i).Name().decode())
+        result.append(dataclasses.replace(tensor, info=info))
+    return tuple(result)
+
+
+def _indices(table: Any, field: str) -> list[int]:
+    return [
+        int(getattr(table, field)(i)) for i in range(getattr(table, field + "Length")())
+    ]
+
+
+def _names(enum: Any) -> dict[int, str]:
+    upper = enum.__name__ == "BuiltinOperator"
+    return {
+        value: name if upper else name.lower()
+        for name, value in vars(enum).items()
+        if not name.startswith("_")
+    }
+
+
+def _schema() -> Any:
+    try:
+        from ai_edge_litert import schema_py_generated as schema
+    except ImportError:
+        from tensorflow.lite.python import schema_py_generated as schema
+    return schema
+
+
+def _damaged(source: Any, why: Any) -> ArtifactError:
+    return ArtifactError(
+        "The .tflite file is damaged or truncated.",
+        received=f"{source} ({why})",
+        expected="a whole .tflite file",
+        fix="export the model again, or copy the file again",
+    )

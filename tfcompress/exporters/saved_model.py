@@ -1,0 +1,201 @@
+"""The "saved_model" format: a version directory that TF Serving can load."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters.artifact import Artifact, TensorInfo
+from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.tracing import TracedModel, trace
+
+if TYPE_CHECKING:
+    from tfcompress.exporters.runners import Runner
+
+# Servers ignore what they do not know in `assets.extra`; a signature has no order.
+_ORDER_FILE = Path("assets.extra") / "tfcompress.json"
+
+
+@EXPORTERS.register("saved_model")
+@dataclass(frozen=True)
+class SavedModelExporter(Exporter):
+    """Writes `<base>/<version>/`, the layout TF Serving watches.
+
+    `filepath` is a version directory, whose last part is a positive integer, or the
+    base directory, in which the next free version is made. A version is written
+    in a hidden directory `<base>/.tmp-...`, whose name a server does not take for a
+    version, and appears under its number whole. It is never overwritten.
+
+    Args:
+        version: the version to write into the base directory `filepath`; None takes
+            the number at the end of `filepath`, or else the next free one.
+        batch_size: samples per call; None leaves it free.
+    """
+
+    version: int | None = None
+    batch_size: int | None = None
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Traces `model` and publishes a new version of it."""
+        if calibration_data is not None:
+            raise InvalidArgumentError(
+                "A SavedModel is not quantized by calibration.",
+                received="calibration_data",
+                expected='calibration data with format="tflite" only',
+                fix="use `tfcompress.calibrate` on the model first",
+            )
+        target = self._version_directory(filepath)
+        check_free(target)
+        traced = trace(model, self.batch_size, input_signature)
+        with staged(target) as stage:
+            write_saved_model(traced, stage)
+        return _describe(target, traced.inputs, traced.outputs)
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the directory, or a version in it, is a SavedModel."""
+        return filepath.is_dir() and _version_of(filepath) is not None
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns inputs and outputs of a version (of a base: of the newest one)."""
+        path = _version_of(filepath) or filepath
+        return _load(path)[1]
+
+    def runner(self, filepath: Path, threads: int | None) -> "Runner":
+        """Returns a runner that calls the signature `serving_default`."""
+        from tfcompress.exporters.runners import SavedModelRunner
+
+        module, artifact = _load(_version_of(filepath) or filepath)
+        return SavedModelRunner(artifact, module)
+
+    def _version_directory(self, filepath: Path) -> Path:
+        if filepath.suffix == ".tflite":
+            raise _bad_version(filepath)
+        if self.version is not None:
+            if not isinstance(self.version, int) or self.version < 1:
+                raise _bad_version(self.version)
+            return filepath / str(self.version)
+        if filepath.name.isascii() and filepath.name.isdigit():
+            if int(filepath.name) < 1 or filepath.name[0] == "0":
+                raise _bad_version(filepath)
+            return filepath
+        if (filepath / "saved_model.pb").exists():
+            raise _bad_version(filepath)
+        return filepath / str(max(_versions(filepath), default=0) + 1)
+
+
+def write_saved_model(traced: TracedModel, directory: Path) -> None:
+    """Saves a traced model with the signature `serving_default`.
+
+    Only what the graph reads is tracked, so that each variable is stored once.
+
+    Raises:
+        ExportError: if TensorFlow cannot write it.
+        OSError: if the disk refuses.
+    """
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.variables_ = list(traced.variables)
+    module.resources_ = list(traced.resources)
+    try:
+        tf.saved_model.save(
+            module,
+            str(directory),
+            signatures={"serving_default": traced.function},
+            options=tf.saved_model.SaveOptions(
+                experimental_custom_gradients=False, save_debug_info=False
+            ),
+        )
+    except (tf.errors.OpError, AssertionError, ValueError, TypeError) as error:
+        raise ExportError(
+            "TensorFlow could not save the model; nothing was left behind.",
+            received=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            expected="a writable disk, and a model whose state is in its layers",
+        ) from error
+    (directory / _ORDER_FILE).parent.mkdir()
+    order = {
+        "inputs": [tensor.name for tensor in traced.inputs],
+        "outputs": [tensor.name for tensor in traced.outputs],
+    }
+    (directory / _ORDER_FILE).write_text(json.dumps(order) + "\n", encoding="utf-8")
+
+
+def _versions(base: Path) -> list[int]:
+    if not base.is_dir():
+        return []
+    names = [entry.name for entry in base.iterdir() if entry.is_dir()]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
+
+
+def _version_of(path: Path) -> Path | None:
+    if (path / "saved_model.pb").is_file():
+        return path
+    for version in sorted(_versions(path), reverse=True):
+        if (path / str(version) / "saved_model.pb").is_file():
+            return path / str(version)
+    return None
+
+
+def _load(path: Path) -> tuple[Any, Artifact]:
+    import tensorflow as tf
+
+    try:
+        module = tf.saved_model.load(str(path))
+        signature = module.signatures["serving_default"]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            "The SavedModel cannot be loaded.",
+            received=f"{path} ({reason})",
+            expected="a whole SavedModel with the signature 'serving_default'",
+            fix="export the model again",
+        ) from error
+    order = _order(path)
+    inputs = signature.structured_input_signature[1]
+    outputs = signature.structured_outputs
+    return module, _describe(
+        path,
+        _tensors(inputs, order.get("inputs", [])),
+        _tensors(outputs, order.get("outputs", [])),
+    )
+
+
+def _order(path: Path) -> dict[str, list[str]]:
+    try:
+        return json.loads((path / _ORDER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _tensors(specs: dict[str, Any], order: list[str]) -> tuple[TensorInfo, ...]:
+    names = order if sorted(order) == sorted(specs) else sorted(specs)
+    return tuple(
+        TensorInfo(name, tuple(specs[name].shape), specs[name].dtype.name)
+        for name in names
+    )
+
+
+def _describe(
+    path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+) -> Artifact:
+    files = tuple(
+        sorted(
+            Path(folder) / name for folder, _, names in os.walk(path) for name in names
+        )
+    )
+    return Artifact(path, "saved_model", inputs, outputs, files)
+
+
+def _bad_version(received: Any) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "A SavedModel goes into a numbered version directory.",
+        received=str(received),
+        expected="<base>/<version>, where <version> is 1, 2, 3 ..., or a <base> "
+        "directory in which the next free version is made",
+        fix='for example "savedmodels/student/1"',
+    )

@@ -1,0 +1,241 @@
+"""The "tflite" format: one file for LiteRT, on phones and small boards."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.calibration import collect
+from tfcompress.exporters.converter import WORKER, ConverterFailure
+from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
+from tfcompress.exporters.publishing import check_free, disk_error, staged
+from tfcompress.exporters.saved_model import write_saved_model
+from tfcompress.exporters.tracing import TracedModel, trace
+
+if TYPE_CHECKING:
+    from tfcompress.exporters.runners import Runner
+
+_IO_DTYPES = ("float32", "int8", "uint8")
+_QUANTIZE = (None, "float16", "dynamic")
+
+
+@EXPORTERS.register("tflite")
+@dataclass(frozen=True)
+class TFLiteExporter(Exporter):
+    """Writes a .tflite file.
+
+    A model with fake quantization becomes integer code; a float model stays float
+    unless `quantize` or calibration data say otherwise.
+
+    Args:
+        batch_size: samples per call that the file is made for; None leaves it free.
+        io_dtype: "float32", or "int8" / "uint8" for a model whose inputs and
+            outputs are integers; then `TensorInfo` holds scale and zero point.
+        overwrite: whether an existing file may be replaced.
+        quantize: None; "float16" to store float weights in half the bytes;
+            "dynamic" to store them as 8-bit integers and compute in float.
+    """
+
+    batch_size: int | None = 1
+    io_dtype: str = "float32"
+    overwrite: bool = False
+    quantize: str | None = None
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Converts `model` in a child process and publishes the checked file."""
+        self._check(filepath, calibration_data)
+        # TensorFlow's import in the worker overlaps with tracing and saving here.
+        WORKER.warm_up()
+        traced = trace(model, self.batch_size, input_signature)
+        self._check_numbers(traced, calibration_data)
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
+            content = self._convert(traced, Path(directory), calibration_data)
+        content = order_signature(
+            content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
+        )
+        self._check_content(content)
+        with staged(filepath, self.overwrite) as stage:
+            stage.write_bytes(content)
+            _probe(stage, "The converter's file does not run in LiteRT.", ExportError)
+        return self.inspect(filepath)
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the file has the .tflite identifier or name."""
+        if not filepath.is_file():
+            return False
+        with filepath.open("rb") as file:
+            head = file.read(8)
+        return head[4:8] == b"TFL3" or filepath.suffix == ".tflite"
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns inputs, outputs and census of the file."""
+        file = TFLiteFile.open(filepath)
+        return Artifact(
+            path=filepath,
+            format="tflite",
+            inputs=tuple(tensor.info for tensor in file.inputs),
+            outputs=tuple(tensor.info for tensor in file.outputs),
+            files=(filepath,),
+            operators=file.census(),
+            integer_coverage=file.integer_coverage(),
+        )
+
+    def runner(self, filepath: Path, threads: int | None) -> "Runner":
+        """Returns a LiteRT runner, after a first run in the child process."""
+        from tfcompress.exporters.runners import TFLiteRunner
+
+        artifact = self.inspect(filepath)
+        # A damaged file can take the process with it: let it take the worker.
+        _probe(filepath, "The .tflite file does not run in LiteRT.", ArtifactError)
+        return TFLiteRunner(artifact, threads)
+
+    def _check(self, filepath: Path, calibration_data: Any) -> None:
+        if self.io_dtype not in _IO_DTYPES:
+            raise InvalidArgumentError(
+                "Unknown `io_dtype`.",
+                received=repr(self.io_dtype),
+                expected=f"one of {', '.join(map(repr, _IO_DTYPES))}",
+            )
+        if self.quantize not in _QUANTIZE:
+            raise InvalidArgumentError(
+                "Unknown `quantize`.",
+                received=repr(self.quantize),
+                expected=f"one of {', '.join(map(repr, _QUANTIZE))}",
+            )
+        if self.quantize is not None and calibration_data is not None:
+            raise InvalidArgumentError(
+                "`quantize` and `calibration_data` exclude each other.",
+                received=f"quantize={self.quantize!r} with calibration data",
+                expected="calibration data alone, for 8-bit integers",
+            )
+        size = self.batch_size
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise InvalidArgumentError(
+                "Bad `batch_size`.", received=repr(size), expected="None, 1, 2, ..."
+            )
+        if filepath.suffix != ".tflite":
+            raise InvalidArgumentError(
+                "A .tflite artifact needs a file name that says so.",
+                received=str(filepath),
+                expected="a path that ends in .tflite",
+                fix='rename it, or pass `format="saved_model"` for a server',
+            )
+        check_free(filepath, self.overwrite)
+
+    def _check_numbers(self, traced: TracedModel, calibration_data: Any) -> None:
+        if traced.fake_quantized and (calibration_data is not None or self.quantize):
+            raise InvalidArgumentError(
+                "The model carries its own quantization ranges already.",
+                received="calibration data" if not self.quantize else self.quantize,
+                expected="neither `calibration_data` nor `quantize`",
+                fix="leave them out; the ranges from training are used",
+            )
+        integer = traced.fake_quantized or calibration_data is not None
+        if self.io_dtype != "float32" and not integer:
+            raise InvalidArgumentError(
+                "A float model has no integer inputs and outputs.",
+                received=f"io_dtype={self.io_dtype!r}",
+                expected="a model made by `quantize_aware` or `calibrate`",
+                fix="quantize the model, or pass `calibration_data`",
+            )
+
+    def _convert(
+        self, traced: TracedModel, directory: Path, calibration_data: Any
+    ) -> bytes:
+        calibration = None
+        if calibration_data is not None:
+            calibration = directory / "calibration.npz"
+            columns = collect(calibration_data, traced.inputs, self.batch_size or 1)
+            numbered = {f"input_{i}": c for i, c in enumerate(columns.values())}
+            np.savez(calibration, **numbered)  # type: ignore[arg-type]
+        output = directory / "model.tflite"
+        try:
+            write_saved_model(traced, directory / "saved_model")
+            WORKER.run(
+                {
+                    "job": "convert",
+                    "saved_model": str(directory / "saved_model"),
+                    "output": str(output),
+                    "optimize": bool(
+                        traced.fake_quantized or calibration or self.quantize
+                    ),
+                    "float16": self.quantize == "float16",
+                    "calibration": str(calibration) if calibration else None,
+                    "inputs": [i.name for i in traced.inputs],
+                    "batch_size": self.batch_size,
+                    "io_dtype": self.io_dtype,
+                }
+            )
+            return output.read_bytes()
+        except ConverterFailure as failure:
+            raise _conversion_error(failure) from None
+        except OSError as error:
+            raise disk_error(directory, error) from error
+
+    def _check_content(self, content: bytes) -> None:
+        file = TFLiteFile(content, "the converter's output")
+        if file.custom_operators:
+            raise _unsupported(file.custom_operators)
+        integer = [t for t in file.inputs + file.outputs if t.info.quantized]
+        if self.io_dtype != "float32" and not integer:
+            raise ExportError(
+                "The converter could not make the inputs and outputs integers.",
+                received=f"io_dtype={self.io_dtype!r}",
+                expected="fake quantization on every input and output of the model",
+                fix='pass io_dtype="float32", or quantize inputs and outputs',
+            )
+
+
+def _probe(path: Path, problem: str, kind: type) -> None:
+    try:
+        WORKER.run({"job": "probe", "path": str(path.absolute())})
+    except ConverterFailure as failure:
+        error = failure.as_error(problem, "export the model again, on float32")
+        log = error.log  # type: ignore[attr-defined]
+        if kind is not ExportError:
+            error = kind(
+                problem,
+                received=f"{path} ({failure.reason})",
+                expected="a .tflite file that LiteRT can run",
+                fix="export the model again, or copy the file again",
+            )
+            error.log = log  # type: ignore[attr-defined]
+        raise error from None
+
+
+def _conversion_error(failure: ConverterFailure) -> Exception:
+    names = []
+    for line in failure.message.splitlines():
+        for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
+            if line.strip().startswith(label):
+                names += [n.strip() for n in line.split(label)[1].split(",")]
+    if names:
+        error = _unsupported(sorted({name for name in names if name}))
+        error.log = failure.log  # type: ignore[attr-defined]
+        return error
+    if failure.died:
+        return failure.as_error(
+            "The TFLite converter crashed; nothing was written.",
+            'try `batch_size=1`, `unroll=True` in recurrent layers, or format="saved_model"',
+        )
+    return failure.as_error(
+        "The TFLite converter refused the model; nothing was written.",
+        "change the layer it names, or try `batch_size=1`",
+    )
+
+
+def _unsupported(names: list[str]) -> Exception:
+    return ExportError(
+        "The model uses operations that LiteRT cannot run.",
+        received=", ".join(names),
+        expected="operations of the TFLite built-in set",
+        fix="replace the layers that use them; for recurrent layers pass "
+        'batch_size=1 or use `unroll=True`; or use format="saved_model"',
+    )

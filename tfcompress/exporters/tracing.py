@@ -1,0 +1,226 @@
+"""From a Keras model to one traced function with stable names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.exporters.artifact import TensorInfo
+
+_GENERATED_INPUT = re.compile(r"keras_tensor(_\d+)?|input_layer(_\d+)?|args_\d+")
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """A model's inference graph and the variables it reads.
+
+    Args:
+        function: the concrete function; it returns a dict of named outputs.
+        inputs: its arguments, in the model's own order.
+        outputs: names and shapes of its results, in the model's own order.
+        variables: each `tf.Variable` the graph reads, once.
+        resources: lookup tables and the like that the graph reads.
+        fake_quantized: whether the graph holds fake-quantization operators.
+    """
+
+    function: Any
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    variables: tuple[Any, ...]
+    resources: tuple[Any, ...]
+    fake_quantized: bool
+
+
+def trace(
+    model: keras.Model, batch_size: int | None = None, input_signature: Any = None
+) -> TracedModel:
+    """Traces the inference pass of `model`; the model stays as it was.
+
+    Args:
+        model: a built model.
+        batch_size: size of the first axis of every input; None leaves it free.
+        input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec`,
+            `keras.Input` or arrays, in the structure `model` is called with; None
+            takes them from the model.
+
+    Raises:
+        InvalidArgumentError: if the model is not built or has unknown inputs.
+        ExportError: if the model's `call` fails on symbolic inputs.
+    """
+    import tensorflow as tf
+
+    structure = _input_structure(model, input_signature)
+    inputs = _describe_inputs(structure, batch_size)
+    output_names: list[str] = []
+
+    def serve(*tensors):
+        outputs = model(keras.tree.pack_sequence_as(structure, tensors), training=False)
+        named = _name_outputs(model, outputs)
+        output_names[:] = named
+        return named
+
+    specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in inputs]
+    try:
+        function = tf.function(serve, autograph=False).get_concrete_function(*specs)
+    except InvalidArgumentError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"Model {model.name!r} cannot be traced with these inputs.",
+            received=f"{_short(specs)}: {str(error).strip().splitlines()[0]}",
+            expected="a model whose `call` works on tensors of these shapes",
+            fix="check `input_signature` and the model's `call`",
+        ) from error
+    outputs = function.structured_outputs
+    variables, resources = _captured(model, function)
+    return TracedModel(
+        function=function,
+        inputs=inputs,
+        outputs=tuple(_describe(name, outputs[name]) for name in output_names),
+        variables=variables,
+        resources=resources,
+        fake_quantized=_has_fake_quantization(function.graph.as_graph_def()),
+    )
+
+
+def input_names(model: keras.Model) -> list[str]:
+    """Returns the names the inputs of `model` get in an artifact."""
+    return [i.name for i in _describe_inputs(_input_structure(model, None), None)]
+
+
+def _input_structure(model: keras.Model, signature: Any) -> Any:
+    if not isinstance(model, keras.Model):
+        raise InvalidArgumentError(
+            "Only a Keras model can be exported.",
+            received=f"{type(model).__module__}.{type(model).__name__}",
+            expected="a keras.Model (Keras 3)",
+        )
+    if signature is not None:
+        one = isinstance(signature, (list, tuple)) and len(signature) == 1
+        structure = signature[0] if one else signature
+    elif isinstance(model, keras.Sequential):
+        structure = model.inputs[0] if model.built and model.inputs else None
+    else:
+        # `model.input` keeps the dict or list that a Functional model is called with.
+        structure = model.input if getattr(model, "inputs", None) else None
+        if isinstance(structure, (list, tuple)) and len(structure) == 1:
+            structure = structure[0]
+    if structure is None or (signature is None and not model.built):
+        raise InvalidArgumentError(
+            f"Model {model.name!r} does not say what its inputs look like.",
+            received=f"an un-built or subclassed {type(model).__name__}",
+            expected="a model with known input shapes",
+            fix="start it with a `keras.Input`, or build it and pass "
+            "`input_signature=[tf.TensorSpec((None, 28, 28, 1))]`",
+        )
+    if signature is not None and not model.built:
+        raise InvalidArgumentError(
+            f"Model {model.name!r} is not built: it has no weights to export yet.",
+            received=f"an un-built {type(model).__name__}",
+            expected="a built model",
+            fix="call it once on data, or `model.build(input_shape)`",
+        )
+    return structure
+
+
+def _describe_inputs(structure: Any, batch_size: int | None) -> tuple[TensorInfo, ...]:
+    paths = keras.tree.flatten_with_path(structure)
+    infos: list[TensorInfo] = []
+    for position, (path, leaf) in enumerate(paths):
+        key = path[-1] if path and isinstance(path[-1], str) else None
+        name = key or getattr(leaf, "name", None) or ""
+        if not name or _GENERATED_INPUT.fullmatch(name):
+            name = f"input_{position + 1}"
+        while any(name == other.name for other in infos):
+            name += "_1"
+        described = _describe(name, leaf)
+        shape = described.shape
+        if shape and shape[0] is None:
+            shape = (batch_size, *shape[1:])
+        infos.append(TensorInfo(name, shape, described.dtype))
+    return tuple(infos)
+
+
+def _describe(name: str, leaf: Any) -> TensorInfo:
+    shape = getattr(leaf, "shape", None)
+    if shape is None or (hasattr(shape, "rank") and shape.rank is None):
+        raise InvalidArgumentError(
+            f"Tensor {name!r} has no known number of axes.",
+            received=repr(leaf),
+            expected="a tf.TensorSpec, keras.InputSpec, keras.Input or array",
+        )
+    dtype = getattr(leaf, "dtype", None) or "float32"
+    dtype = getattr(dtype, "name", None) or keras.backend.standardize_dtype(dtype)
+    return TensorInfo(name, tuple(None if d is None else int(d) for d in shape), dtype)
+
+
+def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
+    if isinstance(outputs, dict):
+        leaves = keras.tree.flatten_with_path(outputs)
+        return {"_".join(map(str, path)): value for path, value in leaves}
+    values = keras.tree.flatten(outputs)
+    if len(values) == 1:
+        return {_single_output_name(model): values[0]}
+    return {f"output_{position}": value for position, value in enumerate(values)}
+
+
+def _single_output_name(model: keras.Model) -> str:
+    """Returns the name of the last layer, or "output" if the user gave it none."""
+    operation = _last_operation(model)
+    # Rounding is no layer of its own to a caller: a quantized student keeps the
+    # output name of its float teacher.
+    while type(operation).__name__ == "FakeQuantize":
+        history = getattr(operation.input, "_keras_history", None)
+        operation = history.operation if history else None
+    if isinstance(operation, (keras.Model, type(None))):
+        return "output" if operation is None else _single_output_name(operation)
+    # A generated name ("dense_7") depends on what else the process has built, so it
+    # would change from one version of a served model to the next.
+    stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_",
+                  type(operation).__name__).lower()  # fmt: skip
+    stems = {stem, re.sub(r"\W", "", stem), re.sub(r"(\d)_?d\b", r"_\1d", stem)}
+    stripped = re.sub(r"_\d+$", "", operation.name)
+    generated = stripped.replace("_", "") in {s.replace("_", "") for s in stems}
+    return "output" if generated else operation.name
+
+
+def _last_operation(model: keras.Model) -> Any:
+    if isinstance(model, keras.Sequential):
+        return model.layers[-1] if model.layers else None
+    tensors = getattr(model, "outputs", None) or [None]
+    history = getattr(tensors[0], "_keras_history", None)
+    return history.operation if history else None
+
+
+def _captured(model: keras.Model, function: Any) -> tuple[tuple, tuple]:
+    import tensorflow as tf
+
+    # In the order of the graph, so that two exports give the same file.
+    handles = [id(captured) for captured, _ in function.graph.captures]
+    order = {handle: position for position, handle in enumerate(handles)}
+    variables = sorted(
+        function.variables, key=lambda v: order.get(id(v.handle), len(order))
+    )
+    known = {id(variable.handle) for variable in variables}
+    if all(handle in known for handle in handles):
+        return tuple(variables), ()
+    kind = tf.saved_model.experimental.TrackableResource
+    resources = [
+        value
+        for layer in [model, *model._flatten_layers(include_self=False)]
+        for value in vars(layer).values()
+        if isinstance(value, kind)
+    ]
+    return tuple(variables), tuple(resources)
+
+
+def _has_fake_quantization(graph: Any) -> bool:
+    bodies: Sequence[Any] = [graph.node, *(f.node_def for f in graph.library.function)]
+    return any(node.op.startswith("FakeQuant") for body in bodies for node in body)
+
+
+def _short(specs: Sequence[Any]) -> str:
+    return ", ".join(f"{spec.name}: {spec.shape} {spec.dtype.name}" for spec in specs)
