@@ -22,6 +22,8 @@ class TensorInfo:
         dtype: "float32", "int8" ...
         scale: real value of one quantization step; None for unquantized tensors.
         zero_point: the integer that stands for 0.0; None for unquantized tensors.
+        step: real value of one quantization step, also for a float output that is
+            turned back from integers; None where nothing is quantized.
 
     Example:
 
@@ -34,6 +36,7 @@ class TensorInfo:
     dtype: str
     scale: float | None = None
     zero_point: int | None = None
+    step: float | None = None
 
     @property
     def quantized(self) -> bool:

@@ -22,7 +22,7 @@ _BOOTSTRAP = (
     "runpy.run_path(sys.argv[2], run_name='__main__')"
 )
 _SCRIPT = Path(__file__).with_name("_converter_worker.py")
-_NOISE = re.compile(r"^\s*(File |Traceback|at |\^|<unknown>|note:|$)")
+_LOCATION = re.compile(r'fused\["[^"]*", "([^"@]+)@')
 
 
 class ConverterFailure(Exception):
@@ -102,7 +102,7 @@ class ConverterProcess:
                 raise
             if reply["ok"]:
                 return reply
-            reason = f"{reply['type']}: {_last_relevant_line(reply['error'])}"
+            reason = f"{reply['type']}: {_relevant_line(reply['error'])}"
             raise ConverterFailure(
                 reason, self._log_text(start), message=reply["error"]
             )
@@ -196,12 +196,15 @@ class ConverterProcess:
         return data.decode("utf-8", "replace")
 
 
-def _last_relevant_line(message: str) -> str:
-    lines = [line.strip() for line in message.splitlines() if not _NOISE.match(line)]
-    if not lines:
-        return "no message"
+def _relevant_line(message: str) -> str:
+    """Returns the one line that says why, and the layer it is about."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     errors = [line for line in lines if "error:" in line]
-    line = errors[-1].split("error:", 1)[1].strip() if errors else lines[-1]
+    # The first error is the cause; what follows it are passes that gave up.
+    line = errors[0].rsplit("error:", 1)[1].strip() if errors else (lines or [""])[-1]
+    place = _LOCATION.search(errors[0]) if errors else None
+    if place:
+        line += f" (in {place.group(1)})"
     return line if len(line) <= 300 else line[:300] + " ..."
 
 

@@ -1,8 +1,10 @@
 """Reads .tflite files without running them."""
 
+import math
+import struct
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +78,11 @@ class TFLiteFile:
         self._buffers = [self._buffer(model, i) for i in range(model.BuffersLength())]
         graphs = [model.Subgraphs(i) for i in range(model.SubgraphsLength())]
         self.tensors = [self._tensors(graph) for graph in graphs]
-        self.operators = tuple(
-            operator
+        self.graphs = [
+            tuple(self._operators(model, graph, tensors))
             for graph, tensors in zip(graphs, self.tensors)
-            for operator in self._operators(model, graph, tensors)
-        )
+        ]
+        self.operators = tuple(op for graph in self.graphs for op in graph)
         self.inputs: tuple[Tensor, ...]
         self.outputs: tuple[Tensor, ...]
         if model.SignatureDefsLength():
@@ -118,7 +120,8 @@ class TFLiteFile:
             if raw.ShapeSignatureLength():
                 shape = raw.ShapeSignatureAsNumpy()
             quantization = raw.Quantization()
-            scales = points = ()
+            scales: Any = ()
+            points: Any = ()
             if quantization is not None and quantization.ScaleLength():
                 scales = quantization.ScaleAsNumpy()
                 points = quantization.ZeroPointAsNumpy()
@@ -154,6 +157,18 @@ class TFLiteFile:
     def custom_operators(self) -> list[str]:
         """Names of operators that a plain LiteRT runtime does not have."""
         return sorted({op.name for op in self.operators if op.custom})
+
+    def outputs_with_steps(self) -> tuple[TensorInfo, ...]:
+        """Returns the outputs, with the step of those that were integers before."""
+        sources = {
+            op.outputs[0].index: op.inputs[0].info.scale
+            for op in self.graphs[0]
+            if op.name == "DEQUANTIZE"
+        }
+        return tuple(
+            replace(t.info, step=t.info.scale or sources.get(t.index))
+            for t in self.outputs
+        )
 
     def census(self) -> tuple[OperatorCount, ...]:
         """Returns how often each operator is used with which dtypes."""
@@ -204,11 +219,12 @@ class TFLiteFile:
 
 def _values(tensor: Tensor) -> np.ndarray | None:
     dtype = tensor.info.dtype
+    assert tensor.constant is not None
     if dtype == "int4":
         packed = np.frombuffer(tensor.constant, np.int8)
         # Shifting left and back copies the sign bit of each half byte.
         both = np.stack([np.left_shift(packed, 4) >> 4, packed >> 4], -1).reshape(-1)
-        return both[: int(np.prod(tensor.info.shape))]
+        return both[: math.prod(size or 1 for size in tensor.info.shape)]
     if dtype not in np.sctypeDict:
         return None
     return np.frombuffer(tensor.constant, dtype)
@@ -221,8 +237,6 @@ def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> by
     else to the file than it means to the model. Only entries of the same vector
     trade places: the file's layout does not change.
     """
-    import struct
-
     data = bytearray(content)
     model = _schema().Model.GetRootAs(content, 0)
     signature = model.SignatureDefs(0)
@@ -252,13 +266,11 @@ def _activations(op: Operator) -> set[str]:
 
 
 def _signature(entry: Any, length: int, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-    import dataclasses
-
     result = []
     for i in range(length):
         tensor = tensors[entry(i).TensorIndex()]
-        info = dataclasses.replace(tensor.info, name=entry(i).Name().decode())
-        result.append(dataclasses.replace(tensor, info=info))
+        info = replace(tensor.info, name=entry(i).Name().decode())
+        result.append(replace(tensor, info=info))
     return tuple(result)
 
 

@@ -25,6 +25,11 @@ class Runner:
         outputs: the outputs of the model.
     """
 
+    #: What to call it in tables.
+    name = "runner"
+    #: CPU threads asked for; None where the runtime decides itself.
+    threads: int | None = None
+
     def __init__(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]):
         self.inputs = inputs
         self.outputs = outputs
@@ -108,6 +113,7 @@ class TFLiteRunner(Runner):
 
     def __init__(self, artifact: Artifact, threads: int | None = None):
         super().__init__(artifact.inputs, artifact.outputs)
+        self.name, self.threads = artifact.path.name, threads
         from tfcompress.exporters.flatbuffer import TFLiteFile
 
         file = TFLiteFile.open(artifact.path)
@@ -160,6 +166,7 @@ class SavedModelRunner(Runner):
 
     def __init__(self, artifact: Artifact, module: Any):
         super().__init__(artifact.inputs, artifact.outputs)
+        self.name = artifact.path.name
         # The signature alone does not keep the variables alive.
         self._module = module
         self._signature = module.signatures["serving_default"]
@@ -189,6 +196,7 @@ class KerasRunner(Runner):
 
         traced = trace(model, None, input_signature)
         super().__init__(traced.inputs, traced.outputs)
+        self.name = model.name
         self._traced = traced
 
     def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:

@@ -111,11 +111,15 @@ def write_saved_model(traced: TracedModel, directory: Path) -> None:
                 experimental_custom_gradients=False, save_debug_info=False
             ),
         )
-    except (tf.errors.OpError, AssertionError, ValueError, TypeError) as error:
+    except tf.errors.OpError as error:
+        # TensorFlow has its own names for a full or read-only disk.
+        raise OSError(None, error.message.strip().splitlines()[0]) from error
+    except (AssertionError, ValueError, TypeError) as error:
         raise ExportError(
             "TensorFlow could not save the model; nothing was left behind.",
             received=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
-            expected="a writable disk, and a model whose state is in its layers",
+            expected="a model whose state is in its layers and their variables",
+            fix="keep lookup tables and other state as attributes of layers",
         ) from error
     (directory / _ORDER_FILE).parent.mkdir()
     order = {

@@ -81,7 +81,7 @@ class TFLiteExporter(Exporter):
             path=filepath,
             format="tflite",
             inputs=tuple(tensor.info for tensor in file.inputs),
-            outputs=tuple(tensor.info for tensor in file.outputs),
+            outputs=file.outputs_with_steps(),
             files=(filepath,),
             operators=file.census(),
             integer_coverage=file.integer_coverage(),
@@ -223,11 +223,13 @@ def _conversion_error(failure: ConverterFailure) -> Exception:
     if failure.died:
         return failure.as_error(
             "The TFLite converter crashed; nothing was written.",
-            'try `batch_size=1`, `unroll=True` in recurrent layers, or format="saved_model"',
+            "try `batch_size=1`, `unroll=True` in recurrent layers, or "
+            'format="saved_model"',
         )
     return failure.as_error(
         "The TFLite converter refused the model; nothing was written.",
-        "change the layer it names, or try `batch_size=1`",
+        "change the layer it names; in recurrent layers try `unroll=True`, and "
+        "export with `batch_size=1`",
     )
 
 

@@ -1,0 +1,258 @@
+"""Does an artifact do what its model does? Numbers, not impressions."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.core.errors import InvalidArgumentError, VerificationError
+from tfcompress.exporters.artifact import Artifact, TensorInfo
+from tfcompress.exporters.export import load
+from tfcompress.exporters.runners import KerasRunner, Runner
+from tfcompress.exporters.tracing import input_names
+
+# Float arithmetic in another order of summation; relative to the largest output.
+FLOAT_TOLERANCE = 1e-5
+# One rounding of the output may fall the other way.
+STEP_TOLERANCE = 1.0
+# Room for the rounding of the measurement itself.
+_SLACK = 1e-3
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` measured, and whether it is good enough.
+
+    Args:
+        max_abs_error: largest absolute difference over all outputs.
+        max_error_steps: the same in quantization steps of the output it occurs in;
+            None if no output is quantized.
+        agreement: share, from 0 to 1, of samples whose top-1 class is the same in
+            all outputs with more than one class; None if there is no such output.
+        integer_coverage: the artifact's integer coverage; None where it has none.
+        samples: number of samples compared.
+        passed: whether all thresholds are met.
+        failures: one sentence for each threshold that is not met.
+    """
+
+    max_abs_error: float
+    max_error_steps: float | None
+    agreement: float | None
+    integer_coverage: float | None
+    samples: int
+    passed: bool
+    failures: tuple[str, ...] = ()
+
+    def raise_if_failed(self) -> "Verification":
+        """Returns itself if it passed.
+
+        Raises:
+            VerificationError: if a threshold is not met.
+        """
+        if not self.passed:
+            raise VerificationError(
+                "The artifact does not do what its reference does.",
+                received="; ".join(self.failures),
+                expected=f"all thresholds met on {self.samples} samples",
+                fix="check the layers that were left float, or loosen a threshold",
+            )
+        return self
+
+    def to_json(self) -> str:
+        """Returns all fields as JSON; NaN becomes null."""
+        fields = dataclasses.asdict(self)
+        for name, value in fields.items():
+            if isinstance(value, float) and not np.isfinite(value):
+                fields[name] = None
+        return json.dumps(fields, indent=2)
+
+    def __str__(self) -> str:
+        parts = [f"max error {self.max_abs_error:.3g}"]
+        if self.max_error_steps is not None:
+            parts[0] += f" ({self.max_error_steps:.2f} steps)"
+        if self.agreement is not None:
+            parts.append(f"top-1 agreement {self.agreement:.2%}")
+        if self.integer_coverage is not None:
+            parts.append(f"integer coverage {self.integer_coverage:.0%}")
+        verdict = "passed" if self.passed else "FAILED: " + "; ".join(self.failures)
+        return f"{verdict} on {self.samples} samples: {', '.join(parts)}"
+
+
+def verify(
+    artifact: Artifact | str | os.PathLike | Runner,
+    reference: keras.Model | Runner | Artifact | str | os.PathLike,
+    inputs: Any,
+    max_abs_error: float | None = None,
+    min_agreement: float | None = None,
+    min_integer_coverage: float | None = None,
+) -> Verification:
+    """Compares an artifact with its model on real samples.
+
+    Use it after every export: converters leave layers float or write wrong numbers
+    without an error. A NaN in the artifact's output is always a failure.
+
+    Args:
+        artifact: an `Artifact` or its path, or a loaded `Runner`.
+        reference: the `keras.Model` it was exported from, a `Runner`, or another
+            artifact.
+        inputs: real samples along the first axis: an array, a list in the order of
+            the model's inputs, or a dict by input name.
+        max_abs_error: largest absolute difference allowed. None: one quantization
+            step for a quantized output, for a float output 1e-5 times the largest
+            absolute reference output (at least 1).
+        min_agreement: least share of equal top-1 classes, from 0 to 1. None: not
+            checked.
+        min_integer_coverage: least share of integer compute operators, from 0 to 1.
+            None: not checked.
+
+    Returns:
+        A `Verification`; call `.raise_if_failed()` to stop on a failure.
+
+    Raises:
+        InvalidArgumentError: if the inputs are empty or do not fit.
+        ArtifactError: if the artifact is damaged.
+
+    Example:
+
+    ```python
+    result = tfcompress.verify("student.tflite", model, x_test, min_agreement=0.999)
+    print(result)  # passed on 10000 samples: max error 0.0039 (1.00 steps), ...
+    ```
+    """
+    coverage = None
+    if isinstance(artifact, Runner):
+        runner = artifact
+    else:
+        described = artifact if isinstance(artifact, Artifact) else None
+        described = described or Artifact.read(artifact)
+        coverage = described.integer_coverage
+        runner = load(described)
+    if isinstance(reference, keras.Model):
+        inputs = _named(inputs, reference)
+    actual = runner.run(inputs)
+    expected = _pair(_reference(reference, runner).run(inputs), actual)
+    samples = len(next(iter(runner.prepare(inputs).values())))
+
+    failures: list[str] = []
+    errors: list[float] = []
+    steps: list[float] = []
+    for info in runner.outputs:
+        error, scaled = _compare(
+            info, actual[info.name], expected[info.name], max_abs_error, failures
+        )
+        errors.append(error)
+        if scaled is not None:
+            steps.append(scaled)
+    agreement = _agreement(actual, expected)
+    if min_agreement is not None and (agreement is None or agreement < min_agreement):
+        failures.append(f"top-1 agreement {agreement} is below {min_agreement}")
+    if min_integer_coverage is not None and (
+        coverage is None or coverage < min_integer_coverage
+    ):
+        failures.append(f"integer coverage {coverage} is below {min_integer_coverage}")
+    return Verification(
+        max_abs_error=float(np.max(errors)),
+        max_error_steps=float(np.max(steps)) if steps else None,
+        agreement=agreement,
+        integer_coverage=coverage,
+        samples=samples,
+        passed=not failures,
+        failures=tuple(failures),
+    )
+
+
+def _compare(
+    info: TensorInfo,
+    actual: np.ndarray,
+    expected: np.ndarray,
+    limit: float | None,
+    failures: list[str],
+) -> tuple[float, float | None]:
+    if actual.shape != expected.shape:
+        raise InvalidArgumentError(
+            f"Output {info.name!r} differs in shape from the reference's.",
+            received=f"shape {actual.shape}",
+            expected=f"shape {expected.shape}",
+            fix="compare the artifact with the model it was exported from",
+        )
+    actual, expected = actual.astype("float64"), expected.astype("float64")
+    broken = int(np.sum(~np.isfinite(actual) & (actual != expected)))
+    if broken or np.isnan(expected).any():
+        who = "the artifact" if broken else "the reference"
+        count = broken or int(np.isnan(expected).sum())
+        failures.append(f"{count} values of output {info.name!r} of {who} are NaN")
+        return float("nan"), float("nan") if info.step else None
+    # Equal infinities, as in a masked score, have no difference.
+    difference = np.abs(np.where(actual == expected, 0.0, actual - expected))
+    error = float(difference.max())
+    steps = error / info.step if info.step else None
+    if limit is None and info.step:
+        limit = STEP_TOLERANCE * info.step
+    elif limit is None:
+        finite = np.abs(expected[np.isfinite(expected)])
+        limit = FLOAT_TOLERANCE * max(1.0, float(finite.max(initial=0.0)))
+    if error > limit * (1 + _SLACK):
+        failures.append(
+            f"output {info.name!r} is off by {error:.3g}, more than {limit:.3g}"
+        )
+    return error, steps
+
+
+def _agreement(
+    actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]
+) -> float | None:
+    same = [
+        np.all(
+            np.argmax(a, -1) == np.argmax(expected[n], -1),
+            axis=tuple(range(1, a.ndim - 1)),
+        )
+        for n, a in actual.items()
+        if a.ndim >= 2 and a.shape[-1] > 1
+    ]
+    return float(np.mean(np.all(same, axis=0))) if same else None
+
+
+def _named(inputs: Any, model: keras.Model) -> Any:
+    """Gives a list of arrays the names that the model's own order means."""
+    if not isinstance(inputs, (list, tuple)) or not getattr(model, "inputs", None):
+        return inputs
+    names = input_names(model)
+    return dict(zip(names, inputs)) if len(names) == len(inputs) else inputs
+
+
+def _reference(reference: Any, runner: Runner) -> Runner:
+    if isinstance(reference, Runner):
+        return reference
+    if not isinstance(reference, keras.Model):
+        return load(reference)
+    if getattr(reference, "inputs", None):
+        return KerasRunner(reference)
+    # A subclassed model does not know its inputs; the artifact does.
+    signature = {
+        info.name: keras.InputSpec(shape=(None, *info.shape[1:]), dtype="float32")
+        if info.quantized
+        else keras.InputSpec(shape=(None, *info.shape[1:]), dtype=info.dtype)
+        for info in runner.inputs
+    }
+    one = len(signature) == 1
+    return KerasRunner(reference, next(iter(signature.values())) if one else signature)
+
+
+def _pair(
+    expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the reference's outputs under the artifact's names."""
+    if sorted(expected) == sorted(actual):
+        return expected
+    if len(expected) != len(actual):
+        raise InvalidArgumentError(
+            "The artifact and its reference have different outputs.",
+            received=sorted(actual),
+            expected=sorted(expected),
+            fix="compare the artifact with the model it was exported from",
+        )
+    return dict(zip(actual, expected.values()))
