@@ -1,0 +1,112 @@
+"""Sizes, zeros and multiply-accumulates of models and artifacts."""
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.core.errors import CompressionError, CompressionWarning
+from tfcompress.exporters.artifact import Artifact, gzip_bytes
+from tfcompress.exporters.flatbuffer import Operator, TFLiteFile
+
+# Operators that multiply and whose cost is not fixed by the shapes in the file.
+_OPEN_ENDED = {"WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"}
+
+
+def weight_bytes(model: keras.Model) -> tuple[int, int]:
+    """Returns the bytes of a model's weights, raw and after `gzip -9`."""
+    values = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    raw = b"".join(np.ascontiguousarray(value).tobytes() for value in values)
+    return len(raw), gzip_bytes(raw)
+
+
+def sparsity(subject: keras.Model | Artifact) -> float | None:
+    """Returns the share of zeros, from 0 to 1, among the weights of all kernels.
+
+    Kernels are the weights with two or more axes. In a .tflite file a weight is zero
+    if its integer is the zero point. None if there are no kernels.
+    """
+    if isinstance(subject, keras.Model):
+        return _share_of_zeros(_model_kernels(subject))
+    if subject.format == "tflite":
+        return _share_of_zeros(_tflite_kernels(subject))
+    if subject.format == "saved_model":
+        return _share_of_zeros(_saved_kernels(subject))
+    return None
+
+
+def macs(subject: keras.Model | Artifact) -> int | None:
+    """Returns the multiply-accumulates of one sample; None if they are unknown."""
+    if isinstance(subject, Artifact):
+        if subject.format != "tflite":
+            return None
+        return _tflite_macs(TFLiteFile.open(subject.path))
+    from tfcompress import layer_rules
+
+    try:
+        with warnings.catch_warnings():
+            # A report is no place to say again which layers have no rule.
+            warnings.simplefilter("ignore", CompressionWarning)
+            return layer_rules.macs(subject)
+    except CompressionError:
+        # Subclassed models have no graph to count in.
+        return None
+
+
+def _share_of_zeros(kernels: Iterable[tuple[np.ndarray, int]]) -> float | None:
+    zeros = total = 0
+    for values, zero in kernels:
+        zeros += int(np.count_nonzero(values == zero))
+        total += values.size
+    return zeros / total if total else None
+
+
+def _model_kernels(model: keras.Model) -> Iterator[tuple[np.ndarray, int]]:
+    for weight in model.weights:
+        if len(weight.shape) >= 2 and "float" in str(weight.dtype):
+            yield keras.ops.convert_to_numpy(weight), 0
+
+
+def _tflite_kernels(artifact: Artifact) -> Iterator[tuple[np.ndarray, int]]:
+    for tensor, values in TFLiteFile.open(artifact.path).weights():
+        # Weights are symmetric in practice, so the channels share one zero point.
+        yield values, tensor.zero_points[0] if tensor.zero_points else 0
+
+
+def _saved_kernels(artifact: Artifact) -> Iterator[tuple[np.ndarray, int]]:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(artifact.path / "variables" / "variables"))
+    shapes = reader.get_variable_to_shape_map()
+    dtypes = reader.get_variable_to_dtype_map()
+    for name, shape in shapes.items():
+        if len(shape) >= 2 and dtypes[name].is_floating:
+            yield reader.get_tensor(name), 0
+
+
+def _tflite_macs(file: TFLiteFile) -> int | None:
+    if any(op.name in _OPEN_ENDED for op in file.operators):
+        return None
+    batch = (file.inputs[0].info.shape or (1,))[0] or 1
+    return sum(_operator_macs(op) for op in file.graphs[0]) // batch
+
+
+def _operator_macs(op: Operator) -> int:
+    if op.name not in _MACS:
+        return 0
+    shapes = [tuple(size or 1 for size in t.info.shape) for t in op.inputs]
+    return _MACS[op.name](shapes, tuple(size or 1 for size in op.outputs[0].info.shape))
+
+
+# Kernels are stored output channel first; a transposed conv lists its data third.
+_MACS: dict[str, Any] = {
+    "CONV_2D": lambda i, o: math.prod(o) * math.prod(i[1][1:]),
+    "CONV_3D": lambda i, o: math.prod(o) * math.prod(i[1][:-1]),
+    "DEPTHWISE_CONV_2D": lambda i, o: math.prod(o) * math.prod(i[1][1:3]),
+    "TRANSPOSE_CONV": lambda i, o: math.prod(i[2]) * math.prod(i[1][:3]),
+    "FULLY_CONNECTED": lambda i, o: math.prod(o) * i[1][-1],
+    "BATCH_MATMUL": lambda i, o: math.prod(o) * i[0][-1],
+}

@@ -1,0 +1,201 @@
+"""The `report` function and what it returns."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from tfcompress.benchmarking import benchmark
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.export import load
+from tfcompress.exporters.runners import KerasRunner, Runner
+from tfcompress.reporting import measures, tables
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model or artifact of a report; None is "not measured".
+
+    Args:
+        name: the model's name or the artifact's path.
+        format: "keras", "tflite" or "saved_model".
+        size: bytes on disk; of a Keras model, bytes of its weights.
+        gzip_size: the same after `gzip -9`.
+        sparsity: share of zeros in the kernels, from 0 to 1.
+        macs: multiply-accumulates of one sample.
+        integer_coverage: share of compute operators on integers, from 0 to 1.
+        metric: what `evaluate` returned.
+        latency: median milliseconds of one call.
+        size_ratio: how many times smaller than the baseline, by `size`.
+        gzip_ratio: how many times smaller than the baseline, by `gzip_size`.
+        latency_ratio: how many times faster than the baseline.
+        metric_change: `metric` minus the baseline's.
+    """
+
+    name: str
+    format: str
+    size: int
+    gzip_size: int
+    sparsity: float | None = None
+    macs: int | None = None
+    integer_coverage: float | None = None
+    metric: float | None = None
+    latency: float | None = None
+    size_ratio: float | None = None
+    gzip_ratio: float | None = None
+    latency_ratio: float | None = None
+    metric_change: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows to compare; the first one is the baseline.
+
+    `print(report)` gives markdown, `report.print()` a table in the terminal.
+
+    Args:
+        rows: one row for the baseline and one for each artifact.
+    """
+
+    rows: tuple[Row, ...]
+
+    def to_markdown(self) -> str:
+        """Returns the table as markdown."""
+        return tables.markdown(self.rows)
+
+    def to_json(self) -> str:
+        """Returns all rows as JSON, unrounded."""
+        return json.dumps([dataclasses.asdict(row) for row in self.rows], indent=2)
+
+    def print(self) -> None:
+        """Prints the table in the terminal."""
+        import rich
+
+        rich.print(self)
+
+    def __rich__(self) -> Any:
+        return tables.terminal(self.rows)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+
+def report(
+    baseline: keras.Model | Artifact,
+    *artifacts: Artifact | keras.Model,
+    evaluate: Callable[[Callable[[Any], Any]], float] | None = None,
+    latency_inputs: Any = None,
+    threads: int = 1,
+    runs: int = 50,
+) -> Report:
+    """Puts sizes, sparsity, cost, metric and latency of artifacts side by side.
+
+    Use it last, to see what compression gained against the model it began with.
+
+    Args:
+        baseline: what the ratios refer to: a Keras model or an artifact.
+        *artifacts: what is compared with it: artifacts or Keras models.
+        evaluate: is called with a function from input arrays to output arrays for
+            each row, and returns the metric, for example an accuracy.
+        latency_inputs: real samples to measure the latency of one call on; None
+            measures none. The calls of all rows are interleaved.
+        threads: CPU threads of "tflite" artifacts while latency is measured.
+        runs: timed calls of each row.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        InvalidArgumentError: if something is neither a model nor an artifact.
+        ArtifactError: if an artifact is damaged.
+
+    Example:
+
+    ```python
+    def accuracy(predict):
+        return float((predict(x_test).argmax(-1) == y_test).mean())
+
+
+    print(tfcompress.report(teacher, phone, server, evaluate=accuracy))
+    ```
+    """
+    subjects = [_checked(subject) for subject in (baseline, *artifacts)]
+    runners: list[Runner | None] = [None] * len(subjects)
+    if evaluate is not None or latency_inputs is not None:
+        runners = [_runner(subject, threads) for subject in subjects]
+    metrics: list[float | None] = [None] * len(subjects)
+    if evaluate is not None:
+        metrics = [float(evaluate(runner)) for runner in runners]  # type: ignore
+    latencies: list[float | None] = [None] * len(subjects)
+    if latency_inputs is not None:
+        measured = benchmark(runners, latency_inputs, threads, runs)
+        latencies = [result.median for result in measured]
+    rows: list[Row] = []
+    for subject, metric, latency in zip(subjects, metrics, latencies):
+        row = dataclasses.replace(_measure(subject), metric=metric, latency=latency)
+        rows.append(_compared(row, rows[0] if rows else row))
+    return Report(tuple(rows))
+
+
+def _measure(subject: keras.Model | Artifact) -> Row:
+    common = {"sparsity": measures.sparsity(subject), "macs": measures.macs(subject)}
+    if isinstance(subject, Artifact):
+        return Row(
+            name=str(subject.path),
+            format=subject.format,
+            size=subject.size,
+            gzip_size=subject.gzip_size,
+            integer_coverage=subject.integer_coverage,
+            **common,  # type: ignore[arg-type]
+        )
+    size, gzip_size = measures.weight_bytes(subject)
+    return Row(subject.name, "keras", size, gzip_size, **common)  # type: ignore
+
+
+def _compared(row: Row, baseline: Row) -> Row:
+    change = None
+    if row.metric is not None and baseline.metric is not None:
+        change = row.metric - baseline.metric
+    return dataclasses.replace(
+        row,
+        size_ratio=_ratio(baseline.size, row.size),
+        gzip_ratio=_ratio(baseline.gzip_size, row.gzip_size),
+        latency_ratio=_ratio(baseline.latency, row.latency),
+        metric_change=change,
+    )
+
+
+def _ratio(baseline: float | None, value: float | None) -> float | None:
+    return baseline / value if baseline is not None and value else None
+
+
+def _runner(subject: keras.Model | Artifact, threads: int) -> Runner:
+    if isinstance(subject, Artifact):
+        return load(subject, threads)
+    return KerasRunner(subject)
+
+
+def _checked(subject: Any) -> keras.Model | Artifact:
+    if isinstance(subject, keras.Model):
+        if not subject.built:
+            raise InvalidArgumentError(
+                f"Model {subject.name!r} is not built: it has no weights to report on.",
+                received=f"an un-built {type(subject).__name__}",
+                expected="a built model",
+                fix="call it once on data",
+            )
+        return subject
+    if isinstance(subject, Artifact):
+        return subject
+    try:
+        return Artifact.read(subject)
+    except TypeError:
+        raise InvalidArgumentError(
+            "A report is about models and artifacts.",
+            received=type(subject).__name__,
+            expected="a keras.Model, an Artifact or the path of one",
+        ) from None

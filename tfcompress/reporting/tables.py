@@ -1,0 +1,84 @@
+"""The rows of a report as markdown and as a terminal table."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_NONE = "-"
+
+
+def _bytes(value: int) -> str:
+    return f"{value:,}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.1f}x" if value < 100 else f"{value:.0f}x"
+
+
+# heading, field of the row, how it is written
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("model", "name", str),
+    ("format", "format", str),
+    ("bytes", "size", _bytes),
+    ("smaller", "size_ratio", _ratio),
+    ("gzip bytes", "gzip_size", _bytes),
+    ("smaller (gzip)", "gzip_ratio", _ratio),
+    ("sparsity", "sparsity", lambda value: f"{value:.1%}"),
+    ("MACs", "macs", _bytes),
+    ("integer ops", "integer_coverage", lambda value: f"{value:.0%}"),
+    ("metric", "metric", lambda value: f"{value:.4f}"),
+    ("change", "metric_change", lambda value: f"{value:+.4f}"),
+    ("latency ms", "latency", lambda value: f"{value:.3f}"),
+    ("faster", "latency_ratio", _ratio),
+)
+
+
+def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the headings and the written cells; empty columns are left out."""
+    used = [c for c in _COLUMNS if any(getattr(row, c[1]) is not None for row in rows)]
+    body = [
+        [
+            _NONE if getattr(row, field) is None else write(getattr(row, field))
+            for _, field, write in used
+        ]
+        for row in rows
+    ]
+    return [heading for heading, _, _ in used], body
+
+
+def markdown(rows: Sequence[Any]) -> str:
+    """Returns a markdown table, numbers to the right, columns aligned."""
+    headings, body = cells(rows)
+    body = [[cell.replace("|", "\\|") for cell in line] for line in body]
+    widths = [max(map(len, column)) for column in zip(headings, *body)]
+
+    def line(texts: list[str]) -> str:
+        padded = [
+            text.ljust(width) if position < 2 else text.rjust(width)
+            for position, (text, width) in enumerate(zip(texts, widths))
+        ]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [
+        "-" * width if position < 2 else "-" * (width - 1) + ":"
+        for position, width in enumerate(widths)
+    ]
+    return "\n".join([line(headings), line(rule), *map(line, body)])
+
+
+def terminal(rows: Sequence[Any]) -> Any:
+    """Returns a `rich` table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    headings, body = cells(rows)
+    table = Table(title="tfcompress report")
+    for position, heading in enumerate(headings):
+        table.add_column(
+            heading,
+            justify="left" if position < 2 else "right",
+            overflow="fold" if position < 2 else "ellipsis",
+        )
+    for line in body:
+        # Text, because a path may hold what rich takes for markup.
+        table.add_row(*map(Text, line))
+    return table
