@@ -21,7 +21,7 @@ class Benchmark:
     """Latency of one call, in milliseconds.
 
     Args:
-        name: file name of the artifact.
+        name: what the runner is called, such as its file name.
         first: the first call after loading.
         median: median of the timed calls after warm-up.
         p10: 10th percentile of the timed calls.
@@ -103,7 +103,7 @@ def benchmark(
                 times[position].append(elapsed)
     results = [
         Benchmark(
-            name=_name(artifacts[i]),
+            name=runners[i].name,
             first=first[i],
             median=float(np.median(times[i])),
             p10=float(np.percentile(times[i], 10)),
@@ -134,14 +134,3 @@ def _milliseconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter_ns()
     call()
     return (time.perf_counter_ns() - start) / 1e6
-
-
-def _name(artifact: Any) -> str:
-    if isinstance(artifact, Runner):
-        return artifact.name
-    path = os.fspath(artifact)
-    last = os.path.basename(os.path.normpath(path))
-    # A version directory alone says nothing.
-    if last.isdigit():
-        last = os.path.join(os.path.basename(os.path.dirname(path)), last)
-    return last

@@ -97,6 +97,12 @@ class Artifact:
 
         return exporter_for(Path(filepath)).inspect(Path(filepath))
 
+    @property
+    def name(self) -> str:
+        """What to call it in tables: its file name, or "student/1" for a version."""
+        absolute = self.path.absolute()
+        return "/".join(absolute.parts[-2:]) if self.path.is_dir() else absolute.name
+
     @cached_property
     def size(self) -> int:
         """Bytes on disk, all files together."""

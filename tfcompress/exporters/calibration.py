@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
@@ -85,7 +84,8 @@ def by_name(arrays: Any, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
         )
     columns = {}
     for info, value in zip(inputs, ordered):
-        array = np.asarray(keras.ops.convert_to_numpy(value))
+        # TensorFlow's own conversion warns under NumPy 2.
+        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
         if info.scale is None and array.dtype.name != info.dtype:
             array = array.astype(info.dtype)
         wanted = info.shape[1:]

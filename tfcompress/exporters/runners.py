@@ -113,7 +113,7 @@ class TFLiteRunner(Runner):
 
     def __init__(self, artifact: Artifact, threads: int | None = None):
         super().__init__(artifact.inputs, artifact.outputs)
-        self.name, self.threads = artifact.path.name, threads
+        self.name, self.threads = artifact.name, threads
         from tfcompress.exporters.flatbuffer import TFLiteFile
 
         file = TFLiteFile.open(artifact.path)
@@ -166,7 +166,7 @@ class SavedModelRunner(Runner):
 
     def __init__(self, artifact: Artifact, module: Any):
         super().__init__(artifact.inputs, artifact.outputs)
-        self.name = artifact.path.name
+        self.name = artifact.name
         # The signature alone does not keep the variables alive.
         self._module = module
         self._signature = module.signatures["serving_default"]

@@ -18,7 +18,7 @@ _OPEN_ENDED = {"WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE
 
 def weight_bytes(model: keras.Model) -> tuple[int, int]:
     """Returns the bytes of a model's weights, raw and after `gzip -9`."""
-    values = [keras.ops.convert_to_numpy(weight) for weight in model.weights]
+    values = [weight.numpy() for weight in model.weights]
     raw = b"".join(np.ascontiguousarray(value).tobytes() for value in values)
     return len(raw), gzip_bytes(raw)
 
@@ -67,7 +67,7 @@ def _share_of_zeros(kernels: Iterable[tuple[np.ndarray, int]]) -> float | None:
 def _model_kernels(model: keras.Model) -> Iterator[tuple[np.ndarray, int]]:
     for weight in model.weights:
         if len(weight.shape) >= 2 and "float" in str(weight.dtype):
-            yield keras.ops.convert_to_numpy(weight), 0
+            yield weight.numpy(), 0
 
 
 def _tflite_kernels(artifact: Artifact) -> Iterator[tuple[np.ndarray, int]]:

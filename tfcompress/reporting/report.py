@@ -21,7 +21,7 @@ class Row:
     """One model or artifact of a report; None is "not measured".
 
     Args:
-        name: the model's name or the artifact's path.
+        name: the model's name or the artifact's file name.
         format: "keras", "tflite" or "saved_model".
         size: bytes on disk; of a Keras model, bytes of its weights.
         gzip_size: the same after `gzip -9`.
@@ -34,6 +34,7 @@ class Row:
         gzip_ratio: how many times smaller than the baseline, by `gzip_size`.
         latency_ratio: how many times faster than the baseline.
         metric_change: `metric` minus the baseline's.
+        path: where the artifact is; None for a Keras model.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Row:
     gzip_ratio: float | None = None
     latency_ratio: float | None = None
     metric_change: float | None = None
+    path: str | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def _measure(subject: keras.Model | Artifact) -> Row:
     common = {"sparsity": measures.sparsity(subject), "macs": measures.macs(subject)}
     if isinstance(subject, Artifact):
         return Row(
-            name=str(subject.path),
+            name=subject.name,
+            path=str(subject.path),
             format=subject.format,
             size=subject.size,
             gzip_size=subject.gzip_size,

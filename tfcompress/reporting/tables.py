@@ -71,14 +71,13 @@ def terminal(rows: Sequence[Any]) -> Any:
     from rich.text import Text
 
     headings, body = cells(rows)
+    # Models side by side: a terminal is wide enough for a few models, not for a
+    # dozen measures.
     table = Table(title="tfcompress report")
-    for position, heading in enumerate(headings):
-        table.add_column(
-            heading,
-            justify="left" if position < 2 else "right",
-            overflow="fold" if position < 2 else "ellipsis",
-        )
+    table.add_column(headings[0], justify="left", no_wrap=True)
     for line in body:
-        # Text, because a path may hold what rich takes for markup.
-        table.add_row(*map(Text, line))
+        # Text, because a name may hold what rich takes for markup.
+        table.add_column(Text(line[0]), justify="right", overflow="fold")
+    for position, heading in enumerate(headings[1:], start=1):
+        table.add_row(heading, *(Text(line[position]) for line in body))
     return table
