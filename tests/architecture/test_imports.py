@@ -1,0 +1,173 @@
+"""Who may import whom. The rules are those of docs/architecture.md."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture.sources import package_sources, parse
+
+RANKS = {
+    "core": 0,
+    "layer_rules": 1,
+    "schedules": 1,
+    "datasets": 1,
+    "pruning": 2,
+    "clustering": 2,
+    "quantization": 2,
+    "restructuring": 2,
+    "distillation": 2,
+    "finalization": 3,
+    "exporters": 4,
+    "packing": 4,
+    "verification": 5,
+    "benchmarking": 5,
+    "reporting": 6,
+    "compress": 7,
+    "demo": 8,
+    "interop": 8,
+    "testing": 8,
+    "cli": 9,
+}
+# Rooms of rank 1 are small tables that may read each other; from rank 2 on, equals
+# never meet.
+PEERS_ALLOWED = {1}
+
+# Where TensorFlow itself is needed, because Keras has no public equivalent.
+TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
+TENSORFLOW_MODULES = {
+    "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
+    "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
+    "tfcompress/reporting/measures.py": "reads variables from a checkpoint",
+}
+
+# What `import tfcompress` must not cost. TensorFlow comes with Keras' back end.
+HEAVY = [
+    "ai_edge_litert",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "sklearn",
+    "tensorflow_model_optimization",
+    "tf2onnx",
+    "tf_keras",
+    "typer",
+]
+
+
+def direction_faults(source):
+    """Returns a sentence for each import that goes up or sideways."""
+    if source.room == "__init__":
+        return []
+    if source.room not in RANKS:
+        return [f"{source.path}: room '{source.room}' has no rank; add it to RANKS"]
+    rank = RANKS[source.room]
+    faults = []
+    for line, room in source.rooms_used():
+        where = f"{source.path}:{line} (rank {rank})"
+        if room == "__init__" or room not in RANKS:
+            if rank < 8:
+                faults.append(f"{where} imports the package itself ('{room}')")
+        elif RANKS[room] > rank:
+            faults.append(f"{where} imports upwards: {room} (rank {RANKS[room]})")
+        elif RANKS[room] == rank and rank not in PEERS_ALLOWED:
+            faults.append(f"{where} imports its equal {room}")
+    return faults
+
+
+def test_rooms_import_only_lower_ranks():
+    sources = package_sources()
+    assert len(sources) > 10
+    assert [fault for source in sources for fault in direction_faults(source)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "fault"),
+    [
+        (
+            "tfcompress/core/x.py",
+            "from tfcompress.pruning.masks import m",
+            "tfcompress/core/x.py:1 (rank 0) imports upwards: pruning (rank 2)",
+        ),
+        (
+            "tfcompress/pruning/x.py",
+            "def f():\n    import tfcompress.quantization",
+            "tfcompress/pruning/x.py:2 (rank 2) imports its equal quantization",
+        ),
+        (
+            "tfcompress/pruning/x.py",
+            "from ..distillation import d",
+            "tfcompress/pruning/x.py:1 (rank 2) imports its equal distillation",
+        ),
+        (
+            "tfcompress/reporting/x.py",
+            "import tfcompress",
+            "tfcompress/reporting/x.py:1 (rank 6) imports the package itself "
+            "('__init__')",
+        ),
+        (
+            "tfcompress/attic.py",
+            "",
+            "tfcompress/attic.py: room 'attic' has no rank; add it to RANKS",
+        ),
+    ],
+)
+def test_a_wrong_import_is_found(path, text, fault):
+    assert direction_faults(parse(path, text)) == [fault]
+
+
+def test_imports_downwards_and_within_a_room_are_right():
+    text = (
+        "import keras\nfrom tfcompress.core import graph\n"
+        "from tfcompress.pruning.masks import layer_masks\nfrom . import patterns\n"
+    )
+    assert direction_faults(parse("tfcompress/pruning/x.py", text)) == []
+
+
+def test_keras_internals_are_imported_nowhere():
+    found = [
+        f"{source.path}:{line} {name}"
+        for source in package_sources()
+        for line, name in source.imports()
+        if name.startswith(("keras.src", "tensorflow.keras", "tensorflow.python"))
+    ]
+    assert found == []
+
+
+def test_tensorflow_is_imported_only_where_it_is_needed():
+    found = sorted(
+        {
+            source.path
+            for source in package_sources()
+            for _, name in source.imports()
+            if name.split(".")[0] == "tensorflow"
+            and source.room not in TENSORFLOW_ROOMS
+        }
+    )
+    assert [path for path in found if path not in TENSORFLOW_MODULES] == []
+
+
+def test_tfmot_and_tf_keras_are_never_imported_in_this_process():
+    # Importing TFMOT sets TF_USE_LEGACY_KERAS=1 and turns tf.keras into Keras 2.
+    # interop starts a child process with a script that is allowed to.
+    found = [
+        f"{source.path}:{line} {name}"
+        for source in package_sources()
+        for line, name in source.imports()
+        if name.split(".")[0] in ("tensorflow_model_optimization", "tf_keras")
+        and not source.path.endswith("_worker.py")
+    ]
+    assert found == []
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import json, sys; import tfcompress;"
+        f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert json.loads(result.stdout) == []

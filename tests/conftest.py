@@ -1,0 +1,38 @@
+"""What every test may rely on: a quiet CPU, fixed seeds, two threads."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ["KERAS_BACKEND"] = "tensorflow"
+# Two workers share two cores (-n 2): one thread each beats both fighting for two.
+_THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+SEED = 20260
+
+
+@pytest.fixture(autouse=True)
+def same_start():
+    """Gives each test the same seeds and puts global Keras settings back.
+
+    `clear_session` is left alone: models made by session and module fixtures must
+    live on, and a test that needs known layer names gives them.
+    """
+    keras.utils.set_random_seed(SEED)
+    policy, image_format = keras.config.dtype_policy(), keras.config.image_data_format()
+    yield
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(image_format)
+
+
+@pytest.fixture
+def rng():
+    """A NumPy generator with a fixed seed."""
+    return np.random.default_rng(SEED)
