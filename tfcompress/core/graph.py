@@ -37,7 +37,7 @@ class Node:
         args, kwargs: the call's arguments, with `Tensor` where tensors go.
         outputs: the structure of `Tensor` that the call returns.
         weights: returns the weights for the new layer; by default those of
-            `operation` itself.
+            `operation` itself, if it has been built.
     """
 
     operation: Any
@@ -55,6 +55,17 @@ class Node:
         return _tensors((self.args, self.kwargs))
 
     @property
+    def output_tensors(self) -> list[Tensor]:
+        return _tensors(self.outputs)
+
+    def reading(self, mapping: dict[Tensor, Tensor]) -> Node:
+        """Returns this node reading `mapping`'s values instead of its keys."""
+        args, kwargs = _map_tensors(
+            lambda t: mapping.get(t, t), (self.args, self.kwargs)
+        )
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+    @property
     def output(self) -> Tensor:
         """The only output of a node that has one."""
         (output,) = _tensors(self.outputs)
@@ -69,6 +80,14 @@ class Graph:
     inputs: Any
     outputs: Any
     nodes: list[Node]
+
+    @property
+    def input_tensors(self) -> list[Tensor]:
+        return _tensors(self.inputs)
+
+    @property
+    def output_tensors(self) -> list[Tensor]:
+        return _tensors(self.outputs)
 
     def producers(self) -> dict[Tensor, Node]:
         """Maps each tensor to the node that makes it (inputs are absent)."""
@@ -93,17 +112,11 @@ class Graph:
     def substitute(self, mapping: dict[Tensor, Tensor], nodes: list[Node]) -> Graph:
         """Returns the graph with `nodes`, reading `mapping`'s values for its keys."""
 
-        def swap(structure: Any) -> Any:
-            return _map_tensors(lambda t: mapping.get(t, t), structure)
-
         return Graph(
             self.name,
             self.inputs,
-            swap(self.outputs),
-            [
-                dataclasses.replace(n, args=swap(n.args), kwargs=swap(n.kwargs))
-                for n in nodes
-            ],
+            _map_tensors(lambda t: mapping.get(t, t), self.outputs),
+            [node.reading(mapping) for node in nodes],
         )
 
 
@@ -122,9 +135,10 @@ def clone_operation(operation: Any) -> Any:
     try:
         return type(operation).from_config(operation.get_config())
     except Exception as error:
+        reason = " ".join(str(error).strip().split("\n\n")[0].split())
         raise InvalidArgumentError(
             f"Cannot copy layer '{operation.name}' of type "
-            f"{type(operation).__name__}: its config does not rebuild it ({error}).",
+            f"{type(operation).__name__}: its config does not rebuild it ({reason}).",
             fix="implement get_config() so that cls.from_config(get_config()) works, "
             "and register the class with keras.saving.register_keras_serializable",
         ) from error
@@ -139,6 +153,13 @@ def is_graph_model(model: Any) -> bool:
         and hasattr(model, "operations")
         and getattr(model, "inputs", None) is not None
     )
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """Returns the names of the layers that make the model's outputs."""
+    if isinstance(model, keras.Sequential):
+        return [model.layers[-1].name]
+    return list(model.output_names)
 
 
 def trace(model: keras.Model, purpose: str = "read the graph of the model") -> Graph:
@@ -247,7 +268,9 @@ def build(graph: Graph) -> keras.Model:
         for tensor, output in zip(_tensors(node.outputs), keras.tree.flatten(outputs)):
             symbolic[tensor] = output
         if first and isinstance(node.operation, keras.Layer):
-            weights = node.weights() if node.weights else node.operation.get_weights()
-            made[key].set_weights(weights)
+            if node.weights is not None:
+                made[key].set_weights(node.weights())
+            elif node.operation.built:
+                made[key].set_weights(node.operation.get_weights())
             made[key].trainable = node.operation.trainable
     return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)

@@ -118,6 +118,13 @@ def require_built(model: Any, purpose: str) -> None:
             received=f"{type(model).__name__}",
             expected="a keras.Model",
         )
+    # A subclassed model may make its layers only when it is built.
+    empty = all(isinstance(x, keras.layers.InputLayer) for _, x in walk(model))
+    if empty and (model.built or isinstance(model, keras.Sequential)):
+        raise InvalidArgumentError(
+            f"Cannot {purpose}: model '{model.name}' has no layers.",
+            expected="a model with at least one layer",
+        )
     if not model.built:
         raise InvalidArgumentError(
             f"Cannot {purpose}: model '{model.name}' has not been built.",
@@ -125,9 +132,4 @@ def require_built(model: Any, purpose: str) -> None:
             expected="a model that knows its input shape",
             fix="add keras.Input(shape) as the first layer, call model.build(shape), "
             "or call the model once on data",
-        )
-    if not any(True for _ in walk(model)):
-        raise InvalidArgumentError(
-            f"Cannot {purpose}: model '{model.name}' has no layers.",
-            expected="a model with at least one layer",
         )
