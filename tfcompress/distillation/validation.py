@@ -1,0 +1,264 @@
+"""Checks that a teacher and a student can be distilled, before training starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+
+# Layers that hand on what they are given: a softmax before one of them is still
+# the softmax that the model ends in.
+_PASS_THROUGH = (
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Reshape,
+)
+_PROBABILITIES = ("softmax", "sigmoid")
+
+
+def as_list(losses: Any) -> list[Any]:
+    """Returns one loss or several as a list."""
+    flat = list(losses) if isinstance(losses, Sequence) else [losses]
+    if not flat or None in flat:
+        raise InvalidArgumentError(
+            "There is nothing to distil with.",
+            received=f"distillation_losses={losses!r}",
+            expected="a distillation loss or a list of them",
+        )
+    return flat
+
+
+def check_weights(weights: Any, count: int) -> list[float]:
+    """Returns the weights of `count` distillation losses."""
+    if weights is None:
+        return [1.0] * count
+    flat = list(weights) if isinstance(weights, Sequence) else [weights]
+    if len(flat) != count or not all(
+        isinstance(w, int | float) and math.isfinite(w) and w >= 0 for w in flat
+    ):
+        raise InvalidArgumentError(
+            "Wrong distillation_loss_weights.",
+            received=repr(weights),
+            expected=f"{count} finite numbers >= 0, one for each distillation loss",
+        )
+    return [float(w) for w in flat]
+
+
+def check_share(share: Any) -> float:
+    """Returns the weight of the student's own loss."""
+    if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
+        raise InvalidArgumentError(
+            "Wrong student_loss_weight.", received=repr(share), expected="in [0, 1]"
+        )
+    return float(share)
+
+
+def saveable(loss: Any) -> Any:
+    """Returns `loss`, or raises if it could not be loaded from a file again."""
+    for method in ("get_config", "from_config"):
+        if not hasattr(loss, method):
+            raise InvalidArgumentError(
+                f"{type(loss).__name__} cannot be saved with the distiller.",
+                received=f"a distillation loss without {method}()",
+                expected="get_config(), and from_config() as a class method",
+                fix="add them and register the class with "
+                "keras.saving.register_keras_serializable()",
+            )
+    return loss
+
+
+def check_models(teacher: Any, student: Any) -> None:
+    """Raises unless these are two models that share no weights."""
+    if not isinstance(student, keras.Model):
+        raise InvalidArgumentError(
+            "The student is not a Keras model.",
+            received=type(student).__name__,
+            expected="a keras.Model",
+        )
+    if not isinstance(teacher, keras.Layer):
+        raise InvalidArgumentError(
+            "The teacher is not a Keras model.",
+            received=type(teacher).__name__,
+            expected="a keras.Model or a keras.Layer",
+        )
+    if not teacher.built:
+        raise InvalidArgumentError(
+            f"Teacher '{teacher.name}' has not been built, so it knows nothing.",
+            expected="a trained model",
+            fix="train it, or load its weights, before distilling from it",
+        )
+    own = {id(variable) for variable in student.trainable_variables}
+    shared = [v.path for v in teacher.variables if id(v) in own]
+    if shared:
+        raise InvalidArgumentError(
+            "Teacher and student share weights, so training the student would "
+            "change the teacher.",
+            received=", ".join(shared[:4]),
+            expected="models with weights of their own",
+            fix="copy the teacher: teacher_copy = keras.models.clone_model(teacher); "
+            "teacher_copy.set_weights(teacher.get_weights())",
+        )
+
+
+def check_teacher_is_finite(teacher: keras.Layer) -> None:
+    """Raises if a weight of the teacher is NaN or infinite."""
+    for variable in teacher.variables:
+        if "float" in keras.backend.standardize_dtype(variable.dtype) and not bool(
+            ops.all(ops.isfinite(variable))
+        ):
+            raise InvalidArgumentError(
+                f"Teacher '{teacher.name}' has weights that are NaN or infinite.",
+                received=variable.path,
+                expected="finite weights",
+                fix="load the weights of a teacher whose training did not diverge",
+            )
+
+
+def check_inputs(teacher: Any, student: Any) -> None:
+    """Raises if both models' input shapes are known and differ."""
+    theirs, ours = (_specs(model, "inputs") for model in (teacher, student))
+    if theirs is None or ours is None:
+        return
+    if len(theirs) != len(ours) or any(
+        not _compatible(theirs[name], ours[name])
+        if set(theirs) == set(ours)
+        else not _compatible(t, s)
+        for (name, t), s in zip(theirs.items(), ours.values())
+    ):
+        raise InvalidArgumentError(
+            "Teacher and student take different inputs.",
+            received=f"teacher {theirs}, student {ours}",
+            expected="equal shapes",
+            fix="pass teacher_preprocessing, a layer or function that turns the "
+            "student's input into the teacher's, e.g. keras.layers.Resizing",
+        )
+
+
+def check_outputs(teacher: Any, student: Any, loss: Any) -> None:
+    """Raises if outputs that `loss` compares cannot be compared."""
+    theirs, ours = output_of(teacher), output_of(student)
+    if theirs is None or ours is None:
+        return
+    name = type(loss).__name__
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        names = sorted(theirs), sorted(ours)
+    else:
+        names = _output_names(teacher), _output_names(student)
+        if sorted(names[0]) != sorted(names[1]):
+            names = [], []  # lists are matched by position, names are free
+    if names[0] != names[1] or isinstance(theirs, dict) != isinstance(ours, dict):
+        raise InvalidArgumentError(
+            f"{name} cannot match the teacher's outputs with the student's.",
+            received=f"teacher {_describe(teacher)}, student {_describe(student)}",
+            expected="outputs with equal names in equal order",
+            fix="rebuild one of them: keras.Model(inputs, {name: output, ...})",
+        )
+    flat = keras.tree.flatten(theirs), keras.tree.flatten(ours)
+    losses = getattr(loss, "loss", None)
+    used = [True] * len(flat[0])
+    if keras.tree.is_nested(losses):
+        used = [one is not None for one in keras.tree.flatten(losses)]
+    if not len(flat[0]) == len(flat[1]) == len(used) or any(
+        use and not _compatible(t.shape, s.shape) for use, t, s in zip(used, *flat)
+    ):
+        raise InvalidArgumentError(
+            f"{name} compares outputs, and teacher and student have different ones.",
+            received=f"teacher {_describe(teacher)}, student {_describe(student)}",
+            expected="equal shapes: the same classes, in the same order",
+            fix="give the student's last layer as many units as the teacher has "
+            "classes, or distil features of layers instead of outputs",
+        )
+
+
+def check_logits(model: Any, role: str, loss: Any) -> None:
+    """Raises if `model` ends in probabilities where `loss` needs logits."""
+    for layer, function in _final_activations(model):
+        raise InvalidArgumentError(
+            f"{type(loss).__name__} compares logits, but the {role} '{model.name}' "
+            f"ends in {function}.",
+            received=f"layer '{layer.name}' with activation {function}",
+            expected="logits: a last layer without activation",
+            fix=f"set {role}.get_layer('{layer.name}').activation = "
+            "keras.activations.linear (the weights stay as they are) or drop the "
+            f"{function} layer, and compile losses with from_logits=True",
+        )
+
+
+def _final_activations(model: Any) -> Iterator[tuple[keras.Layer, str]]:
+    for output in keras.tree.flatten(output_of(model)):
+        if output is None:
+            return  # a subclassed model: its layers' order is not known
+        layer = _producer(model, output)
+        while layer is not None and _hands_on(layer):
+            layer = _producer(model, layer.input)
+        if isinstance(layer, keras.Model):
+            yield from _final_activations(layer)
+        elif _activation(layer) in _PROBABILITIES:
+            yield layer, _activation(layer)
+
+
+def _hands_on(layer: Any) -> bool:
+    if isinstance(layer, keras.layers.Activation):
+        return _activation(layer) == "linear"  # often there to cast to float32
+    return isinstance(layer, _PASS_THROUGH)
+
+
+def _activation(layer: Any) -> str:
+    layer = getattr(layer, "layer", layer)  # of a wrapper, the layer inside
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    return getattr(getattr(layer, "activation", None), "__name__", "")
+
+
+def _producer(model: Any, tensor: Any) -> keras.Layer | None:
+    for layer in reversed(model.layers):
+        try:
+            if any(tensor is out for out in keras.tree.flatten(layer.output)):
+                return layer
+        except (AttributeError, ValueError):
+            continue  # called more than once, or never
+    # A nested model's `output` belongs to its own graph: it is known by its shape.
+    for layer in reversed(model.layers):
+        shapes = [
+            o.shape for o in keras.tree.flatten(output_of(layer)) if o is not None
+        ]
+        if isinstance(layer, keras.Model) and tensor.shape in shapes:
+            return layer
+    return None
+
+
+def output_of(model: Any) -> Any:
+    """Returns a model's symbolic outputs, or `None` if it has none."""
+    if isinstance(model, keras.Sequential):
+        return (getattr(model, "outputs", None) or [None])[0]
+    return getattr(model, "output", None)
+
+
+def _specs(model: Any, attribute: str) -> dict[str, tuple] | None:
+    tensors = getattr(model, attribute, None)
+    return {t.name: tuple(t.shape) for t in tensors} if tensors else None
+
+
+def _compatible(one: Any, other: Any) -> bool:
+    return len(one) == len(other) and all(
+        None in (a, b) or a == b for a, b in zip(one, other)
+    )
+
+
+def _output_names(model: Any) -> list[str]:
+    return list(getattr(model, "output_names", None) or [])
+
+
+def _describe(model: Any) -> str:
+    output = output_of(model)
+    if isinstance(output, dict):
+        return str({name: tuple(t.shape) for name, t in output.items()})
+    names = _output_names(model) or ["output"]
+    shapes = [tuple(t.shape) for t in keras.tree.flatten(output)]
+    return ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes))
