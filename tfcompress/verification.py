@@ -187,8 +187,9 @@ def _compare(
         failures.append(f"{count} values of output {info.name!r} of {who} are NaN")
         return float("nan"), float("nan") if info.step else None
     # Equal infinities, as in a masked score, have no difference.
-    difference = np.abs(np.where(actual == expected, 0.0, actual - expected))
-    error = float(difference.max())
+    differing = actual != expected
+    difference = np.abs(actual[differing] - expected[differing])
+    error = float(difference.max(initial=0.0))
     steps = error / info.step if info.step else None
     if limit is None and info.step:
         limit = STEP_TOLERANCE * info.step

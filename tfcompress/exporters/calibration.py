@@ -86,8 +86,10 @@ def by_name(arrays: Any, inputs: Sequence[TensorInfo]) -> dict[str, np.ndarray]:
     for info, value in zip(inputs, ordered):
         # TensorFlow's own conversion warns under NumPy 2.
         array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-        if info.scale is None and array.dtype.name != info.dtype:
-            array = array.astype(info.dtype)
+        # NumPy has no dtype called "string": objects hold bytes or str.
+        dtype = "object" if info.dtype == "string" else info.dtype
+        if info.scale is None and array.dtype.name != dtype:
+            array = array.astype(dtype)
         wanted = info.shape[1:]
         fits = array.ndim == len(info.shape) and all(
             want is None or want == got for want, got in zip(wanted, array.shape[1:])

@@ -86,7 +86,7 @@ class Runner:
                 )
             if info.scale is not None and not raw:
                 columns[info.name] = quantized(array, info)
-            elif array.dtype.name != info.dtype:
+            elif array.dtype.name != info.dtype and info.dtype != "string":
                 raise InvalidArgumentError(
                     f"Input {info.name!r} has the wrong dtype for raw=True.",
                     received=array.dtype.name,

@@ -1,0 +1,233 @@
+"""Disks that refuse, converters that die, files that are damaged."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters import converter, export, load
+from tfcompress.exporters.publishing import staged
+
+L = keras.layers
+
+
+def entries(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+@pytest.mark.export
+def test_existing_file(plain, plain_file):
+    before = plain_file.path.read_bytes()
+    with pytest.raises(ExportError, match=r"exists already.*overwrite=True"):
+        export(plain, plain_file.path)
+    assert plain_file.path.read_bytes() == before
+
+
+@pytest.mark.export
+def test_overwrite(plain, tmp_path):
+    target = tmp_path / "model.tflite"
+    target.write_bytes(b"old")
+    artifact = export(plain, target, overwrite=True)
+    assert artifact.size > 1000
+    assert entries(tmp_path) == ["model.tflite"]
+
+
+@pytest.mark.export
+def test_path_under_a_file(plain, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ExportError, match="Not a directory"):
+        export(plain, tmp_path / "file" / "model.tflite")
+    with pytest.raises(ExportError, match="is not a directory"):
+        export(plain, tmp_path / "file" / "1", format="saved_model")
+    assert entries(tmp_path) == ["file"]
+
+
+@pytest.mark.export
+def test_read_only_file_system(plain):
+    with pytest.raises(ExportError, match="could not be written; nothing was left"):
+        export(plain, "/proc/tfcompress/model.tflite")
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("name", "format"), [("model.tflite", "tflite"), ("base/1", "saved_model")]
+)
+def test_disk_full_at_the_last_moment(plain, tmp_path, monkeypatch, name, format):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match="No space left on device"):
+        export(plain, tmp_path / "new" / name, format=format)
+    assert entries(tmp_path) == []
+
+
+def test_interrupted_publication_leaves_nothing(tmp_path):
+    def write():
+        with staged(tmp_path / "a" / "b" / "file") as stage:
+            stage.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert entries(tmp_path) == []
+
+
+def test_target_that_appears_meanwhile_is_kept(tmp_path):
+    target = tmp_path / "file"
+
+    def write():
+        with staged(target) as stage:
+            stage.write_text("mine")
+            target.write_text("theirs")
+
+    with pytest.raises(ExportError, match="exists already"):
+        write()
+    assert target.read_text() == "theirs"
+    assert entries(tmp_path) == ["file"]
+
+
+@pytest.mark.export
+def test_worker_is_used_again_and_restarted(plain, tmp_path):
+    export(plain, tmp_path / "1.tflite")
+    pid = converter.WORKER.pid
+    export(plain, tmp_path / "2.tflite")
+    assert converter.WORKER.pid == pid
+    os.kill(pid, signal.SIGKILL)
+    artifact = export(plain, tmp_path / "3.tflite")
+    assert converter.WORKER.pid not in (None, pid)
+    assert artifact.path.read_bytes() == (tmp_path / "2.tflite").read_bytes()
+
+
+@pytest.mark.export
+def test_converter_that_crashes_is_an_error(tmp_path):
+    # Calibrating a rolled LSTM makes TensorFlow's calibrator segfault.
+    inputs = keras.Input((5, 3))
+    model = keras.Model(inputs, L.LSTM(4)(inputs))
+    data = np.random.default_rng(0).normal(size=(8, 5, 3))
+    with pytest.raises(ExportError, match=r"crashed.*SIGSEGV.*unroll=True"):
+        export(model, tmp_path / "new" / "lstm.tflite", calibration_data=data)
+    assert entries(tmp_path) == []
+
+
+def test_worker_that_dies_during_a_job(monkeypatch):
+    worker = converter.ConverterProcess()
+    send = worker._send
+
+    def killed(job):
+        number = send(job)
+        os.kill(worker.pid, signal.SIGKILL)
+        return number
+
+    monkeypatch.setattr(worker, "_send", killed)
+    with pytest.raises(converter.ConverterFailure, match="killed by SIGKILL") as caught:
+        worker.run({"job": "probe", "path": "nowhere"})
+    assert caught.value.died
+    assert worker.pid is None
+
+
+def test_worker_needs_neither_directory_nor_main(tmp_path):
+    """A script without a `__main__` guard, run elsewhere, exports once."""
+    script = tmp_path / "script.py"
+    # These would be imported if the worker looked into the working directory.
+    (tmp_path / "numpy.py").write_text("raise SystemExit('wrong numpy')")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "tensorflow.py").write_text("raise SystemExit('wrong tensorflow')")
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        sys.path.pop(0)
+        print("started")
+        from tfcompress.exporters.converter import WORKER, ConverterFailure
+        try:
+            WORKER.run({"job": "probe", "path": "missing.tflite"})
+        except ConverterFailure as failure:
+            print(failure.reason)
+        """)
+    )
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=work,
+        env={**os.environ, "PYTHONPATH": root, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.count("started") == 1, done.stderr
+    assert "Could not open 'missing.tflite'" in done.stdout
+    assert done.returncode == 0
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("keep", [0, 4, 60, 0.1, 0.5, 0.9, -1])
+def test_truncated_file(plain_file, tmp_path, keep):
+    content = plain_file.path.read_bytes()
+    size = int(len(content) * keep) if 0 < keep < 1 else keep
+    broken = tmp_path / "broken.tflite"
+    broken.write_bytes(content[:size])
+    with pytest.raises(ArtifactError, match=r"damaged or truncated|does not run"):
+        load(broken)
+
+
+@pytest.mark.export
+def test_flipped_bytes_never_kill_the_process(quantized_file, tmp_path, images):
+    content = quantized_file.path.read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for _ in range(30):
+        damaged = bytearray(content)
+        for position in rng.integers(8, len(content), 20):
+            damaged[position] = rng.integers(0, 256)
+        path = tmp_path / "flipped.tflite"
+        path.write_bytes(damaged)
+        try:
+            load(path)
+            outcomes.append("loaded")
+        except ArtifactError:
+            outcomes.append("refused")
+    # Flips inside the weights are no damage a reader can see.
+    assert len(outcomes) == 30
+    assert outcomes.count("refused") >= 10
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(ArtifactError, match="no artifact at this path"):
+        load(tmp_path / "nothing.tflite")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError, match="not an artifact of a known format"):
+        load(tmp_path / "empty")
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (np.zeros((3, 7)), r"wrong shape. Received: shape \(3, 7\). .*\('n', 8\)"),
+        (np.zeros((0, 8)), r"no samples. Received: shape \(0, 8\)"),
+        (np.zeros(8), r"Received: shape \(8,\)"),
+        ({"other": np.zeros((3, 8))}, r"names do not fit.*'other'.*input_1"),
+        ([np.zeros((3, 8)), np.zeros((3, 8))], r"wrong shape|number of inputs"),
+    ],
+)
+def test_wrong_arrays(plain_file, arrays, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        load(plain_file)(arrays)
+
+
+@pytest.mark.export
+def test_unequal_numbers_of_samples(two_headed, tmp_path):
+    from tfcompress.exporters import KerasRunner
+
+    with pytest.raises(InvalidArgumentError, match="differ in their number"):
+        KerasRunner(two_headed)([np.zeros((3, 8)), np.zeros((2, 4))])

@@ -1,0 +1,136 @@
+"""The saved_model format: versions, names, one copy of each variable."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters import Artifact, export, load
+
+L = keras.layers
+pytestmark = pytest.mark.export
+
+
+def test_numbers_equal_keras(quantized, quantized_version, images):
+    expected = quantized.predict(images, verbose=0)
+    assert np.abs(load(quantized_version)(images) - expected).max() <= 1e-5
+
+
+def test_signature(quantized_version):
+    module = tf.saved_model.load(str(quantized_version.path))
+    signature = module.signatures["serving_default"]
+    (spec,) = signature.structured_input_signature[1].values()
+    assert (spec.name, tuple(spec.shape)) == ("image", (None, 12, 12, 3))
+    assert list(signature.structured_outputs) == ["logits"]
+
+
+def test_each_variable_is_stored_once(folder):
+    model = keras.Sequential([keras.Input((128,)), L.Dense(256), L.Dense(64)])
+    model.compile("adam", "mse")
+    model.fit(np.zeros((2, 128)), np.zeros((2, 64)), verbose=0)
+    artifact = export(model, folder / "once", format="saved_model")
+    data = [f for f in artifact.files if f.name.startswith("variables.data")]
+    weights = sum(w.numpy().nbytes for w in model.weights)
+    stored = sum(f.stat().st_size for f in data)
+    # The rest is the object graph; neither a second copy nor the optimizer is there.
+    assert weights <= stored < weights + 2000
+
+
+def test_base_directory_takes_the_next_version(plain, folder):
+    base = folder / "counted"
+    first = export(plain, base, format="saved_model")
+    export(plain, base / "7", format="saved_model")
+    third = export(plain, base, format="saved_model")
+    fourth = export(plain, base, format="saved_model", version=12)
+    assert [a.path.name for a in (first, third, fourth)] == ["1", "8", "12"]
+    assert Artifact.read(base).path == base / "12"
+    assert sorted(p.name for p in base.iterdir()) == ["1", "12", "7", "8"]
+
+
+def test_existing_version_is_never_overwritten(plain, quantized_version):
+    before = {f: f.read_bytes() for f in quantized_version.files}
+    with pytest.raises(ExportError, match=r"exists already.*never replaced"):
+        export(plain, quantized_version.path, format="saved_model")
+    assert {f: f.read_bytes() for f in quantized_version.files} == before
+    with pytest.raises(InvalidArgumentError, match="no option 'overwrite'"):
+        export(plain, "x/1", format="saved_model", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["0", "01", "student.tflite"])
+def test_bad_version(plain, folder, name):
+    with pytest.raises(InvalidArgumentError, match="<base>/<version>"):
+        export(plain, folder / "bad" / name, format="saved_model")
+    assert not (folder / "bad").exists()
+
+
+def test_version_option_must_be_positive(plain, folder):
+    with pytest.raises(InvalidArgumentError, match="Received: -1"):
+        export(plain, folder / "bad", format="saved_model", version=-1)
+
+
+def test_half_written_version_is_never_visible(plain, tmp_path, monkeypatch):
+    seen = []
+    save = tf.saved_model.save
+
+    def watched(module, path, **kwargs):
+        save(module, path, **kwargs)
+        seen.append(sorted(p.name for p in (tmp_path / "base").iterdir()))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", watched)
+    with pytest.raises(ExportError, match="No space left on device"):
+        export(plain, tmp_path / "base" / "1", format="saved_model")
+    assert len(seen[0]) == 1
+    assert seen[0][0].startswith(".tmp-1-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_order_survives_loading(two_headed, folder):
+    artifact = export(two_headed, folder / "two", format="saved_model")
+    loaded = Artifact.read(artifact.path)
+    assert [i.name for i in loaded.inputs] == ["query", "context"]
+    assert loaded == artifact
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(5, 8)), rng.normal(size=(5, 4))]
+    expected = two_headed.predict(arrays, verbose=0)
+    result = load(artifact)(arrays)
+    np.testing.assert_allclose(result["output_1"], expected[1], atol=1e-5)
+    order = json.loads((artifact.path / "assets.extra/tfcompress.json").read_text())
+    assert order["inputs"] == ["query", "context"]
+
+
+def test_lookup_tables_come_along(folder):
+    inputs = keras.Input((1,), dtype="string", name="word")
+    lookup = L.StringLookup(vocabulary=["a", "b", "c"])
+    model = keras.Model(inputs, L.Embedding(4, 2)(lookup(inputs)))
+    artifact = export(model, folder / "words", format="saved_model")
+    words = np.array([["c"], ["a"], ["?"]])
+    expected = keras.ops.convert_to_numpy(model(tf.constant(words)))
+    np.testing.assert_array_equal(load(artifact)(words.astype(object)), expected)
+
+
+def test_calibration_data_is_refused(plain, folder):
+    with pytest.raises(InvalidArgumentError, match='format="tflite" only'):
+        export(
+            plain, folder / "n", format="saved_model", calibration_data=np.zeros((1, 8))
+        )
+
+
+def test_gzip_size_of_a_directory(quantized_version):
+    assert quantized_version.size == sum(
+        f.stat().st_size for f in quantized_version.files
+    )
+    assert 0 < quantized_version.gzip_size < quantized_version.size
+    again = Artifact.read(quantized_version.path)
+    assert again.gzip_size == quantized_version.gzip_size
+
+
+def test_damaged_version(plain, folder):
+    artifact = export(plain, folder / "damaged", format="saved_model")
+    graph = artifact.path / "saved_model.pb"
+    graph.write_bytes(graph.read_bytes()[:500])
+    with pytest.raises(ArtifactError, match="SavedModel cannot be loaded"):
+        load(artifact)

@@ -1,0 +1,71 @@
+"""benchmark: plausible numbers, fair turns, clear refusals."""
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.benchmarking import Benchmark, benchmark
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters import KerasRunner, Runner, TensorInfo, export
+
+L = keras.layers
+X = np.zeros((4, 1), "float32")
+
+
+class Sleeper(Runner):
+    """Notes its calls and takes the time it is told to."""
+
+    def __init__(self, name, log, milliseconds):
+        info = (TensorInfo("x", (2, 1), "float32"),)
+        super().__init__(info, info)
+        self.name, self.log, self.milliseconds = name, log, milliseconds
+
+    def bind(self, batch):
+        import time
+
+        def once():
+            self.log.append(self.name)
+            time.sleep(self.milliseconds / 1000)
+
+        assert batch["x"].shape == (2, 1)
+        return once
+
+
+def test_artifacts_take_turns_and_ratios_hold():
+    log: list[str] = []
+    slow, fast = benchmark(
+        [Sleeper("slow", log, 20), Sleeper("fast", log, 5)], X, runs=10
+    )
+    assert log == ["slow", "fast"] * 16  # first call, 5 to warm up, 10 timed
+    assert 1.5 < slow.median / fast.median < 5
+    assert 20 <= slow.p10 <= slow.median <= slow.p90
+    assert (slow.runs, slow.batch_size, slow.name) == (10, 2, "slow")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"runs": 0}, "Bad `runs`. Received: 0"),
+        ({"threads": "all"}, "Bad `threads`. Received: 'all'"),
+        ({"inputs": X[:1]}, "1 samples. Expected: at least 2"),
+        ({"artifact": []}, "Nothing to measure"),
+    ],
+)
+def test_bad_arguments(options, message):
+    arguments = {"artifact": Sleeper("s", [], 0), "inputs": X, **options}
+    with pytest.raises(InvalidArgumentError, match=message):
+        benchmark(**arguments)
+
+
+@pytest.mark.export
+def test_real_artifacts(tmp_path):
+    model = keras.Sequential([keras.Input((32,)), L.Dense(16)], name="small")
+    phone = export(model, tmp_path / "m.tflite")
+    server = export(model, tmp_path / "served", format="saved_model")
+    x = np.zeros((1, 32))
+    results = benchmark([phone, str(server.path), KerasRunner(model)], x, runs=5)
+    assert [r.name for r in results] == ["m.tflite", "served/1", "small"]
+    assert [r.threads for r in results] == [1, None, None]
+    assert all(0 < r.p10 <= r.median <= r.p90 for r in results)
+    assert "m.tflite: 0." in str(results[0])
+    assert isinstance(benchmark(phone, x, threads=2, runs=1), Benchmark)
