@@ -39,6 +39,7 @@ TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
+    "tfcompress/testing.py": "compares compiled with eager",
     "tfcompress/reporting/measures.py": "reads variables from a checkpoint",
 }
 
@@ -102,9 +103,11 @@ def test_rooms_import_only_lower_ranks():
             "tfcompress/pruning/x.py:1 (rank 2) imports its equal distillation",
         ),
         (
-            "tfcompress/reporting/x.py",
+            "tfcompress/testing.py": "compares compiled with eager",
+    "tfcompress/reporting/x.py",
             "import tfcompress",
-            "tfcompress/reporting/x.py:1 (rank 6) imports the package itself "
+            "tfcompress/testing.py": "compares compiled with eager",
+    "tfcompress/reporting/x.py:1 (rank 6) imports the package itself "
             "('__init__')",
         ),
         (

@@ -1,0 +1,127 @@
+"""Every registered class keeps its contract."""
+
+import keras
+import pytest
+from keras import layers
+
+from tfcompress import ConstantSparsity, PolynomialSparsity
+from tfcompress.layer_rules import rule_of
+from tfcompress.pruning.criteria import criteria
+from tfcompress.pruning.patterns import patterns
+from tfcompress.schedules import schedules
+from tfcompress.testing import (
+    check_criterion,
+    check_layer_rule,
+    check_pattern,
+    check_schedule,
+)
+
+SCHEDULES = {
+    "constant": [
+        ConstantSparsity(0.5),
+        ConstantSparsity(0.9, begin_step=17, end_step=150, frequency=13),
+        ConstantSparsity(0.0, begin_step=0.5),
+    ],
+    "polynomial": [
+        PolynomialSparsity(0.0, 0.8),
+        PolynomialSparsity(0.2, 0.95, 10, 190, power=1, frequency=7),
+        PolynomialSparsity(0.5, 0.5, 0.1, 0.9, power=5.5),
+    ],
+}
+PATTERN_ROUNDING = {"unstructured": 0.0}
+
+
+def test_every_schedule_has_an_example_here():
+    assert sorted(SCHEDULES) == schedules.names()
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [schedule for examples in SCHEDULES.values() for schedule in examples],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_schedule(schedule):
+    assert check_schedule(schedule) is None
+
+
+@pytest.mark.parametrize("name", criteria.names())
+def test_criterion(name):
+    assert check_criterion(criteria.get(name)) is None
+
+
+@pytest.mark.parametrize("name", patterns.names())
+def test_pattern(name):
+    # A pattern that rounds may miss the sparsity by a unit or two of this size.
+    assert check_pattern(patterns.get(name), PATTERN_ROUNDING.get(name, 0.1)) is None
+
+
+LAYERS = [
+    (layers.Dense(5), (7,)),
+    (layers.Dense(5), (3, 7)),
+    (layers.Conv1D(4, 3, strides=2, padding="same"), (9, 3)),
+    (layers.Conv2D(6, 3, dilation_rate=2), (9, 9, 4)),
+    (layers.Conv2D(6, 3, groups=2), (9, 9, 4)),
+    (layers.Conv3D(2, 3), (5, 5, 5, 2)),
+    (layers.DepthwiseConv1D(3), (9, 4)),
+    (layers.DepthwiseConv2D(3, depth_multiplier=2), (9, 9, 4)),
+    (layers.SeparableConv1D(5, 3), (9, 4)),
+    (layers.SeparableConv2D(5, 3), (9, 9, 4)),
+    (layers.Conv1DTranspose(3, 2), (4, 2)),
+    (layers.Conv2DTranspose(3, 2, strides=2), (4, 4, 2)),
+    (layers.Conv3DTranspose(2, 2), (3, 3, 3, 2)),
+    (layers.EinsumDense("ab,bc->ac", 4), (3,)),
+    (layers.LSTM(3), (4, 2)),
+    (layers.GRU(3), (4, 2)),
+    (layers.SimpleRNN(3), (4, 2)),
+    (layers.BatchNormalization(), (4, 4, 3)),
+    (layers.Activation("tanh"), (4,)),
+    (layers.ReLU(6.0), (4,)),
+    (layers.Softmax(), (4,)),
+    (layers.LeakyReLU(), (4,)),
+    (layers.ELU(), (4,)),
+    (layers.PReLU(), (4,)),
+    (layers.Rescaling(1 / 255, -0.5), (4,)),
+    (layers.GlobalAveragePooling1D(), (4, 3)),
+    (layers.GlobalAveragePooling2D(), (4, 4, 3)),
+    (layers.MaxPooling1D(), (4, 3)),
+    (layers.MaxPooling2D(), (4, 4, 3)),
+    (layers.GlobalMaxPooling1D(), (4, 3)),
+    (layers.GlobalMaxPooling2D(), (4, 4, 3)),
+    (layers.ZeroPadding1D(), (4, 3)),
+    (layers.ZeroPadding2D(), (4, 4, 3)),
+    (layers.Cropping1D(), (4, 3)),
+    (layers.Cropping2D(), (4, 4, 3)),
+    (layers.Flatten(), (4, 3)),
+    (layers.Reshape((2, 6)), (4, 3)),
+    (layers.Permute((2, 1)), (4, 3)),
+    (layers.RepeatVector(2), (3,)),
+    (layers.UpSampling1D(2), (4, 3)),
+    (layers.UpSampling2D(2), (4, 4, 3)),
+    (layers.Dropout(0.5), (4,)),
+    (layers.SpatialDropout1D(0.5), (4, 3)),
+    (layers.SpatialDropout2D(0.5), (4, 4, 3)),
+    (layers.GaussianDropout(0.5), (4,)),
+    (layers.GaussianNoise(0.5), (4,)),
+    (layers.AlphaDropout(0.5), (4,)),
+    (layers.ActivityRegularization(0.1), (4,)),
+    (layers.Identity(), (4,)),
+    (layers.AveragePooling1D(2), (4, 3)),
+    (layers.AveragePooling2D(2, padding="same"), (5, 5, 3)),
+]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"), LAYERS, ids=lambda value: getattr(value, "name", str(value))
+)
+def test_layer_rule(layer, shape):
+    fresh = type(layer).from_config(layer.get_config())
+    assert rule_of(fresh) is not None
+    assert check_layer_rule(rule_of(fresh), fresh, shape) is None
+
+
+class Scaled(layers.Dense):
+    """A subclass, with nothing of its own registered."""
+
+
+def test_a_subclass_inherits_the_rule():
+    assert rule_of(Scaled(2)) is rule_of(keras.layers.Dense(2))
