@@ -63,12 +63,47 @@ def detach(variable: keras.Variable, projection: Projection) -> None:
             variable.constraint = chain.original
 
 
+class _FitWatch:
+    """Stands in for `model.make_train_function` while callbacks change the step.
+
+    A fit that dies never reaches `on_train_end`, and what it attached would stay.
+    Only the beginning of another fit asks for the train function without force, so
+    that is where the leftovers of a dead one are taken away.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.callbacks: list[FitCallback] = []
+
+    def __call__(self, force: bool = False) -> Any:
+        if not force:
+            force = True
+            for callback in list(self.callbacks):
+                callback.release()
+                self.remove(callback)
+        return type(self.model).make_train_function(self.model, force=force)
+
+    @classmethod
+    def add(cls, callback: FitCallback) -> None:
+        model = callback.model
+        if not isinstance(model.make_train_function, cls):
+            model.make_train_function = cls(model)
+        model.make_train_function.callbacks.append(callback)
+
+    def remove(self, callback: FitCallback) -> None:
+        self.callbacks.remove(callback)
+        if not self.callbacks:
+            del self.model.make_train_function
+
+
 class FitCallback(keras.callbacks.Callback):
     """Base of callbacks that change the training step of one `fit`.
 
     Subclasses implement `start(epoch)` and `stop()`. `start` is called before the
     first step, when the optimizer's state has been restored and the first epoch is
-    known (so it is right for a run that `BackupAndRestore` resumes).
+    known (so it is right for a run that `BackupAndRestore` resumes). `release()` is
+    called instead of `stop` when the fit died and the next one begins; it takes away
+    what was attached and leaves the weights alone, which may be other ones by then.
     """
 
     _running = False
@@ -81,12 +116,14 @@ class FitCallback(keras.callbacks.Callback):
         if not self._running:
             self.start(epoch)
             self._running = True
+            _FitWatch.add(self)
             self.retrace()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self._running:
             self.stop()
             self._running = False
+            self.model.make_train_function.remove(self)
             self.retrace()
 
     def start(self, epoch: int) -> None:
@@ -94,6 +131,9 @@ class FitCallback(keras.callbacks.Callback):
 
     def stop(self) -> None:
         raise NotImplementedError
+
+    def release(self) -> None:
+        self.stop()
 
     def retrace(self) -> None:
         # fit() makes its train function before any callback runs, and a function
@@ -117,8 +157,12 @@ class FitCallback(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         steps //= getattr(optimizer, "gradient_accumulation_steps", None) or 1
         now = self.current_step()
+        # The epochs before `epoch` belong to the plan if this optimizer made them
+        # (a resumed run), and not if `initial_epoch` only shifts the count.
+        done = epoch * steps
+        if now < done:
+            return now, now + (self.params["epochs"] - epoch) * steps - 1
         # A run resumed in mid-epoch starts that epoch again; what it did of it before
         # is less than an epoch, and no reason to shift the plan.
-        first = now - epoch * steps
-        first = first if first >= steps else 0
+        first = now - done if now - done >= steps else 0
         return first, first + self.params["epochs"] * steps - 1

@@ -127,16 +127,20 @@ class PruneWeights(FitCallback):
                 f"{schedule.describe(span)}."
             )
 
-    def stop(self) -> None:
+    def release(self) -> None:
         for kernel in self._kernels:
             detach(kernel.variable, kernel)
+        self._kernels = []
+
+    def stop(self) -> None:
+        for kernel in self._kernels:
             # Averaged weights (use_ema) are written after the last constraint.
             kernel.variable.assign(kernel.apply(kernel.variable))
         if self.verbose:
             size = sum(k.size for k in self._kernels)
             zeros = sum(k.zeros() for k in self._kernels)
             print(f"PruneWeights: {zeros / size:.1%} of {size} weights are zero.")
-        self._kernels = []
+        self.release()
 
     def _refresh(self, schedule: Schedule) -> None:
         step = ops.cast(self.model.optimizer.iterations, "int32")
@@ -169,7 +173,8 @@ class _PrunedKernel:
         return self.apply(weights)
 
     def apply(self, weights: Any) -> Any:
-        return weights * ops.cast(self.mask, weights.dtype)
+        # Not a product, which would make zeros with a sign that no file needs.
+        return ops.where(self.mask, weights, ops.zeros((), weights.dtype))
 
     def create_mask(self, resumed: bool) -> None:
         # The mask of a run that goes on is the zero pattern of its weights.
@@ -212,7 +217,8 @@ def select_kernels(model: keras.Model, filters: Filters) -> list[_PrunedKernel]:
             "`filters` ask to prune layers that have no rule.",
             received=", ".join(unknown),
             expected="layers with a rule, such as Dense or Conv2D",
-            fix="register_layer_rule(LayerRule(YourLayer, kernels=(Kernel('kernel'),)))",
+            fix="tell where their kernels are: "
+            "register_layer_rule(LayerRule(YourLayer, kernels=(Kernel('kernel'),)))",
         )
     if not found:
         raise InvalidArgumentError(

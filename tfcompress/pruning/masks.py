@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 
@@ -14,22 +15,23 @@ def kept_count(size: int, sparsity: Any) -> Any:
     return ops.cast(ops.maximum(kept, 1.0), "int32")
 
 
-def keep_threshold(scores: list[Any], keep: Any) -> Any:
-    """Returns the largest `t` for which at least `keep` scores are `>= t`.
+def top_masks(scores: list[Any], keep: Any) -> list[Any]:
+    """Returns masks of the `keep` largest scores of all tensors together.
 
     A sort of all scores is what makes mask updates slow; a bisection on the value
     only counts, once per pass, and stops as soon as the count is right (about
-    log2(n) passes). It runs over several tensors without joining them.
+    log2(n) passes). It runs over several tensors without joining them. Among equal
+    scores the first ones are kept, so the count is always exact.
 
     Args:
         scores: tensors of scores, together the candidates.
-        keep: how many must remain, an int32 tensor.
+        keep: how many must remain, an int32 tensor from 0 to the number of scores.
 
     Example:
 
-    >>> scores = [ops.array([3.0, 1.0, 2.0]), ops.array([5.0, 4.0])]
-    >>> float(keep_threshold(scores, ops.array(2))) > 3.0
-    True
+    >>> scores = [ops.array([3.0, 1.0, 3.0]), ops.array([5.0, 3.0])]
+    >>> [m.numpy().tolist() for m in top_masks(scores, ops.array(2))]
+    [[True, False, False], [True, False]]
     """
 
     def count(threshold: Any) -> Any:
@@ -55,11 +57,31 @@ def keep_threshold(scores: list[Any], keep: Any) -> Any:
             ops.where(enough, middle_count, low_count),
         )
 
-    low, _, _ = ops.while_loop(
+    low, high, _ = ops.while_loop(
         searching, halve, (lowest, highest, ops.convert_to_tensor(size, "int32"))
     )
     # The bisection never tries the largest score itself.
-    return ops.where(count(highest) >= keep, highest, low)
+    low = ops.where(count(highest) >= keep, highest, low)
+    high = ops.where(high > low, high, np.inf)
+    return ops.cond(
+        ops.equal(count(low), keep),
+        lambda: [score >= low for score in scores],
+        lambda: _first_of_equals(scores, low, high, keep),
+    )
+
+
+def _first_of_equals(scores: list[Any], low: Any, high: Any, keep: Any) -> list[Any]:
+    """Returns the masks of scores >= `high` and of the first ones in [low, high)."""
+    above = [score >= high for score in scores]
+    room = keep - sum(ops.sum(ops.cast(mask, "int32")) for mask in above)
+    masks = []
+    for score, mask in zip(scores, above):
+        equal = ops.logical_and(score >= low, score < high)
+        order = ops.cumsum(ops.reshape(ops.cast(equal, "int32"), (-1,)))
+        first = ops.logical_and(equal, ops.reshape(order, score.shape) <= room)
+        room = room - order[-1]
+        masks.append(ops.logical_or(mask, first))
+    return masks
 
 
 def layer_masks(scores: list[Any], sparsity: Any) -> list[Any]:
@@ -67,12 +89,11 @@ def layer_masks(scores: list[Any], sparsity: Any) -> list[Any]:
     masks = []
     for score in scores:
         keep = kept_count(math.prod(score.shape), sparsity)
-        masks.append(score >= keep_threshold([score], keep))
+        masks += top_masks([score], keep)
     return masks
 
 
 def global_masks(scores: list[Any], sparsity: Any) -> list[Any]:
     """Returns a mask per tensor that leaves them at `sparsity` all together."""
     size = sum(math.prod(score.shape) for score in scores)
-    threshold = keep_threshold(scores, kept_count(size, sparsity))
-    return [score >= threshold for score in scores]
+    return top_masks(scores, kept_count(size, sparsity))

@@ -1,0 +1,132 @@
+"""PruneWeights in every way Keras can run a training step."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests.pruning.pruned import (
+    compiled,
+    expected_sparsities,
+    mlp,
+    schedule,
+    sparsities,
+)
+from tfcompress import PruneWeights
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"steps_per_execution": 4},
+        {"jit_compile": True},
+        {"run_eagerly": True},
+    ],
+    ids=str,
+)
+def test_execution_mode(fit, how):
+    model = fit(compiled(mlp(), **how))
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(fit, policy):
+    keras.config.set_dtype_policy(policy)
+    model = fit(compiled(mlp()))
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+    assert model.layers[0].kernel.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.SGD(0.1, momentum=0.9),
+        keras.optimizers.Adam(use_ema=True),
+        keras.optimizers.Adam(use_ema=True, ema_overwrite_frequency=3),
+        keras.optimizers.AdamW(clipnorm=1.0),
+    ],
+    ids=["momentum", "ema", "ema overwriting", "clipped"],
+)
+def test_optimizer(fit, optimizer):
+    model = fit(compiled(mlp(), optimizer))
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+
+
+def test_gradient_accumulation_counts_updates_not_batches(fit, capsys):
+    optimizer = keras.optimizers.Adam(gradient_accumulation_steps=2)
+    callback = PruneWeights(schedule(), verbose=1)
+    model = fit(compiled(mlp(), optimizer), callback)
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+    # 2 epochs of 8 batches are 8 updates, three quarters of which end at step 5.
+    assert "final sparsity 0.75 at step 5" in capsys.readouterr().out
+
+
+def test_second_fit_on_a_traced_model(fit, data):
+    model = compiled(mlp())
+    model.fit(*data, batch_size=8, verbose=0)
+    fit(model)
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+
+
+def test_a_plain_fit_afterwards_trains_all_weights_again(fit, data):
+    model = fit(compiled(mlp()))
+    model.fit(*data, batch_size=8, verbose=0)
+    assert max(sparsities(model)) < 0.05
+
+
+def test_initial_epoch_counts_as_done(fit, capsys):
+    callback = PruneWeights(schedule(end_step=1.0), verbose=1)
+    model = fit(compiled(mlp()), callback, epochs=4, initial_epoch=2)
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+    assert "final sparsity 0.75" in capsys.readouterr().out
+
+
+def test_a_generator_needs_steps_per_epoch(data):
+    model = compiled(mlp())
+
+    def batches():
+        while True:
+            yield data[0][:8], data[1][:8]
+
+    model.fit(
+        batches(),
+        steps_per_epoch=8,
+        epochs=2,
+        verbose=0,
+        shuffle=False,
+        callbacks=[PruneWeights(schedule())],
+    )
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+
+
+def test_data_of_unknown_length_is_an_error(data):
+    def batches():
+        yield data[0][:8], data[1][:8]
+
+    with pytest.raises(ValueError, match="pass steps_per_epoch to fit"):
+        compiled(mlp()).fit(
+            batches(), verbose=0, shuffle=False, callbacks=[PruneWeights(schedule())]
+        )
+
+
+def test_killed_and_resumed_equals_the_unbroken_run(fit, tmp_path):
+    def callbacks():
+        return (
+            PruneWeights(schedule(end_step=0.9)),
+            keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
+        )
+
+    unbroken = fit(compiled(mlp()), callbacks()[0], epochs=4, shuffle=False)
+
+    class Die(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(compiled(mlp()), *callbacks(), Die(), epochs=4, shuffle=False)
+    resumed = compiled(mlp(seed=7))  # a new process knows nothing of the weights
+    fit(resumed, *callbacks(), epochs=4, shuffle=False)
+
+    assert sparsities(resumed) == sparsities(unbroken)
+    for one, other in zip(resumed.get_weights(), unbroken.get_weights()):
+        np.testing.assert_array_equal(one, other)
