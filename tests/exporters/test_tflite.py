@@ -187,6 +187,28 @@ def test_recurrent_model_runs_at_batch_1(folder):
     assert not (folder / "lstm_free.tflite").exists()
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_is_exported_as_float32(policy, folder):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
+    inputs = keras.Input((8, 8, 3))
+    x = L.BatchNormalization()(L.Conv2D(4, 3, activation="relu")(inputs))
+    inner = keras.Sequential([L.Flatten(), L.Dense(6)])
+    model = keras.Model(inputs, L.Dense(4, dtype="float32")(inner(x)))
+    x = np.random.default_rng(0).normal(size=(9, 8, 8, 3)).astype("float32")
+    before = model.predict(x, verbose=0)
+    policies = [layer.dtype_policy.name for layer in model._flatten_layers()]
+    artifact = export(model, folder / f"{policy}.tflite")
+    # A nested model casts what comes in to the dtype its own `Input` recorded.
+    compute = [op for op in artifact.operators if op.name != "CAST"]
+    assert len(compute) >= 4
+    assert all(op.activations == ("float32",) for op in compute)
+    assert 0 < np.abs(load(artifact)(x) - before).max() < 0.05
+    assert [layer.dtype_policy.name for layer in model._flatten_layers()] == policies
+    assert policies.count(policy) > 5
+    np.testing.assert_array_equal(model.predict(x, verbose=0), before)
+
+
 def test_model_is_unchanged(folder):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

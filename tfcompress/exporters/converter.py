@@ -74,7 +74,8 @@ class ConverterProcess:
         """Starts the worker importing TensorFlow and returns without waiting."""
         with self._lock:
             if not (self._alive() and self._warm):
-                with contextlib.suppress(OSError):
+                # A failure shows again, and is told, when the conversion itself starts.
+                with contextlib.suppress(OSError, ConverterFailure):
                     self._send({"job": "warm"})
                     self._warm = True
 
@@ -137,20 +138,27 @@ class ConverterProcess:
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "CUDA_VISIBLE_DEVICES": "-1",
         }
+        # Warnings are errors for the user's code, not for TensorFlow's import.
+        environment.pop("PYTHONWARNINGS", None)
         search_path = [os.path.abspath(entry) for entry in sys.path if entry]
         self._owner, self._warm = os.getpid(), False
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, json.dumps(search_path), str(_SCRIPT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-            # Ctrl-C is for the parent, which then ends the worker itself.
-            start_new_session=True,
-        )
+        command = [sys.executable, "-c", _BOOTSTRAP]
+        try:
+            self._process = subprocess.Popen(
+                [*command, json.dumps(search_path), str(_SCRIPT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                text=True,
+                encoding="utf-8",
+                env=environment,
+                # Ctrl-C is for the parent, which then ends the worker itself.
+                start_new_session=True,
+            )
+        except OSError as error:
+            reason = f"the converter process could not be started: {error}"
+            raise ConverterFailure(reason, "", died=True) from error
 
     def _send(self, job: dict[str, Any]) -> int:
         if not self._alive():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,8 @@ def write_saved_model(traced: TracedModel, directory: Path) -> None:
         )
     except tf.errors.OpError as error:
         # TensorFlow has its own names for a full or read-only disk.
-        raise OSError(None, error.message.strip().splitlines()[0]) from error
+        reason = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", error.message).strip()
+        raise OSError(None, reason.splitlines()[0]) from error
     except (AssertionError, ValueError, TypeError) as error:
         raise ExportError(
             "TensorFlow could not save the model; nothing was left behind.",

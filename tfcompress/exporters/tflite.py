@@ -53,7 +53,8 @@ class TFLiteExporter(Exporter):
         self._check(filepath, calibration_data)
         # TensorFlow's import in the worker overlaps with tracing and saving here.
         WORKER.warm_up()
-        traced = trace(model, self.batch_size, input_signature)
+        # LiteRT has no 16-bit float convolutions: mixed precision is for training.
+        traced = trace(model, self.batch_size, input_signature, float32=True)
         self._check_numbers(traced, calibration_data)
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
             content = self._convert(traced, Path(directory), calibration_data)

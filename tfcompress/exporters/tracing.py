@@ -1,7 +1,8 @@
 """From a Keras model to one traced function with stable names."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,10 @@ class TracedModel:
 
 
 def trace(
-    model: keras.Model, batch_size: int | None = None, input_signature: Any = None
+    model: keras.Model,
+    batch_size: int | None = None,
+    input_signature: Any = None,
+    float32: bool = False,
 ) -> TracedModel:
     """Traces the inference pass of `model`; the model stays as it was.
 
@@ -45,6 +49,8 @@ def trace(
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec`,
             `keras.Input` or arrays, in the structure `model` is called with; None
             takes them from the model.
+        float32: whether to compute in float32 what a mixed-precision model computes
+            in 16 bits.
 
     Raises:
         InvalidArgumentError: if the model is not built or has unknown inputs.
@@ -63,8 +69,10 @@ def trace(
         return named
 
     specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in inputs]
+    precision = _full_precision(model) if float32 else contextlib.nullcontext()
     try:
-        function = tf.function(serve, autograph=False).get_concrete_function(*specs)
+        with precision:
+            function = tf.function(serve, autograph=False).get_concrete_function(*specs)
     except InvalidArgumentError:
         raise
     except Exception as error:
@@ -84,6 +92,24 @@ def trace(
         resources=resources,
         fake_quantized=_has_fake_quantization(function.graph.as_graph_def()),
     )
+
+
+@contextlib.contextmanager
+def _full_precision(model: keras.Model) -> Iterator[None]:
+    """Lets the layers of a mixed-precision model compute in float32 for a while."""
+    mixed = [
+        (layer, layer.dtype_policy)
+        for layer in [model, *model._flatten_layers(include_self=False)]
+        if layer.compute_dtype in ("float16", "bfloat16")
+        and layer.variable_dtype == "float32"
+    ]
+    try:
+        for layer, _ in mixed:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in mixed:
+            layer.dtype_policy = policy
 
 
 def input_names(model: keras.Model) -> list[str]:

@@ -26,7 +26,8 @@ def weight_bytes(model: keras.Model) -> tuple[int, int]:
 def sparsity(subject: keras.Model | Artifact) -> float | None:
     """Returns the share of zeros, from 0 to 1, among the weights of all kernels.
 
-    Kernels are the weights with two or more axes. In a .tflite file a weight is zero
+    Kernels are the weights with two or more axes and more than two entries: a
+    quantization range, two numbers, is no kernel. In a .tflite file a weight is zero
     if its integer is the zero point. None if there are no kernels.
     """
     if isinstance(subject, keras.Model):
@@ -64,9 +65,13 @@ def _share_of_zeros(kernels: Iterable[tuple[np.ndarray, int]]) -> float | None:
     return zeros / total if total else None
 
 
+def _is_kernel(shape: Any) -> bool:
+    return len(shape) >= 2 and math.prod(shape) > 2
+
+
 def _model_kernels(model: keras.Model) -> Iterator[tuple[np.ndarray, int]]:
     for weight in model.weights:
-        if len(weight.shape) >= 2 and "float" in str(weight.dtype):
+        if _is_kernel(weight.shape) and "float" in str(weight.dtype):
             yield weight.numpy(), 0
 
 
@@ -83,7 +88,7 @@ def _saved_kernels(artifact: Artifact) -> Iterator[tuple[np.ndarray, int]]:
     shapes = reader.get_variable_to_shape_map()
     dtypes = reader.get_variable_to_dtype_map()
     for name, shape in shapes.items():
-        if len(shape) >= 2 and dtypes[name].is_floating:
+        if _is_kernel(shape) and dtypes[name].is_floating:
             yield reader.get_tensor(name), 0
 
 
