@@ -1,0 +1,99 @@
+"""finalize: drop what only training needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfcompress.core.graph import Graph, Node, build, is_graph_model, trace
+from tfcompress.core.select import require_built, walk
+from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integer_graph import integer_graph
+
+_TRAINING_ONLY = (
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.AlphaDropout,
+    layers.ActivityRegularization,
+)
+
+
+def finalize(model: keras.Model) -> keras.Model:
+    """Returns the model as it will be deployed, without what only training needs.
+
+    When to use: after `fit` and before `export`. Rounded kernels replace the unrounded
+    ones (their wrappers go), BatchNormalization is folded into them, ranges of
+    activations are fixed, dropout and the like are taken out, and layers compute in
+    float32. Masks leave nothing behind: a
+    pruned kernel simply has zeros.
+
+    Args:
+        model: a built model. It is not changed. A subclassed model has nothing that
+            could be taken out and is returned as it is.
+
+    Returns:
+        A new, uncompiled Functional model.
+
+    Raises:
+        InvalidArgumentError: if the model is unbuilt, or is quantization-aware and
+            was never trained, so that it has no ranges.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,), name="x"),
+    ...                           keras.layers.Dropout(0.5, name="drop"),
+    ...                           keras.layers.Dense(2, name="head")])
+    >>> [layer.name for layer in finalize(model).layers]
+    ['x', 'head']
+    """
+    require_built(model, "finalize the model")
+    if not is_graph_model(model):
+        return model
+    graph = trace(model, "finalize the model")
+    quantized = any(isinstance(layer, FakeQuantize) for _, layer in walk(model))
+    graph = _without_training_layers(graph)
+    if quantized:
+        graph = integer_graph(graph)
+    made: dict[int, Any] = {}
+
+    def final(node: Node) -> Node:
+        key = id(node.operation)
+        if key not in made:
+            made[key] = _final_operation(node)
+        operation, weights = made[key]
+        return dataclasses.replace(node, operation=operation, weights=weights)
+
+    return build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
+
+
+def _without_training_layers(graph: Graph) -> Graph:
+    mapping: dict = {}
+    kept: list[Node] = []
+    for node in graph.nodes:
+        if isinstance(node.operation, _TRAINING_ONLY):
+            source = node.inputs[0]
+            mapping[node.output] = mapping.get(source, source)
+        else:
+            kept.append(node)
+    return graph.substitute(mapping, kept)
+
+
+def _final_operation(node: Node) -> tuple[Any, Any]:
+    operation, weights = node.operation, node.weights
+    if not isinstance(operation, keras.Layer):
+        return operation, weights
+    if operation.built and weights is None:
+        weights = operation.get_weights
+    changes: dict[str, Any] = {"dtype": "float32"}
+    if isinstance(operation, FakeQuantize):
+        operation.learned_range()  # raises if there is none
+        changes["frozen"] = True
+    config = {**operation.get_config(), **changes}
+    return type(operation).from_config(config), weights

@@ -1,0 +1,189 @@
+"""FakeQuantize: a layer that rounds what flows through it as the integers will."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.registry import PACKAGE
+
+# A range that is a single point has no scale.
+_SMALLEST_SPAN = 1e-5
+
+
+def _kept_apart(inputs: Any) -> Any:
+    """Returns `inputs` after an operation that changes nothing.
+
+    The converter takes two roundings in a row for one, unless integers are computed
+    between them: here the largest of one number.
+    """
+    shape = inputs.shape
+    image = ops.reshape(inputs, (-1, 1, math.prod(shape[1:-1]), shape[-1]))
+    pooled = ops.max_pool(image, 1, 1, data_format="channels_last")
+    return ops.reshape(pooled, (-1, *shape[1:]))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FakeQuantize(keras.layers.Layer):
+    """Rounds activations to 8 bits in a range that it learns from the data.
+
+    When to use: `quantize_aware` puts it where a tensor becomes integers on the
+    device. It is an ordinary layer of the graph: tensors that must share one scale
+    (the inputs of a Concatenate) go through the same instance.
+
+    Source: Jacob et al., 2018. With `s = (max - min) / 255` and the range shifted a
+    little so that 0 is on the grid,
+    `q(x) = s * round((clip(x, min, max) - min) / s) + min`. While training, each
+    `site` (call) keeps a moving average of its batches' smallest and largest values;
+    the range spans those of all sites.
+
+    Args:
+        num_bits: bits of an activation.
+        fixed_range: `(min, max)` for tensors whose scale the kernels prescribe, such
+            as softmax; nothing is learned then.
+        nonnegative: whether values are known to be >= 0 (after ReLU): the smallest
+            need not be looked for.
+        sites: how many calls share the range.
+        momentum: weight of the past in the moving average, in [0, 1).
+        frozen: whether the range no longer moves in training.
+
+    Example:
+
+    >>> layer = FakeQuantize(fixed_range=(0.0, 2.55))
+    >>> layer(ops.array([[0.014, 1.0, 7.0]])).numpy().round(4).tolist()
+    [[0.009999999776482582, 1.0, 2.549999952316284]]
+    """
+
+    def __init__(
+        self,
+        num_bits: int = 8,
+        fixed_range: tuple[float, float] | None = None,
+        nonnegative: bool = False,
+        sites: int = 1,
+        momentum: float = 0.99,
+        frozen: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.num_bits = num_bits
+        self.fixed_range = None if fixed_range is None else (*fixed_range,)
+        self.nonnegative = nonnegative
+        self.sites = sites
+        self.momentum = momentum
+        self.frozen = frozen
+        self.supports_masking = True
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.fixed_range is None:
+            # Replicas see different batches; their mean is what all go on with.
+            common = {"trainable": False, "aggregation": "mean", "dtype": "float32"}
+            self.ranges = self.add_weight(
+                shape=(self.sites, 2), initializer="zeros", name="ranges", **common
+            )
+            self.batches = self.add_weight(
+                shape=(self.sites,), initializer="zeros", name="batches", **common
+            )
+
+    def call(
+        self,
+        inputs: Any,
+        site: int | None = 0,
+        again: bool = False,
+        training: bool = False,
+    ) -> Any:
+        """Rounds `inputs`.
+
+        Args:
+            inputs: a float tensor.
+            site: which of the layer's calls this is; `None` = do not look at the
+                values here, they lie within the range of the other sites.
+            again: whether `inputs` were rounded before, to another scale.
+            training: whether to move the range.
+        """
+        if again:
+            inputs = _kept_apart(inputs)
+        if self.fixed_range is not None:
+            low, high = self.fixed_range
+        elif self.frozen:
+            low, high = self._span(ops.convert_to_tensor(self.ranges))
+        elif training:
+            if site is not None:
+                self._observe(inputs, site)
+            low, high = self._span(ops.convert_to_tensor(self.ranges))
+        else:
+            # Before any training there is no range yet: take the batch's own.
+            low, high = self._span(
+                ops.cond(
+                    ops.max(self.batches) > 0,
+                    lambda: ops.convert_to_tensor(self.ranges),
+                    lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
+                )
+            )
+        rounded = keras.quantizers.fake_quant_with_min_max_vars(
+            ops.cast(inputs, "float32"), low, high, num_bits=self.num_bits
+        )
+        return ops.cast(rounded, inputs.dtype)
+
+    def _batch_range(self, inputs: Any) -> Any:
+        high = ops.max(inputs)
+        low = ops.zeros_like(high) if self.nonnegative else ops.min(inputs)
+        return ops.stop_gradient(ops.cast(ops.stack([low, high]), "float32"))
+
+    def _observe(self, inputs: Any, site: int) -> None:
+        # A plain mean of the first batches that turns into a moving average.
+        seen = self.batches[site]
+        keep = ops.minimum(self.momentum, seen / (seen + 1.0))
+        moved = keep * self.ranges[site] + (1.0 - keep) * self._batch_range(inputs)
+        if self.sites == 1:
+            self.ranges.assign(moved[None])
+            self.batches.assign(self.batches + 1.0)
+        else:
+            here = ops.one_hot(site, self.sites)
+            self.ranges.assign(ops.where(here[:, None] > 0, moved[None], self.ranges))
+            self.batches.assign(self.batches + here)
+
+    def _span(self, ranges: Any) -> tuple[Any, Any]:
+        low = ops.minimum(ops.min(ranges[:, 0]), 0.0)
+        return low, ops.maximum(ops.max(ranges[:, 1]), low + _SMALLEST_SPAN)
+
+    def learned_range(self) -> tuple[float, float]:
+        """Returns the range that is in use.
+
+        Raises:
+            InvalidArgumentError: if the layer has not seen any data in training.
+        """
+        if self.fixed_range is not None:
+            low, high = self.fixed_range
+            return low, high
+        if float(ops.max(self.batches)) == 0:
+            raise InvalidArgumentError(
+                f"'{self.name}' has no range yet.",
+                received="a quantization-aware model that was never trained",
+                expected="a model that has been through fit",
+                fix="train it with fit, a few steps suffice to set the ranges",
+            )
+        low, high = self._span(ops.convert_to_tensor(self.ranges))
+        return float(low), float(high)
+
+    def step(self) -> float:
+        """Returns the distance between two neighbouring values."""
+        low, high = self.learned_range()
+        return (high - low) / (2**self.num_bits - 1)
+
+    def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "num_bits": self.num_bits,
+            "fixed_range": self.fixed_range,
+            "nonnegative": self.nonnegative,
+            "sites": self.sites,
+            "momentum": self.momentum,
+            "frozen": self.frozen,
+        }

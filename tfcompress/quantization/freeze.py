@@ -1,0 +1,100 @@
+"""FreezeQuantization: hold ranges and batch statistics still at the end of a fit."""
+
+from __future__ import annotations
+
+import keras
+
+from tfcompress.core.callback import FitCallback
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.select import walk
+from tfcompress.quantization.fake_quantize import FakeQuantize
+
+
+class FreezeQuantization(FitCallback):
+    """Fixes the ranges of activations, and batch normalization, from an epoch on.
+
+    When to use: in the last epochs of quantization-aware training, so that the
+    weights settle against the very numbers that will be deployed.
+
+    Source: Krishnamoorthi, "Quantizing deep convolutional networks for efficient
+    inference: A whitepaper", 2018, section 3.2.2. Frozen ranges no longer follow the
+    data. Frozen BatchNormalization layers use their moving statistics, as they do in
+    inference, and keep their scale and offset (`layer.trainable = False` while the
+    fit runs; each layer's own setting comes back afterwards).
+
+    Args:
+        ranges_at_epoch: first epoch (from 0) with fixed ranges; `None` = never.
+        batch_norm_at_epoch: first epoch with fixed batch normalization; `None` =
+            never.
+
+    Raises:
+        InvalidArgumentError: at the start of fit, if the model has nothing to freeze.
+
+    Example:
+
+    >>> callback = FreezeQuantization(ranges_at_epoch=3, batch_norm_at_epoch=2)
+    >>> callback.ranges_at_epoch, callback.batch_norm_at_epoch
+    (3, 2)
+    """
+
+    def __init__(
+        self,
+        ranges_at_epoch: int | None = None,
+        batch_norm_at_epoch: int | None = None,
+    ):
+        super().__init__()
+        for name, epoch in (
+            ("ranges_at_epoch", ranges_at_epoch),
+            ("batch_norm_at_epoch", batch_norm_at_epoch),
+        ):
+            if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
+                raise InvalidArgumentError(
+                    f"`{name}` must be an epoch.",
+                    received=repr(epoch),
+                    expected="an int >= 0, or None",
+                )
+        self.ranges_at_epoch = ranges_at_epoch
+        self.batch_norm_at_epoch = batch_norm_at_epoch
+        self._trainable: dict[int, tuple[keras.Layer, bool]] = {}
+
+    def start(self, epoch: int) -> None:
+        self._quantizers = self._find(FakeQuantize, self.ranges_at_epoch)
+        self._norms = self._find(
+            keras.layers.BatchNormalization, self.batch_norm_at_epoch
+        )
+        self._trainable = {}
+
+    def stop(self) -> None:
+        for layer, trainable in self._trainable.values():
+            layer.trainable = trainable
+        self._trainable = {}
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        changed = False
+        if self.ranges_at_epoch is not None and epoch >= self.ranges_at_epoch:
+            for layer in self._quantizers:
+                changed |= not layer.frozen
+                layer.frozen = True
+        if self.batch_norm_at_epoch is not None and epoch >= self.batch_norm_at_epoch:
+            for layer in self._norms:
+                if id(layer) not in self._trainable:
+                    self._trainable[id(layer)] = (layer, layer.trainable)
+                    changed |= layer.trainable
+                    layer.trainable = False
+        if changed:
+            self.retrace()
+
+    def _find(self, kind: type, epoch: int | None) -> list:
+        if epoch is None:
+            return []
+        found = [layer for _, layer in walk(self.model) if isinstance(layer, kind)]
+        if not found:
+            raise InvalidArgumentError(
+                f"Model '{self.model.name}' has no {kind.__name__} layer to freeze.",
+                expected="a model from quantize_aware"
+                if kind is FakeQuantize
+                else "a model with BatchNormalization",
+                fix="leave that argument of FreezeQuantization out",
+            )
+        return found

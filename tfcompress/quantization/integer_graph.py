@@ -1,0 +1,179 @@
+"""From a trained quantization-aware graph to the one that integer kernels compute.
+
+What the converter would otherwise do by itself, and round in its own way, is done
+here, so that the graph the user verifies and the file agree: kernels are put on their
+grid, BatchNormalization is folded into them, and biases are rounded to the integers
+that the kernels add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.layer_rules import rule_of
+from tfcompress.quantization.as_convolution import (
+    affine_parameters,
+    average_nodes,
+    depthwise_nodes,
+)
+from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.wrapper import QuantizedLayer
+
+_LARGEST_INT8 = 127
+
+
+def integer_graph(graph: Graph) -> Graph:
+    """Returns the graph of integer operations that a trained `graph` stands for."""
+    graph = _unwrap(graph)
+    graph = _fold_scales(graph)
+    graph = _use_convolutions(graph)
+    return _round_biases(graph)
+
+
+def _flow(node: Node | None) -> str:
+    rule = rule_of(node.operation) if node is not None else None
+    return rule.flow if rule is not None else "float"
+
+
+def _called_once(graph: Graph) -> set[int]:
+    calls: dict[int, int] = {}
+    for node in graph.nodes:
+        calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
+    return {key for key, count in calls.items() if count == 1}
+
+
+def _unwrap(graph: Graph) -> Graph:
+    """Replaces wrappers by their layers, with the kernels that they round to."""
+    return dataclasses.replace(
+        graph,
+        nodes=[
+            dataclasses.replace(
+                node,
+                operation=node.operation.layer,
+                weights=node.operation.rounded_weights,
+            )
+            if isinstance(node.operation, QuantizedLayer)
+            else node
+            for node in graph.nodes
+        ],
+    )
+
+
+def _fold_scales(graph: Graph) -> Graph:
+    """Folds scales and offsets into the linear operation right before them."""
+    producers, consumers = graph.producers(), graph.consumers()
+    single = _called_once(graph)
+    outputs = set(graph.output_tensors)
+    folded: dict[Node, Node] = {}
+    gone: set[Node] = set()
+    for node in graph.nodes:
+        before = producers.get(node.inputs[0]) if node.inputs else None
+        foldable = (
+            _flow(node) == "fold"
+            and before is not None
+            and _flow(before) == "compute"
+            and before.weights is not None
+            and id(before.operation) in single
+            and len(consumers[node.inputs[0]]) == 1
+            and node.inputs[0] not in outputs
+        )
+        if foldable and before is not None:
+            replacement = _folded(before, node)
+            if replacement is not None:
+                folded[before] = replacement
+                gone.add(node)
+    nodes = [folded.get(node, node) for node in graph.nodes if node not in gone]
+    return dataclasses.replace(graph, nodes=nodes)
+
+
+def _folded(linear: Node, affine: Node) -> Node | None:
+    kernel, bias = _kernel_and_bias(linear)
+    axes = _output_axes(linear, kernel.ndim)
+    channels = int(np.prod([kernel.shape[axis] for axis in axes]))
+    parameters = affine_parameters(affine.operation, channels)
+    if parameters is None:
+        return None
+    scale, offset = parameters
+    shape = [size if axis in axes else 1 for axis, size in enumerate(kernel.shape)]
+    kernel = kernel * scale.reshape(shape)
+    bias = offset if bias is None else bias * scale + offset
+    config = {**linear.operation.get_config(), "use_bias": True}
+    layer = type(linear.operation).from_config(config)
+    return dataclasses.replace(
+        linear,
+        operation=layer,
+        outputs=affine.outputs,
+        weights=lambda: [kernel, bias],
+    )
+
+
+def _use_convolutions(graph: Graph) -> Graph:
+    """Turns layers without an exact integer kernel of their own into convolutions."""
+    producers, consumers = graph.producers(), graph.consumers()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        replaced = None
+        if _flow(node) == "fold":
+            absorbed = _flow(producers.get(node.inputs[0])) == "compute"
+            replaced = None if absorbed else depthwise_nodes(node)
+        elif _flow(node) == "average":
+            for reader in consumers.get(node.output, []):
+                if isinstance(reader.operation, FakeQuantize):
+                    replaced = average_nodes(node, reader.operation.step())
+        nodes.extend(replaced or [node])
+    return dataclasses.replace(graph, nodes=nodes)
+
+
+def _round_biases(graph: Graph) -> Graph:
+    """Rounds biases to the grid of the accumulator: input step times kernel step.
+
+    Source: Jacob et al., 2018, section 2.4: `s_bias = s_input * s_kernel`.
+    """
+    producers = graph.producers()
+    single = _called_once(graph)
+    nodes = []
+    for node in graph.nodes:
+        if _flow(node) == "compute" and node.weights and id(node.operation) in single:
+            step = _input_step(node.inputs[0], producers)
+            if step is not None:
+                node = _with_rounded_bias(node, step)
+        nodes.append(node)
+    return dataclasses.replace(graph, nodes=nodes)
+
+
+def _with_rounded_bias(node: Node, input_step: float) -> Node:
+    kernel, bias = _kernel_and_bias(node)
+    if bias is None:
+        return node
+    axes = _output_axes(node, kernel.ndim)
+    others = tuple(axis for axis in range(kernel.ndim) if axis not in axes)
+    largest = np.abs(kernel.astype("float64")).max(axis=others).reshape(-1)
+    step = input_step * largest / _LARGEST_INT8
+    step = np.where(step > 0, step, 1.0)
+    rounded = np.where(largest > 0, np.round(bias / step) * step, bias)
+    return dataclasses.replace(
+        node, weights=lambda: [kernel, rounded.astype("float32")]
+    )
+
+
+def _kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:
+    kernel, *bias = node.weights() if node.weights else node.operation.get_weights()
+    return np.asarray(kernel), (np.asarray(bias[0]) if bias else None)
+
+
+def _output_axes(node: Node, rank: int) -> tuple[int, ...]:
+    rule = rule_of(node.operation)
+    axes = rule.kernels[0].output_axes if rule and rule.kernels else (-1,)
+    return tuple(axis % rank for axis in axes)
+
+
+def _input_step(tensor: Tensor, producers: dict[Tensor, Node]) -> float | None:
+    node = producers.get(tensor)
+    while node is not None and (_flow(node) in ("select", "concatenate")):
+        node = producers.get(node.inputs[0])
+    operation: Any = node.operation if node is not None else None
+    return operation.step() if isinstance(operation, FakeQuantize) else None

@@ -1,0 +1,202 @@
+"""Placement: which tensors get a range, and which share one.
+
+Integer kernels take integers and give integers, so every tensor between two of them
+has a range. Where kernels fuse (convolution, BatchNormalization, ReLU) there is no
+tensor, and a range would tear them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from keras import layers
+
+from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.layer_rules import Flow, rule_of
+from tfcompress.quantization.activations import (
+    FIXED_RANGES,
+    FUSED,
+    NONNEGATIVE,
+    activation_name,
+)
+from tfcompress.quantization.fake_quantize import FakeQuantize
+
+_FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
+
+
+def flow_of(operation: Any) -> Flow:
+    """Returns how numbers flow through an operation (`"float"` if unknown)."""
+    rule = rule_of(operation)
+    return rule.flow if rule is not None else "float"
+
+
+@dataclasses.dataclass(eq=False)
+class _Range:
+    """A range that one or more tensors share."""
+
+    name: str
+    nonnegative: bool = True
+    fixed: tuple[float, float] | None = None
+    sites: int = 0
+
+    def add_site(self, nonnegative: bool) -> int:
+        self.nonnegative &= nonnegative
+        self.sites += 1
+        return self.sites - 1
+
+
+class _Placement:
+    """Finds the range of every tensor, in the order of execution."""
+
+    def __init__(self, graph: Graph, chosen: Callable[[Any], bool]):
+        self.graph = graph
+        self.chosen = chosen
+        self.consumers = graph.consumers()
+        self.ranges: dict[Tensor, _Range] = {}
+        # Where to round: after a tensor is made, or on its way into one node.
+        self.after: dict[Tensor, tuple[_Range, int | None]] = {}
+        self.into: dict[tuple[Node, Tensor], tuple[_Range, int | None]] = {}
+        self.merged: dict[_Range, _Range] = {}
+        self.names: dict[Tensor, str] = {}
+
+    def flow(self, node: Node) -> Flow:
+        return flow_of(node.operation) if self.chosen(node.operation) else "float"
+
+    def run(self) -> None:
+        for tensor in self.graph.input_tensors:
+            readers = self.consumers.get(tensor, [])
+            if any(self.flow(node) != "float" for node in readers):
+                self.new_range(tensor, tensor.name, None)
+        for node in self.graph.nodes:
+            self.visit(node)
+
+    def visit(self, node: Node) -> None:
+        flow = self.flow(node)
+        if flow in ("select", "average"):
+            shared = self.find(node.inputs[0])
+            if shared is not None:
+                self.ranges[node.output] = shared
+                if flow == "average":
+                    self.after[node.output] = (shared, None)
+        elif flow == "concatenate":
+            self.join(node)
+        elif flow == "float":
+            for tensor in node.output_tensors:
+                readers = self.consumers.get(tensor, [])
+                if any(self.flow(reader) != "float" for reader in readers):
+                    self.new_range(tensor, node.name, None)
+        elif not self.fuses_with_next(node):
+            name = activation_name(node.operation)
+            self.new_range(node.output, node.name, name)
+
+    def fuses_with_next(self, node: Node) -> bool:
+        readers = self.consumers.get(node.output, [])
+        if len(readers) != 1 or node.output in self.graph.output_tensors:
+            return False
+        follows = self.flow(readers[0])
+        linear = activation_name(node.operation) in (None, "linear")
+        if self.flow(node) == "compute" and follows == "fold":
+            return linear
+        may_clamp = self.flow(node) in ("compute", "fold") or isinstance(
+            node.operation, _FUSE_ACTIVATION
+        )
+        clamps = (
+            follows == "activate" and activation_name(readers[0].operation) in FUSED
+        )
+        return may_clamp and clamps and linear
+
+    def new_range(self, tensor: Tensor, name: str, activation: str | None) -> None:
+        if not tensor.dtype.startswith(("float", "bfloat")):
+            return
+        fixed = FIXED_RANGES.get(activation or "")
+        one = _Range(self.names.get(tensor, name), fixed=fixed)
+        self.ranges[tensor] = one
+        self.after[tensor] = (one, one.add_site(activation in NONNEGATIVE))
+
+    def join(self, node: Node) -> None:
+        """Gives all inputs of a Concatenate, and its output, one range."""
+        common = _Range(node.name)
+        for tensor in dict.fromkeys(node.inputs):
+            found = self.find(tensor)
+            if found is None or found.fixed is not None:
+                # Prescribed scales can't be shared: round once more on the way in.
+                self.into[node, tensor] = (common, common.add_site(False))
+            elif found is not common:
+                self.merge(found, common)
+        self.ranges[node.output] = common
+
+    def find(self, tensor: Tensor) -> _Range | None:
+        found = self.ranges.get(tensor)
+        while found in self.merged:
+            found = self.merged[found]
+        return found
+
+    def merge(self, old: _Range, new: _Range) -> None:
+        offset = new.sites
+        for places in (self.after, self.into):
+            for place, (one, site) in places.items():  # type: ignore[attr-defined]
+                if one is old:
+                    moved = None if site is None else site + offset
+                    places[place] = (new, moved)  # type: ignore[index]
+        new.sites += old.sites
+        new.nonnegative &= old.nonnegative
+        self.merged[old] = new
+
+
+def insert_fake_quantize(
+    graph: Graph,
+    num_bits: int,
+    chosen: Callable[[Any], bool],
+    output_names: list[str],
+) -> Graph:
+    """Returns `graph` with a `FakeQuantize` wherever a tensor needs a range.
+
+    Args:
+        graph: a graph of single operations (see `expand`).
+        num_bits: bits of an activation.
+        chosen: which operations are to run in integers.
+        output_names: names of the model's outputs. Exporters name an output after
+            its last layer, less the suffix `_quantizer`.
+    """
+    placement = _Placement(graph, chosen)
+    placement.names = dict(zip(graph.output_tensors, output_names))
+    placement.run()
+    made: dict[_Range, FakeQuantize] = {}
+    names: set[str] = set()
+
+    def rounding(
+        tensor: Tensor, place: tuple[_Range, int | None], again: bool = False
+    ) -> Node:
+        shared, site = place
+        if shared not in made:
+            name = f"{shared.name}_quantizer"
+            while name in names:
+                name += "_"
+            names.add(name)
+            made[shared] = FakeQuantize(
+                num_bits,
+                fixed_range=shared.fixed,
+                nonnegative=shared.nonnegative,
+                sites=max(shared.sites, 1),
+                name=name,
+            )
+        rounded = Tensor(tensor.shape, tensor.dtype, tensor.name)
+        how = {"site": site, "again": True} if again else {"site": site}
+        return Node(made[shared], (tensor,), how, rounded)
+
+    after = {t: rounding(t, place) for t, place in placement.after.items()}
+    swapped = {t: node.output for t, node in after.items()}
+    nodes = [after[t] for t in graph.input_tensors if t in after]
+    for node in graph.nodes:
+        local = dict(swapped)
+        for tensor in node.inputs:
+            if (node, tensor) in placement.into:
+                source = swapped.get(tensor, tensor)
+                extra = rounding(source, placement.into[node, tensor], again=True)
+                nodes.append(extra)
+                local[tensor] = extra.output
+        nodes.append(node.reading(local))
+        nodes.extend(after[t] for t in node.output_tensors if t in after)
+    return dataclasses.replace(graph.substitute(swapped, []), nodes=nodes)

@@ -1,0 +1,79 @@
+"""QuantizedLayer: any layer, run with rounded kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.registry import PACKAGE
+from tfcompress.layer_rules import kernels_of
+from tfcompress.quantization.quantizers import Quantizer, quantizers
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class QuantizedLayer(keras.layers.Wrapper):
+    """Runs a layer with its kernels rounded; training changes the unrounded ones.
+
+    When to use: `quantize_aware` wraps every layer that has a kernel. The layer is
+    called as it is, with other values in place of its kernels
+    (`keras.StatelessScope`), so there is no code per layer type.
+
+    Args:
+        layer: the layer; its rule in the table tells where its kernels are.
+        quantizer: how kernels are rounded; instance, config or name.
+
+    Example:
+
+    >>> layer = QuantizedLayer(keras.layers.Dense(2, name="head"), "uniform")
+    >>> layer(ops.ones((1, 4))).shape, layer.name
+    (TensorShape([1, 2]), 'head')
+    """
+
+    def __init__(
+        self, layer: keras.Layer, quantizer: Quantizer | dict | str, **kwargs: Any
+    ):
+        kwargs.setdefault("name", layer.name)
+        super().__init__(layer, **kwargs)
+        self.quantizer = quantizers.get(quantizer)
+        self.supports_masking = layer.supports_masking
+
+    def call(self, inputs: Any, **kwargs: Any) -> Any:
+        rounded = self.rounded_kernels()
+        # Variables not named here would be read past a StatelessScope around us.
+        mapping = [
+            (v, rounded.get(id(v), ops.convert_to_tensor(v)))
+            for v in self.layer.variables
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            outputs = self.layer(inputs, **kwargs)
+        for variable in self.layer.non_trainable_variables:
+            variable.assign(scope.get_current_value(variable))
+        return outputs
+
+    def rounded_kernels(self) -> dict[int, Any]:
+        """Returns the rounded value of each kernel by the `id` of its variable."""
+        return {
+            id(variable): self.quantizer(
+                variable, kernel.reduction_axes(len(variable.shape))
+            )
+            for kernel, variable in kernels_of(self.layer)
+        }
+
+    def rounded_weights(self) -> list:
+        """Returns the layer's weights as arrays, kernels rounded."""
+        rounded = self.rounded_kernels()
+        return [
+            ops.convert_to_numpy(rounded.get(id(v), ops.convert_to_tensor(v)))
+            for v in self.layer.weights
+        ]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "quantizer": keras.saving.serialize_keras_object(self.quantizer),
+        }
