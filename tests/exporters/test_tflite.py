@@ -300,3 +300,21 @@ def test_weights_are_read_from_the_file(quantized, quantized_file):
     values = stored[(10, 6 * 6 * 8)].reshape(10, -1).T
     scale = np.abs(kernel).max(0) / 127
     np.testing.assert_array_equal(values, np.round(kernel / scale))
+
+
+@pytest.mark.parametrize(
+    ("last", "name"),
+    [
+        (lambda: L.Dense(2), "output"),
+        (lambda: L.LayerNormalization(), "output"),
+        (lambda: L.Dense(2, name="scores"), "scores"),
+        (lambda: keras.Sequential([keras.Input((3,)), L.Dense(2, name="in")]), "in"),
+    ],
+)
+def test_output_name_does_not_depend_on_the_process(last, name):
+    from tfcompress.exporters.tracing import trace
+
+    for _ in range(2):  # the second Dense is called dense_1
+        inputs = keras.Input((3,))
+        traced = trace(keras.Model(inputs, last()(inputs)))
+        assert [o.name for o in traced.outputs] == [name]

@@ -205,11 +205,8 @@ def _single_output_name(model: keras.Model) -> str:
         return "output" if operation is None else _single_output_name(operation)
     # A generated name ("dense_7") depends on what else the process has built, so it
     # would change from one version of a served model to the next.
-    stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_",
-                  type(operation).__name__).lower()  # fmt: skip
-    stems = {stem, re.sub(r"\W", "", stem), re.sub(r"(\d)_?d\b", r"_\1d", stem)}
-    stripped = re.sub(r"_\d+$", "", operation.name)
-    generated = stripped.replace("_", "") in {s.replace("_", "") for s in stems}
+    stripped = re.sub(r"_\d+$", "", operation.name).replace("_", "")
+    generated = stripped == type(operation).__name__.lower()
     return "output" if generated else operation.name
 
 
