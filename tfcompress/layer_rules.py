@@ -38,10 +38,15 @@ class Kernel:
         attribute: where it is found on the layer (`"kernel"`, `"cell.kernel"`).
         output_axes: axes that run over output channels; every other axis is summed
             over or shared.
+        input_axes: axes that run over input channels; none for a kernel that is not
+            multiplied with a vector of inputs (depthwise, embeddings).
+        gates: how many kernels lie side by side along the last axis (LSTM: 4).
     """
 
     attribute: str
     output_axes: tuple[int, ...] = (-1,)
+    input_axes: tuple[int, ...] = (-2,)
+    gates: int = 1
 
     def find(self, layer: keras.Layer) -> Any:
         """Returns the layer's variable for this kernel, or `None` without one."""
@@ -50,10 +55,26 @@ class Kernel:
             value = getattr(value, part, None)
         return value
 
+    def of(self, layer: keras.Layer) -> Kernel:
+        """Returns this kernel with the axes it has in `layer`."""
+        return self
+
     def reduction_axes(self, rank: int) -> tuple[int, ...]:
         """Returns the axes of a kernel of `rank` that are not output channels."""
         kept = {axis % rank for axis in self.output_axes}
         return tuple(axis for axis in range(rank) if axis not in kept)
+
+
+class EinsumKernel(Kernel):
+    """The kernel of an EinsumDense, whose equation says what its axes are."""
+
+    def of(self, layer: Any) -> Kernel:
+        equation = layer.equation.replace("...", "").replace(" ", "")
+        _, kernel, outputs = equation.replace("->", ",").split(",")
+        rank = len(kernel)
+        out = tuple(i - rank for i, axis in enumerate(kernel) if axis in outputs)
+        summed = tuple(i - rank for i, axis in enumerate(kernel) if axis not in outputs)
+        return Kernel(self.attribute, out, summed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +139,7 @@ def kernels_of(layer: keras.Layer) -> Iterator[tuple[Kernel, keras.Variable]]:
     for kernel in rule.kernels if rule else ():
         variable = kernel.find(layer)
         if variable is not None:
-            yield kernel, variable
+            yield kernel.of(layer), variable
 
 
 def model_kernels(
@@ -211,14 +232,17 @@ def _fill_table() -> None:
         "compute",
         layers.DepthwiseConv1D,
         layers.DepthwiseConv2D,
-        kernels=(Kernel("kernel", (-2, -1)),),
+        kernels=(Kernel("kernel", (-2, -1), ()),),
         macs=_conv_macs,
     )
     add(
         "compute",
         layers.SeparableConv1D,
         layers.SeparableConv2D,
-        kernels=(Kernel("depthwise_kernel", (-2, -1)), Kernel("pointwise_kernel")),
+        kernels=(
+            Kernel("depthwise_kernel", (-2, -1), ()),
+            Kernel("pointwise_kernel"),
+        ),
         macs=_separable_macs,
     )
     add(
@@ -226,20 +250,16 @@ def _fill_table() -> None:
         layers.Conv1DTranspose,
         layers.Conv2DTranspose,
         layers.Conv3DTranspose,
-        kernels=(Kernel("kernel", (-2,)),),
+        kernels=(Kernel("kernel", (-2,), (-1,)),),
         macs=_transposed_macs,
     )
     add("float", layers.Conv3D, kernels=last, macs=_conv_macs)
-    add("float", layers.EinsumDense, kernels=last)
-    add("float", layers.Embedding, kernels=(Kernel("embeddings", (0,)),))
-    add(
-        "float",
-        layers.LSTM,
-        layers.GRU,
-        layers.SimpleRNN,
-        kernels=(Kernel("cell.kernel"), Kernel("cell.recurrent_kernel")),
-        macs=_recurrent_macs,
-    )
+    add("float", layers.EinsumDense, kernels=(EinsumKernel("kernel"),))
+    add("float", layers.Embedding, kernels=(Kernel("embeddings", (0,), ()),))
+    for recurrent, gates in ((layers.LSTM, 4), (layers.GRU, 3), (layers.SimpleRNN, 1)):
+        names = ("cell.kernel", "cell.recurrent_kernel")
+        kernels = tuple(Kernel(name, gates=gates) for name in names)
+        add("float", recurrent, kernels=kernels, macs=_recurrent_macs)
     add("fold", layers.BatchNormalization)
     add(
         "activate",
