@@ -29,6 +29,11 @@ class Benchmark:
         runs: number of timed calls.
         batch_size: samples in a call.
         threads: CPU threads asked for; None where the runtime decides itself.
+
+    Example:
+
+    >>> print(Benchmark("student.tflite", 0.9, 0.5, 0.4, 0.7, 50, 1, 1))
+    student.tflite: 0.500 ms (p10 0.400, p90 0.700, first 0.900), batch 1, 1 thread
     """
 
     name: str
@@ -42,6 +47,7 @@ class Benchmark:
 
     def __str__(self) -> str:
         threads = f"{self.threads} threads" if self.threads else "all threads"
+        threads = "1 thread" if self.threads == 1 else threads
         return (
             f"{self.name}: {self.median:.3f} ms (p10 {self.p10:.3f}, p90 "
             f"{self.p90:.3f}, first {self.first:.3f}), batch {self.batch_size}, "

@@ -76,6 +76,14 @@ class Artifact:
         operators: census of operators and dtypes; empty where the format has none.
         integer_coverage: share, from 0 to 1, of compute operators whose run-time
             tensors are all integers; None where the format has no such notion.
+
+    Example:
+
+    ```python
+    artifact = tfcompress.export(model, "student.tflite")
+    print(artifact.size, artifact.gzip_size, artifact.integer_coverage)
+    artifact = tfcompress.Artifact.read("savedmodels/student/1")
+    ```
     """
 
     path: Path

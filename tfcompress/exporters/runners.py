@@ -23,6 +23,14 @@ class Runner:
     Args:
         inputs: the inputs of the model.
         outputs: the outputs of the model.
+
+    Example:
+
+    ```python
+    runner = tfcompress.load("student.tflite")
+    scores = runner(images)
+    scores = runner({"image": images})
+    ```
     """
 
     #: What to call it in tables.

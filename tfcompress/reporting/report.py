@@ -61,6 +61,13 @@ class Report:
 
     Args:
         rows: one row for the baseline and one for each artifact.
+
+    Example:
+
+    >>> print(Report((Row("teacher", "keras", size=4000, gzip_size=3000),)))
+    | model   | format | bytes | gzip bytes |
+    | ------- | ------ | ----: | ---------: |
+    | teacher | keras  | 4,000 |      3,000 |
     """
 
     rows: tuple[Row, ...]
@@ -73,11 +80,11 @@ class Report:
         """Returns all rows as JSON, unrounded."""
         return json.dumps([dataclasses.asdict(row) for row in self.rows], indent=2)
 
-    def print(self) -> None:
-        """Prints the table in the terminal."""
+    def print(self, console: Any = None) -> None:
+        """Prints the table in the terminal, or on a given `rich` console."""
         import rich
 
-        rich.print(self)
+        (console or rich.get_console()).print(self)
 
     def __rich__(self) -> Any:
         return tables.terminal(self.rows)
