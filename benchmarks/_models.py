@@ -1,0 +1,78 @@
+"""The models that are timed, for Keras 3 and tf_keras alike."""
+
+import numpy as np
+
+SHAPE = (28, 28, 1)
+CLASSES = 10
+
+
+def lenet_300_100(keras):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input(SHAPE),
+            layers.Flatten(),
+            layers.Dense(300, activation="relu"),
+            layers.Dense(100, activation="relu"),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def lenet_5(keras):
+    """LeNet-5 as in Deep Compression: 20-50-500-10, 431 080 weights."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input(SHAPE),
+            layers.Conv2D(20, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(50, 5, activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Flatten(),
+            layers.Dense(500, activation="relu"),
+            layers.Dense(CLASSES),
+        ]
+    )
+
+
+def small_resnet(keras):
+    """Three residual stages with batch normalization, 16-32-64 channels."""
+    layers = keras.layers
+
+    def convolution(x, filters, size=3, strides=1):
+        x = layers.Conv2D(
+            filters, size, strides=strides, padding="same", use_bias=False
+        )(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = layers.Input(SHAPE)
+    x = layers.ReLU()(convolution(inputs, 16, strides=2))
+    for filters, strides in ((16, 1), (32, 2), (64, 2)):
+        shortcut = x
+        if strides > 1:
+            shortcut = convolution(x, filters, size=1, strides=strides)
+        y = layers.ReLU()(convolution(x, filters, strides=strides))
+        y = convolution(y, filters)
+        x = layers.ReLU()(layers.Add()([y, shortcut]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
+MODELS = {
+    "lenet-300-100": lenet_300_100,
+    "lenet-5": lenet_5,
+    "small-resnet": small_resnet,
+}
+
+
+def images(count):
+    """Returns `count` random images and labels: time does not depend on them."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(count, *SHAPE)).astype("float32")
+    return x, rng.integers(0, CLASSES, count)
+
+
+def compiled(keras, model):
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model

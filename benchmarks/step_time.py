@@ -1,0 +1,222 @@
+"""What a training step costs: plain, pruned, quantized, distilled; ours and TFMOT's.
+
+    python benchmarks/step_time.py
+    python benchmarks/step_time.py --models lenet-5 --rounds 9 --json times.json
+
+All variants of a model are open at once and train one epoch each in turns (see
+_rounds.py). A figure is the median over the rounds of the epoch's time divided by
+that of the plain fit of the same framework in the same round; by default CPU time of
+the process, which other programs on the machine disturb least. Traces are not
+counted: the first round is thrown away. Mask updates are: with 100 steps a
+round and a frequency of 100 there is one in each.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras
+from _models import MODELS, compiled, images
+from _rounds import Fit
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import tfcompress
+
+WARM_UP = 1
+OURS = ("plain", "prune", "qat", "prune+qat", "distil", "keras distil")
+TFMOT = ("plain", "prune", "qat")
+
+
+def temperature_loss():
+    return keras.distillation.LogitsDistillation(temperature=3.0)
+
+
+def distilled(make):
+    from tfcompress.distillation.distiller import Distiller
+
+    return Distiller(make(), make(), temperature_loss())
+
+
+def quantized(model):
+    from tfcompress.quantization.quantize import quantize_aware
+
+    return quantize_aware(model)
+
+
+def prune():
+    # To the very end, so that every round has its mask update.
+    schedule = tfcompress.PolynomialSparsity(0.0, 0.8, end_step=1.0, frequency=100)
+    return [tfcompress.PruneWeights(schedule)]
+
+
+def variant(name, make):
+    """Returns the uncompiled model and the callbacks of one variant."""
+    if name == "plain":
+        return make(), []
+    if name == "prune":
+        return make(), prune()
+    if name == "qat":
+        return quantized(make()), []
+    if name == "prune+qat":
+        return quantized(make()), prune()
+    if name == "distil":
+        return distilled(make), []
+    return keras.distillation.Distiller(make(), make(), temperature_loss()), []
+
+
+def open_fit(name, make, data, options):
+    model, callbacks = variant(name, make)
+    compiled(keras, model)
+
+    def run(turn):
+        model.fit(
+            *data,
+            batch_size=options["batch"],
+            epochs=options["epochs"],
+            verbose=0,
+            callbacks=[*callbacks, turn],
+        )
+
+    return Fit(run, keras.callbacks.Callback)
+
+
+class Child:
+    """The TFMOT process."""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("_tfmot_steps.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def ask(self, **request):
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(
+                f"The TFMOT process died on {request}; run "
+                "benchmarks/_tfmot_steps.py by hand to see why."
+            )
+        return json.loads(answer)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def measure(model, arguments, child, tick):
+    """Returns `{(framework, variant): [(cpu, wall) of each round]}` of one model."""
+    options = {
+        "steps": arguments.steps,
+        "batch": arguments.batch,
+        "epochs": arguments.rounds + WARM_UP,
+    }
+    data = images(arguments.steps * arguments.batch)
+    turns = {}
+    for name in OURS:
+        if name in arguments.variants:
+            fit = open_fit(name, lambda: MODELS[model](keras), data, options)
+            turns["Keras 3", name] = fit.epoch
+    if child is not None:
+        wanted = [name for name in TFMOT if name in arguments.variants]
+        child.ask(open=model, variants=wanted, **options)
+        for name in wanted:
+            turns["TFMOT", name] = lambda name=name: child.ask(epoch=name)
+    times = {key: [] for key in turns}
+    for round_number in range(options["epochs"]):
+        # Begin with another one each time: whoever comes first may be slower.
+        keys = list(turns)
+        first = round_number % len(keys)
+        for key in keys[first:] + keys[:first]:
+            times[key].append(tuple(turns[key]()))
+            tick()
+    return {key: rounds[WARM_UP:] for key, rounds in times.items()}
+
+
+def summary(times, steps):
+    """Returns a row per variant: ratio to plain, its spread, milliseconds a step."""
+    rows = []
+    for (framework, name), rounds in times.items():
+        row = {"framework": framework, "variant": name}
+        for clock, label in enumerate(("cpu", "wall")):
+            own = [r[clock] for r in rounds]
+            plain = [r[clock] for r in times[framework, "plain"]]
+            ratios = sorted(a / b for a, b in zip(own, plain))
+            row[f"{label}_ratio"] = statistics.median(ratios)
+            row[f"{label}_ratio_range"] = (ratios[0], ratios[-1])
+            row[f"{label}_ms"] = 1000 * statistics.median(own) / steps
+        rows.append(row)
+    return rows
+
+
+def table(results, clock):
+    made = Table(
+        title=f"Step time against the plain step of the same framework ({clock} time, "
+        "median and range over rounds)"
+    )
+    for column in ("model", "framework", "variant"):
+        made.add_column(column)
+    for column in ("ratio", "range", "ms a step"):
+        made.add_column(column, justify="right")
+    for model, rows in results.items():
+        for row in rows:
+            low, high = row[f"{clock}_ratio_range"]
+            made.add_row(
+                model,
+                row["framework"],
+                row["variant"],
+                f"{row[f'{clock}_ratio']:.2f}x",
+                f"{low:.2f}-{high:.2f}",
+                f"{row[f'{clock}_ms']:.2f}",
+            )
+        made.add_section()
+    return made
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--variants", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=100, help="steps a round")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
+    parser.add_argument("--no-tfmot", action="store_true", help="leave TFMOT out")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    arguments = parser.parse_args(argv)
+    arguments.variants = list(dict.fromkeys(["plain", *arguments.variants]))
+    results = {}
+    child = None if arguments.no_tfmot else Child()
+    per_model = sum(name in arguments.variants for name in OURS)
+    if child is not None:
+        per_model += sum(name in arguments.variants for name in TFMOT)
+    total = len(arguments.models) * per_model * (arguments.rounds + WARM_UP)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("timing", total=total)
+        for model in arguments.models:
+            progress.update(task, description=model)
+            times = measure(model, arguments, child, lambda: progress.advance(task))
+            results[model] = summary(times, arguments.steps)
+    if child is not None:
+        child.close()
+    Console().print(table(results, arguments.clock))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
+    return results
+
+
+if __name__ == "__main__":
+    main()
