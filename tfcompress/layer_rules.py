@@ -20,7 +20,7 @@ from tfcompress.core.select import walk
 
 Flow = Literal[
     "compute",  # a linear operation with a kernel: its output has a range of its own
-    "fold",  # BatchNormalization: becomes part of the operation before it
+    "fold",  # scale and offset per channel: part of the operation before it
     "activate",  # an elementwise activation
     "arithmetic",  # any other operation that makes new numbers (Add, mean ...)
     "select",  # passes some of its input's numbers on: shares the input's range
@@ -88,6 +88,11 @@ class LayerRule:
         macs: `(layer, input shapes, output shape) -> int`, multiply-accumulates of
             one sample; `None` counts as zero.
         channel_granularity: whether integer kernels take one scale per channel.
+        channels: how channels flow through, which `shrink` must know to remove
+            some: `"same"` for a layer that treats each channel on its own, another
+            name from docs/shrink.md, or a function of a
+            `tfcompress.restructuring.call.Call`. With `None`, the channels that go
+            in and come out stay. `restructuring` fills it in for Keras' layers.
     """
 
     layer_type: type
@@ -95,6 +100,7 @@ class LayerRule:
     kernels: tuple[Kernel, ...] = ()
     macs: Callable[[Any, list, tuple], int] | None = None
     channel_granularity: bool = True
+    channels: str | Callable[[Any], None] | None = None
 
 
 _rules: dict[type, LayerRule] = {}
@@ -127,7 +133,12 @@ def register_layer_rule(rule: LayerRule) -> LayerRule:
 
 def rule_of(layer: Any) -> LayerRule | None:
     """Returns the rule for a layer, looked up along its class's MRO."""
-    for cls in type(layer).__mro__:
+    return rule_of_type(type(layer))
+
+
+def rule_of_type(layer_type: type) -> LayerRule | None:
+    """Returns the rule for a layer class, its own or inherited."""
+    for cls in layer_type.__mro__:
         if cls in _rules:
             return _rules[cls]
     return None
@@ -209,6 +220,24 @@ def _dense_macs(layer: Any, inputs: list, output: tuple) -> int:
     return _size(layer.kernel) * math.prod(output[:-1])
 
 
+def _einsum_macs(layer: Any, inputs: list, output: tuple) -> int:
+    kernel, target = layer.equation.replace(" ", "").split(",")[1].split("->")
+    sizes = zip(kernel, layer.kernel.shape)
+    return math.prod(output) * math.prod(n for name, n in sizes if name not in target)
+
+
+def _attention_macs(layer: Any, inputs: list, output: tuple) -> int:
+    queries, keys = math.prod(inputs[0][:-1]), math.prod(inputs[1][:-1])
+    kernels = {v.path.split("/")[-2]: v for v in layer.weights if v.name == "kernel"}
+    total = sum(
+        _size(kernel) * (keys if part in ("key", "value") else queries)
+        for part, kernel in kernels.items()
+    )
+    # Scores take key_dim products for each pair and head, the context value_dim.
+    _, heads, key_dim = kernels["query"].shape
+    return total + queries * keys * heads * (key_dim + kernels["value"].shape[-1])
+
+
 def _recurrent_macs(layer: Any, inputs: list, output: tuple) -> int:
     weights = _size(layer.cell.kernel) + _size(layer.cell.recurrent_kernel)
     return weights * inputs[0][0]
@@ -254,13 +283,18 @@ def _fill_table() -> None:
         macs=_transposed_macs,
     )
     add("float", layers.Conv3D, kernels=last, macs=_conv_macs)
-    add("float", layers.EinsumDense, kernels=(EinsumKernel("kernel"),))
+    add(
+        "float",
+        layers.EinsumDense,
+        macs=_einsum_macs,
+        kernels=(EinsumKernel("kernel"),),
+    )
     add("float", layers.Embedding, kernels=(Kernel("embeddings", (0,), ()),))
     for recurrent, gates in ((layers.LSTM, 4), (layers.GRU, 3), (layers.SimpleRNN, 1)):
         names = ("cell.kernel", "cell.recurrent_kernel")
         kernels = tuple(Kernel(name, gates=gates) for name in names)
         add("float", recurrent, kernels=kernels, macs=_recurrent_macs)
-    add("fold", layers.BatchNormalization)
+    add("fold", layers.BatchNormalization, layers.Rescaling, layers.Normalization)
     add(
         "activate",
         layers.Activation,
@@ -280,8 +314,6 @@ def _fill_table() -> None:
         layers.Average,
         layers.GlobalAveragePooling1D,
         layers.GlobalAveragePooling2D,
-        layers.Rescaling,
-        layers.Normalization,
     )
     add(
         "select",

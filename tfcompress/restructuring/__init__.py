@@ -1,0 +1,1 @@
+"""Physical changes of structure: removing channels, and what ties them together."""

@@ -1,0 +1,103 @@
+"""First-order importance of weights, collected by an optimizer that moves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+
+
+class _Collector(keras.optimizers.Optimizer):
+    """Adds up `(gradient * weight) ** 2` and leaves the weights alone.
+
+    Keras has no public gradient function, but every back end hands the gradients to
+    an optimizer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=0.0)
+        self.sums: dict[int, keras.Variable] = {}
+
+    def build(self, variables: Any) -> None:
+        if not self.built:
+            super().build(variables)
+            for v in variables:
+                self.sums[id(v)] = self.add_variable_from_reference(v, "importance")
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        product = gradient * ops.cast(variable, gradient.dtype)
+        self.assign_add(self.sums[id(variable)], ops.square(product))
+
+
+def taylor_importance(
+    model: keras.Model, data: Any
+) -> Callable[[keras.Variable], np.ndarray]:
+    """Returns the first-order Taylor importance of the weights of `model`.
+
+    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning",
+    2019, eq. 8: `(g * w) ** 2`, added up over batches. The gradients come from one
+    pass of `fit` over `data` with a copy of the model that learns nothing.
+
+    Args:
+        model: a compiled model; its loss is used, and it is not changed.
+        data: `(inputs, targets)`, or a data set of such batches.
+
+    Raises:
+        InvalidArgumentError: without data, or if the model has no loss.
+    """
+    if data is None:
+        raise InvalidArgumentError(
+            "criterion='taylor' needs data to take gradients from.",
+            received="data=None",
+            expected="data=(inputs, targets) or a data set of such batches",
+        )
+    loss = getattr(model, "loss", None)
+    if loss is None:
+        raise InvalidArgumentError(
+            "criterion='taylor' needs the gradients of a loss.",
+            received=f"model '{model.name}', which is not compiled with one",
+            fix="model.compile(loss=...) before shrink",
+        )
+    pair = data if isinstance(data, tuple | list) and len(data) == 2 else None
+    if pair is not None and not len(keras.tree.flatten(pair[0])[0]):
+        _empty()
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    collector = _Collector()
+    copy.compile(collector, loss)
+    try:
+        if pair is not None:
+            copy.fit(*pair, verbose=0)
+        else:
+            copy.fit(data, verbose=0)
+    except ValueError as error:
+        if int(collector.iterations) == 0:
+            _empty(error)
+        raise
+    if int(collector.iterations) == 0:
+        _empty()
+    found = {
+        id(original): collector.sums.get(id(copied))
+        for original, copied in zip(model.weights, copy.weights)
+    }
+
+    def importance(variable: keras.Variable) -> np.ndarray:
+        held = found.get(id(variable))
+        if held is None:  # frozen: no gradient says anything about it
+            return np.zeros(tuple(variable.shape))
+        return ops.convert_to_numpy(held)
+
+    return importance
+
+
+def _empty(cause: Exception | None = None) -> None:
+    raise InvalidArgumentError(
+        "`data` holds nothing that criterion='taylor' could learn from"
+        + (f" ({cause})." if cause else "."),
+        expected="at least one batch of (inputs, targets)",
+    ) from cause
