@@ -65,14 +65,16 @@ class Distiller(keras.Model):
     Args:
         teacher: a trained `keras.Model` or layer. It runs in inference mode.
         student: the `keras.Model` to train.
-        distillation_losses: a `keras.distillation.DistillationLoss` or a list of
-            them. Layers are named by name or path ("backbone/conv1") and may be
-            in nested and subclassed models. A loss of your own should return one
+        distillation_losses: a `keras.distillation.DistillationLoss`, the name of
+            one of `tfcompress.distillation.losses`, a list of these, or a dict of
+            them by output name. Layers are named by
+            name or path ("backbone/conv1") and may be in nested and subclassed
+            models. A loss of your own should return one
             value per sample, or take `sample_weight`; one that only returns a
             scalar is evaluated sample by sample when there are weights. To be
             saved it needs `get_config` and `from_config`.
-        distillation_loss_weights: list of floats >= 0, w_i above. Defaults to 1
-            for each.
+        distillation_loss_weights: list (or dict) of floats >= 0, w_i above.
+            Defaults to 1 for each.
         student_loss_weight: float in [0, 1], a above. With 0 no labels and no
             compiled loss are needed; with 1 the teacher does not run.
         name: name of the model.
@@ -115,7 +117,9 @@ class Distiller(keras.Model):
         # so that both models see the input as they would by themselves.
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(name=name, autocast=False, **kwargs)
-        losses = validation.as_list(distillation_losses)
+        losses, distillation_loss_weights = validation.as_lists(
+            distillation_losses, distillation_loss_weights
+        )
         self.student = student
         self.student_loss_weight = validation.check_share(student_loss_weight)
         self.distillation_losses = losses
@@ -149,9 +153,19 @@ class Distiller(keras.Model):
         return self._frozen.preprocessing
 
     @property
+    def layers(self) -> list[keras.Layer]:
+        # Callbacks that prune or cluster look here: losses may have layers too, but
+        # only the student is there to be compressed.
+        return [self.student]
+
+    @property
     def output_names(self) -> list[str]:
         # Keras matches dicts of losses and metrics to outputs by these names.
         return self.student.output_names
+
+    def build(self, input_shape: Any = None) -> None:
+        # A student that does not know its shapes yet is built by its first call.
+        pass
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         step = _STEP.get()
@@ -209,7 +223,8 @@ class Distiller(keras.Model):
                 return student_loss
         distillation = ops.zeros((), "float32")
         if share < 1.0:
-            distillation = self._distillation_loss(x, y_pred, sample_weight, training)
+            given = sample_weight, y
+            distillation = self._distillation_loss(x, y_pred, given, training)
         # The student's loss above includes its regularization R. Adding R to the
         # other side too makes a * (L + R) + (1 - a) * (D + R) = aL + (1 - a)D + R.
         total = distillation
@@ -223,7 +238,7 @@ class Distiller(keras.Model):
         return total
 
     def _distillation_loss(
-        self, x: Any, y_pred: Any, sample_weight: Any, training: bool
+        self, x: Any, y_pred: Any, given: tuple, training: bool
     ) -> Any:
         step = _STEP.get()
         if step is None or step.owner is not self:
@@ -237,7 +252,7 @@ class Distiller(keras.Model):
         ):
             theirs = pick(loss, "teacher_layer_name", answers, hints)
             ours = pick(loss, "student_layer_name", y_pred, step.student)
-            term = distillation_term(loss, theirs, ours, sample_weight)
+            term = distillation_term(loss, theirs, ours, *given)
             total = total + weight * term
         return total
 

@@ -15,27 +15,26 @@ import keras
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.distillation.formulas import soft_cross_entropy, soft_divergence
+from tfcompress.distillation.weighting import (
+    Reduced,
+    align_weight,
+    float32,
+    mean,
+    mean_weight,
+    weights_per_output,
+)
 
 LogitsDistillation = keras.distillation.LogitsDistillation
 FeatureDistillation = keras.distillation.FeatureDistillation
 
 
-class _Reduced(keras.losses.Loss):
-    """A function of `(teacher, student)` with the reduction of a Keras loss."""
-
-    def __init__(self, function: Callable, reduction: str | None = None):
-        # Keras' distillation takes the mean of whatever a loss returns.
-        if reduction in (None, "none"):
-            reduction = "sum_over_batch_size"
-        super().__init__("distillation", reduction, "float32")
-        self.function = function
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return self.function(y_true, y_pred)
-
-
 def distillation_term(
-    loss: Any, teacher: Any, student: Any, sample_weight: Any = None
+    loss: Any,
+    teacher: Any,
+    student: Any,
+    sample_weight: Any = None,
+    labels: Any = None,
 ) -> Any:
     """Returns the value of one distillation loss for one batch.
 
@@ -45,6 +44,8 @@ def distillation_term(
             `(batch, ...)` and any float dtype.
         sample_weight: `None`, a tensor of shape `(batch,)` or `(batch, steps)`, or
             one such tensor for each output.
+        labels: what the student was to predict, for losses that have an argument
+            of this name.
 
     Returns:
         A float32 scalar: the weighted mean over the batch (the sum of weighted
@@ -64,7 +65,17 @@ def distillation_term(
         return _sum_over_outputs(
             loss, _plain_function, (teacher, student), sample_weight
         )
-    return _user_term(loss, teacher, student, sample_weight)
+    takes = inspect.signature(loss.compute_loss).parameters
+    kwargs = {"labels": labels} if "labels" in takes else {}
+    if "sample_weight" in takes:
+        kwargs["sample_weight"], sample_weight = sample_weight, None
+    teacher = keras.tree.map_structure(float32, teacher)
+    student = keras.tree.map_structure(float32, student)
+    loss.validate_outputs(teacher, student)
+    value = loss.compute_loss(teacher, student, **kwargs)
+    if getattr(loss, "reduces_like_keras", False):
+        return value
+    return _reduce(loss, value, (teacher, student), sample_weight)
 
 
 def _sum_over_outputs(
@@ -87,7 +98,7 @@ def _sum_over_outputs(
         if len(s.shape) == 1:
             # Keras losses reduce the last axis, which here is the batch.
             t, s = ops.expand_dims(t, -1), ops.expand_dims(s, -1)
-        reduce = _Reduced(make(function), getattr(function, "reduction", None))
+        reduce = Reduced(make(function), getattr(function, "reduction", None))
         total = total + reduce(t, s, align_weight(weight, s.shape[:-1]))
     return total
 
@@ -115,41 +126,13 @@ def _logits_function(function: Any, temperature: float) -> Callable:
     return lambda t, s: plain(t / temperature, s / temperature)
 
 
-def soft_cross_entropy(teacher: Any, student: Any, temperature: Any) -> Any:
-    """Returns `-T^2 sum(softmax(t / T) log softmax(s / T))` over the last axis."""
-    targets = ops.softmax(teacher / temperature, axis=-1)
-    log_student = ops.log_softmax(student / temperature, axis=-1)
-    return -ops.sum(targets * log_student, axis=-1) * temperature**2
-
-
-def soft_divergence(teacher: Any, student: Any, temperature: Any) -> Any:
-    """Returns `T^2 KL(softmax(t / T) || softmax(s / T))` over the last axis."""
-    log_teacher = ops.log_softmax(teacher / temperature, axis=-1)
-    log_student = ops.log_softmax(student / temperature, axis=-1)
-    divergence = ops.exp(log_teacher) * (log_teacher - log_student)
-    return ops.sum(divergence, axis=-1) * temperature**2
-
-
-def _user_term(loss: Any, teacher: Any, student: Any, sample_weight: Any) -> Any:
-    teacher = keras.tree.map_structure(float32, teacher)
-    student = keras.tree.map_structure(float32, student)
-    loss.validate_outputs(teacher, student)
-    if accepts_sample_weight(loss):
-        value = loss.compute_loss(teacher, student, sample_weight=sample_weight)
-        sample_weight = None
-    else:
-        value = loss.compute_loss(teacher, student)
-    rank = len(ops.shape(value))
-    if sample_weight is not None and rank == 0:
-        value = _per_sample(loss, teacher, student)
-        rank = 1
-    if rank == 0:
+def _reduce(loss: Any, value: Any, pair: tuple[Any, Any], sample_weight: Any) -> Any:
+    """Returns what a loss made by a user returned, as a weighted mean."""
+    if sample_weight is not None and len(value.shape) == 0:
+        value = _per_sample(loss, *pair)
+    if len(value.shape) == 0:
         value = ops.reshape(value, (1,))
-    weight = None
-    if sample_weight is not None:
-        weight = align_weight(mean_weight(sample_weight), value.shape)
-    # The values stand for both arguments: only the reduction is wanted.
-    return _Reduced(lambda _, values: values)(value, value, weight)
+    return mean(value, mean_weight(sample_weight))
 
 
 def _per_sample(loss: Any, teacher: Any, student: Any) -> Any:
@@ -160,60 +143,6 @@ def _per_sample(loss: Any, teacher: Any, student: Any) -> Any:
         return loss.compute_loss(t, s)
 
     return ops.vectorized_map(one, (teacher, student))
-
-
-def accepts_sample_weight(loss: Any) -> bool:
-    """Returns whether `loss.compute_loss` has an argument `sample_weight`."""
-    return "sample_weight" in inspect.signature(loss.compute_loss).parameters
-
-
-def float32(tensor: Any) -> Any:
-    """Returns `tensor` in float32, with its Keras mask if it has one."""
-    mask = getattr(tensor, "_keras_mask", None)
-    result = ops.cast(tensor, "float32")
-    if mask is not None:
-        result._keras_mask = mask
-    return result
-
-
-def weights_per_output(sample_weight: Any, count: int) -> list[Any]:
-    """Returns one sample weight (or `None`) for each of `count` outputs."""
-    if not keras.tree.is_nested(sample_weight):
-        return [sample_weight] * count
-    flat = keras.tree.flatten(sample_weight)
-    if len(flat) == count:
-        return flat
-    return [mean_weight(flat)] * count
-
-
-def mean_weight(sample_weight: Any) -> Any:
-    """Returns one weight for a sample that has one for each output: their mean."""
-    if not keras.tree.is_nested(sample_weight):
-        return sample_weight
-    flat = [w for w in keras.tree.flatten(sample_weight) if w is not None]
-    return sum(align_weight(w, (None,)) for w in flat) / len(flat) if flat else None
-
-
-def align_weight(weight: Any, shape: tuple[int | None, ...]) -> Any:
-    """Returns `weight` with as many axes as `shape`, so that it broadcasts right.
-
-    A weight for each sample counts for everything in the sample. A weight for
-    each step that does not fit (the features have no such axis) counts with its
-    mean over the steps.
-    """
-    if weight is None:
-        return None
-    weight = ops.cast(weight, "float32")
-    rank = len(weight.shape)
-    fits = rank <= len(shape) and all(
-        None in (have, want) or have in (1, want)
-        for have, want in zip(weight.shape[1:], shape[1:])
-    )
-    if not fits:
-        weight, rank = ops.mean(weight, axis=tuple(range(1, rank))), 1
-    for _ in range(len(shape) - rank):
-        weight = ops.expand_dims(weight, -1)
-    return weight
 
 
 def _require_outputs(loss: Any, functions: list, teacher: Any, student: Any) -> None:
@@ -243,6 +172,6 @@ def _require_same_shape(loss: Any, teacher: Any, student: Any) -> None:
         received=f"teacher {names[0] or 'output'}: {tuple(teacher.shape)}, "
         f"student {names[1] or 'output'}: {tuple(student.shape)}",
         expected="equal shapes",
-        fix="choose layers of equal width, or a loss that learns a projection "
-        "between them",
+        fix="choose layers of equal width, or the loss Hint, which learns a "
+        "projection between them",
     )

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.distillation.losses import LOSSES, ForOutput
 
 # Layers that hand on what they are given: a softmax before one of them is still
 # the softmax that the model ends in.
@@ -22,16 +23,21 @@ _PASS_THROUGH = (
 _PROBABILITIES = ("softmax", "sigmoid")
 
 
-def as_list(losses: Any) -> list[Any]:
-    """Returns one loss or several as a list."""
-    flat = list(losses) if isinstance(losses, Sequence) else [losses]
+def as_lists(losses: Any, weights: Any) -> tuple[list[Any], Any]:
+    """Returns losses given one by one, in a list or by output, and their weights."""
+    if isinstance(losses, dict) and "class_name" not in losses:
+        if isinstance(weights, dict) and set(weights) == set(losses):
+            weights = [weights[output] for output in losses]
+        losses = [ForOutput(output, loss) for output, loss in losses.items()]
+    one = isinstance(losses, str) or not isinstance(losses, Sequence)
+    flat = [losses] if one else list(losses)
     if not flat or None in flat:
         raise InvalidArgumentError(
             "There is nothing to distil with.",
             received=f"distillation_losses={losses!r}",
             expected="a distillation loss or a list of them",
         )
-    return flat
+    return [LOSSES.get(loss) for loss in flat], weights
 
 
 def check_weights(weights: Any, count: int) -> list[float]:

@@ -1,0 +1,22 @@
+"""Formulas that several losses share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+
+def soft_divergence(teacher: Any, student: Any, temperature: Any) -> Any:
+    """Returns `T^2 KL(softmax(t / T) || softmax(s / T))` over the last axis."""
+    log_teacher = ops.log_softmax(teacher / temperature, axis=-1)
+    log_student = ops.log_softmax(student / temperature, axis=-1)
+    divergence = ops.exp(log_teacher) * (log_teacher - log_student)
+    return ops.sum(divergence, axis=-1) * temperature**2
+
+
+def soft_cross_entropy(teacher: Any, student: Any, temperature: Any) -> Any:
+    """Returns `-T^2 sum(softmax(t / T) log softmax(s / T))` over the last axis."""
+    targets = ops.softmax(teacher / temperature, axis=-1)
+    log_student = ops.log_softmax(student / temperature, axis=-1)
+    return -ops.sum(targets * log_student, axis=-1) * temperature**2
