@@ -1,0 +1,144 @@
+"""The Python in the documents runs.
+
+Each file's ```python blocks run in order in one namespace. A block is left out only if
+its fence says ```python no-run and its first line is a comment that says why.
+"""
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress
+from tfcompress.datasets import load_images
+from tfcompress.layer_rules import _rules
+from tfcompress.pruning.criteria import criteria
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+_BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text):
+    """Returns `(line, tag, code)` of each Python block of a document."""
+    return [
+        (text.count("\n", 0, match.start()) + 2, match[1].strip(), match[2])
+        for match in _BLOCK.finditer(text)
+    ]
+
+
+def run_document(text, name, namespace):
+    """Runs the blocks of a document and returns how many there were."""
+    count = 0
+    for line, tag, code in blocks(text):
+        if tag == "no-run":
+            assert code.startswith("#"), f"{name}:{line} does not say why it is not run"
+            continue
+        assert tag == "", f"{name}:{line} has an unknown tag '{tag}'"
+        # Empty lines in front keep the document's line numbers in tracebacks.
+        exec(compile("\n" * (line - 1) + code, name, "exec"), namespace)
+        count += 1
+    return count
+
+
+@pytest.fixture
+def namespace():
+    """The names that the README's story takes for granted, small and real."""
+    import tensorflow as tf
+
+    data = load_images(limit=512)
+    train = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
+    train = train.shuffle(512, seed=1).batch(64)
+
+    def network(width, name):
+        layers = keras.layers
+        return keras.Sequential(
+            [
+                layers.Input(data.image_shape, name="image"),
+                layers.Conv2D(width, 3, strides=2, name="conv"),
+                layers.BatchNormalization(name="norm"),
+                layers.ReLU(name="relu"),
+                layers.Flatten(name="flat"),
+                layers.Dense(data.num_classes, name="logits"),
+            ],
+            name=name,
+        )
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    teacher = network(8, "teacher")
+    teacher.compile("adam", loss)
+    teacher.fit(train, epochs=1, verbose=0)
+    return {
+        "__name__": "document",
+        "keras": keras,
+        "tfcompress": tfcompress,
+        "np": np,
+        "loss": loss,
+        "train": train,
+        "model": network(4, "model"),
+        "teacher": teacher,
+        "student": network(4, "student"),
+        "samples": data.x_test[:64],
+    }
+
+
+@pytest.fixture
+def registries_as_before():
+    """Takes back what the examples register."""
+    rules, found = dict(_rules), dict(criteria._classes)
+    yield
+    _rules.clear()
+    _rules.update(rules)
+    criteria._classes.clear()
+    criteria._classes.update(found)
+
+
+@pytest.mark.export
+@pytest.mark.usefixtures("registries_as_before")
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_the_python_of_a_document_runs(path, namespace, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    ran = run_document(text, path.name, namespace)
+    skipped = sum(tag == "no-run" for _, tag, _ in blocks(text))
+    assert ran + skipped == len(re.findall(r"^```python", text, re.MULTILINE))
+    if path.name == "README.md":
+        assert (tmp_path / "student.tflite").stat().st_size > 500
+        assert (tmp_path / "savedmodels/student/1/saved_model.pb").is_file()
+        kernel = namespace["deployable"].get_layer("logits").get_weights()[0]
+        assert float(np.mean(kernel == 0)) >= 0.79
+
+
+def test_a_failing_block_names_its_document_and_line():
+    text = "# Title\n\n```python\nx = 1\n```\ntext\n```python\nx = y\n```\n"
+    with pytest.raises(NameError) as caught:
+        run_document(text, "some.md", {})
+    last = caught.traceback[-1]
+    assert (str(last.frame.code.raw.co_filename), last.lineno + 1) == ("some.md", 8)
+
+
+def test_a_skipped_block_must_say_why():
+    assert run_document("```python no-run\n# Needs a phone.\nx\n```\n", "a.md", {}) == 0
+    with pytest.raises(AssertionError, match=r"a\.md:2 does not say why"):
+        run_document("```python no-run\nx\n```\n", "a.md", {})
+
+
+@pytest.mark.parametrize("mark", ["tests", "demo"])
+def test_the_readme_has_the_command_that_ci_runs(mark):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.findall(rf"^<!-- {mark} -->\n```sh\n(.+)\n```", text, re.MULTILINE)
+    assert len(found) == 1, f"one command is to follow <!-- {mark} --> in the README"
+    assert found[0].startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path):
+    text = path.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert [t for t in targets if not (path.parent / t).exists()] == []
