@@ -66,11 +66,14 @@ MODELS = {
 }
 
 
-def images(count):
-    """Returns `count` random images and labels: time does not depend on them."""
+def images(batch, batches=16):
+    """Returns an endless data set of random images: time does not depend on them."""
+    import tensorflow as tf
+
     rng = np.random.default_rng(0)
-    x = rng.uniform(size=(count, *SHAPE)).astype("float32")
-    return x, rng.integers(0, CLASSES, count)
+    x = rng.uniform(size=(batches, batch, *SHAPE)).astype("float32")
+    y = rng.integers(0, CLASSES, (batches, batch))
+    return tf.data.Dataset.from_tensor_slices((x, y)).repeat()
 
 
 def compiled(keras, model):

@@ -1,7 +1,7 @@
 """The TFMOT side of step_time.py, in a process of its own (Keras 2).
 
 Reads one JSON request a line from stdin and answers with one JSON line:
-`{"open": model, ...}` makes the variants, `{"epoch": variant}` trains one epoch.
+`{"open": model, ...}` makes the variants, `{"advance": variant}` trains for one turn.
 """
 
 import json
@@ -12,8 +12,8 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import tensorflow_model_optimization as tfmot
 import tf_keras
-from _models import MODELS, compiled, images
-from _rounds import Fit
+from _models import MODELS, compiled
+from _rounds import open_fit
 
 sparsity = tfmot.sparsity.keras
 
@@ -23,31 +23,20 @@ def pruned(model, steps):
     return sparsity.prune_low_magnitude(model, pruning_schedule=schedule)
 
 
-def variants(make, x, y, options):
+def variants(make, options):
     """Returns the open fits of one model by name."""
-    total = options["steps"] * options["epochs"]
+    total = options["steps"] * options["rounds"]
     made = {
-        "plain": (make(), []),
-        "prune": (pruned(make(), total), [sparsity.UpdatePruningStep()]),
-        "qat": (tfmot.quantization.keras.quantize_model(make()), []),
+        "plain": lambda: (make(), []),
+        "prune": lambda: (pruned(make(), total), [sparsity.UpdatePruningStep()]),
+        "qat": lambda: (tfmot.quantization.keras.quantize_model(make()), []),
     }
-
-    def opened(model, callbacks):
+    fits = {}
+    for name in options["variants"]:
+        model, callbacks = made[name]()
         compiled(tf_keras, model)
-
-        def run(turn):
-            model.fit(
-                x,
-                y,
-                batch_size=options["batch"],
-                epochs=options["epochs"],
-                verbose=0,
-                callbacks=[*callbacks, turn],
-            )
-
-        return Fit(run, tf_keras.callbacks.Callback)
-
-    return {name: opened(*made[name]) for name in made if name in options["variants"]}
+        fits[name] = open_fit(model, callbacks, options, tf_keras.callbacks.Callback)
+    return fits
 
 
 def main():
@@ -56,13 +45,11 @@ def main():
     for line in sys.stdin:
         request = json.loads(line)
         if "open" in request:
-            x, y = images(request["steps"] * request["batch"])
-            fits = variants(
-                lambda name=request["open"]: MODELS[name](tf_keras), x, y, request
-            )
+            make = MODELS[request["open"]]
+            fits = variants(lambda make=make: make(tf_keras), request)
             answer = sorted(fits)
         else:
-            answer = fits[request["epoch"]].epoch()
+            answer = fits[request["advance"]].advance()
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -3,12 +3,12 @@
     python benchmarks/step_time.py
     python benchmarks/step_time.py --models lenet-5 --rounds 9 --json times.json
 
-All variants of a model are open at once and train one epoch each in turns (see
-_rounds.py). A figure is the median over the rounds of the epoch's time divided by
-that of the plain fit of the same framework in the same round; by default CPU time of
-the process, which other programs on the machine disturb least. Traces are not
-counted: the first round is thrown away. Mask updates are: with 100 steps a
-round and a frequency of 100 there is one in each.
+All variants of a model are open at once and train 10 steps each in turns, ten turns a
+round (see _rounds.py). A figure is the median over the rounds of the variant's time
+divided by that of the plain fit of the same framework in the same round; by default CPU
+time of the process, which other programs on the machine disturb least. Traces are not
+counted: the first round is thrown away. Mask updates are: with 100 steps a round and a
+frequency of 100 there is one in each.
 """
 
 import argparse
@@ -23,8 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
-from _models import MODELS, compiled, images
-from _rounds import Fit
+from _models import MODELS, compiled
+from _rounds import open_fit
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -73,22 +73,6 @@ def variant(name, make):
     return keras.distillation.Distiller(make(), make(), temperature_loss()), []
 
 
-def open_fit(name, make, data, options):
-    model, callbacks = variant(name, make)
-    compiled(keras, model)
-
-    def run(turn):
-        model.fit(
-            *data,
-            batch_size=options["batch"],
-            epochs=options["epochs"],
-            verbose=0,
-            callbacks=[*callbacks, turn],
-        )
-
-    return Fit(run, keras.callbacks.Callback)
-
-
 class Child:
     """The TFMOT process."""
 
@@ -120,28 +104,35 @@ def measure(model, arguments, child, tick):
     """Returns `{(framework, variant): [(cpu, wall) of each round]}` of one model."""
     options = {
         "steps": arguments.steps,
+        "chunk": arguments.chunk,
         "batch": arguments.batch,
-        "epochs": arguments.rounds + WARM_UP,
+        "rounds": arguments.rounds + WARM_UP,
     }
-    data = images(arguments.steps * arguments.batch)
     turns = {}
     for name in OURS:
         if name in arguments.variants:
-            fit = open_fit(name, lambda: MODELS[model](keras), data, options)
-            turns["Keras 3", name] = fit.epoch
+            made, callbacks = variant(name, lambda: MODELS[model](keras))
+            compiled(keras, made)
+            fit = open_fit(made, callbacks, options, keras.callbacks.Callback)
+            turns["Keras 3", name] = fit.advance
     if child is not None:
         wanted = [name for name in TFMOT if name in arguments.variants]
         child.ask(open=model, variants=wanted, **options)
         for name in wanted:
-            turns["TFMOT", name] = lambda name=name: child.ask(epoch=name)
+            turns["TFMOT", name] = lambda name=name: child.ask(advance=name)
     times = {key: [] for key in turns}
-    for round_number in range(options["epochs"]):
-        # Begin with another one each time: whoever comes first may be slower.
-        keys = list(turns)
-        first = round_number % len(keys)
-        for key in keys[first:] + keys[:first]:
-            times[key].append(tuple(turns[key]()))
+    keys = list(turns)
+    for _ in range(options["rounds"]):
+        sums = {key: [0.0, 0.0] for key in keys}
+        for _ in range(arguments.steps // arguments.chunk):
+            for key in keys:
+                for clock, seconds in enumerate(turns[key]()):
+                    sums[key][clock] += seconds
             tick()
+            # Begin with another one each time: whoever comes first may be slower.
+            keys = [*keys[1:], keys[0]]
+        for key, pair in sums.items():
+            times[key].append(tuple(pair))
     return {key: rounds[WARM_UP:] for key, rounds in times.items()}
 
 
@@ -191,18 +182,19 @@ def main(argv=None):
     parser.add_argument("--variants", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=100, help="steps a round")
+    parser.add_argument("--chunk", type=int, default=10, help="steps a turn")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--clock", choices=("cpu", "wall"), default="cpu")
     parser.add_argument("--no-tfmot", action="store_true", help="leave TFMOT out")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args(argv)
+    if arguments.steps % arguments.chunk:
+        parser.error("--steps must be a multiple of --chunk")
     arguments.variants = list(dict.fromkeys(["plain", *arguments.variants]))
     results = {}
     child = None if arguments.no_tfmot else Child()
-    per_model = sum(name in arguments.variants for name in OURS)
-    if child is not None:
-        per_model += sum(name in arguments.variants for name in TFMOT)
-    total = len(arguments.models) * per_model * (arguments.rounds + WARM_UP)
+    turns = (arguments.rounds + WARM_UP) * (arguments.steps // arguments.chunk)
+    total = len(arguments.models) * turns
     console = Console(stderr=True)
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("timing", total=total)
