@@ -46,6 +46,7 @@ class Schedule:
     """
 
     grows = True
+    unit = "sparsity"
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ from keras import layers
 
 from tfcompress.layer_rules import Kernel, LayerRule, register_layer_rule, rule_of
 from tfcompress.pruning.callback import PruneWeights
+from tfcompress.pruning.criteria import GradientCriterion
+from tfcompress.pruning.sites import select_sites
 from tfcompress.schedules import ConstantSparsity, FitSpan
 
 __all__ = ["check_criterion", "check_layer_rule", "check_pattern", "check_schedule"]
@@ -28,9 +30,16 @@ _FIT = FitSpan(0, 199)
 _SHAPES = {
     (24, 16): Kernel("kernel"),
     (3, 3, 8, 16): Kernel("kernel"),
-    (3, 3, 8, 1): Kernel("kernel", (-2, -1)),
+    (3, 3, 8, 1): Kernel("kernel", (-2, -1), ()),
     (5, 7): Kernel("kernel"),
 }
+# Layers that have them.
+_LAYERS = (
+    ((24,), lambda: layers.Dense(16)),
+    ((8, 8, 8), lambda: layers.Conv2D(16, 3)),
+    ((8, 8, 8), lambda: layers.DepthwiseConv2D(3)),
+    ((5,), lambda: layers.Dense(7)),
+)
 
 
 def check_schedule(schedule: Any) -> None:
@@ -130,34 +139,41 @@ def check_criterion(criterion: Any) -> None:
     >>> check_criterion(Magnitude())
     """
     _round_trip(criterion)
-    _check_scores(criterion.score, f"{type(criterion).__name__}.score()")
+    name = f"{type(criterion).__name__}.score()"
+    rng = np.random.default_rng(0)
+    for input_shape, make in _LAYERS:
+        inputs = [keras.Input(input_shape), make(), layers.BatchNormalization()]
+        site = select_sites(keras.Sequential(inputs))[0]
+        built = criterion.for_site(site)
+        shape = tuple(site.variable.shape)
+        if isinstance(built, GradientCriterion):
+            gradient = rng.normal(size=shape).astype("float32")
+            built.observe(site.variable, keras.ops.convert_to_tensor(gradient))
+        _check_scores(built.score, name, shape)
     _check_pruning(criterion=criterion)
 
 
-def _check_scores(score: Callable[[Any], Any], name: str) -> None:
+def _check_scores(score: Callable[[Any], Any], name: str, shape: tuple) -> None:
     """Checks a function from weights to scores: shape, type, no NaN, compiled."""
-    rng = np.random.default_rng(0)
-    for shape in _SHAPES:
-        weights = rng.normal(size=shape).astype("float32")
-        weights.flat[::3] = 0.0
-        scores = score(keras.ops.convert_to_tensor(weights))
-        _require(
-            tuple(scores.shape) == shape and "float" in _dtype(scores),
-            f"{name} of weights of shape {shape} must be floats of that shape, got "
-            f"{_dtype(scores)} {tuple(scores.shape)}",
-        )
-        eager = keras.ops.convert_to_numpy(scores)
-        _require(not np.isnan(eager).any(), f"{name} has NaN where weights are zero")
-        try:
-            compiled = _compiled(score)(weights)
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise AssertionError(f"{name} cannot be compiled: {reason}") from error
-        _require(
-            np.allclose(compiled, eager, rtol=1e-5, atol=1e-7),
-            f"{name} compiled differs from eager by "
-            f"{np.max(np.abs(compiled - eager)):.3g}",
-        )
+    weights = np.random.default_rng(0).normal(size=shape).astype("float32")
+    weights.flat[::3] = 0.0
+    scores = score(keras.ops.convert_to_tensor(weights))
+    _require(
+        tuple(scores.shape) == shape and "float" in _dtype(scores),
+        f"{name} of weights of shape {shape} must be floats of that shape, got "
+        f"{_dtype(scores)} {tuple(scores.shape)}",
+    )
+    eager = keras.ops.convert_to_numpy(scores)
+    _require(not np.isnan(eager).any(), f"{name} has NaN where weights are zero")
+    try:
+        compiled = _compiled(score)(weights)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise AssertionError(f"{name} cannot be compiled: {reason}") from error
+    _require(
+        np.allclose(compiled, eager, rtol=1e-5, atol=1e-7),
+        f"{name} compiled differs from eager by {np.max(np.abs(compiled - eager)):.3g}",
+    )
 
 
 def check_pattern(pattern: Any, tolerance: float = 0.0) -> None:
@@ -182,6 +198,8 @@ def check_pattern(pattern: Any, tolerance: float = 0.0) -> None:
     _round_trip(pattern)
     rng = np.random.default_rng(0)
     for shape, kernel in _SHAPES.items():
+        if pattern.misfit(shape, kernel):
+            continue
         scores = rng.uniform(0.1, 1.0, shape).astype("float32")
         units = pattern.reduce(keras.ops.convert_to_tensor(scores), kernel)
         values = keras.ops.convert_to_numpy(units)
@@ -298,14 +316,18 @@ def _check_pruning(tolerance: float = 0.0, **options: Any) -> None:
         [
             keras.Input((8, 8, 4)),
             layers.Conv2D(16, 3, name="conv"),
+            layers.BatchNormalization(),
             layers.Flatten(),
             layers.Dense(16, name="dense"),
+            layers.BatchNormalization(),
+            layers.Dense(16),
         ]
     )
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(32, 8, 8, 4)), rng.normal(size=(32, 16))
     model.compile(keras.optimizers.SGD(1e-3), "mse")
-    prune = PruneWeights(ConstantSparsity(0.5, 2, frequency=1), **options)
+    plan = ConstantSparsity(0.5, 2, frequency=1)
+    prune = PruneWeights(plan, filters="conv|dense$", **options)
     model.fit(x, y, batch_size=4, callbacks=[prune], verbose=0)
     for layer in (model.get_layer("conv"), model.get_layer("dense")):
         weights = keras.ops.convert_to_numpy(layer.kernel)

@@ -17,7 +17,7 @@ from tfcompress import (
     register_layer_rule,
 )
 from tfcompress import layer_rules as table
-from tfcompress.pruning.callback import select_kernels
+from tfcompress.pruning.sites import select_sites
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_model_that_is_all_frozen():
     model.trainable = False
     head = keras.Sequential([keras.Input((12,)), model, keras.layers.Rescaling(1.0)])
     with pytest.raises(InvalidArgumentError, match="no trainable kernel"):
-        select_kernels(head, filters=None)
+        select_sites(head, filters=None)
 
 
 def test_an_unbuilt_model():

@@ -14,7 +14,7 @@ from tests.pruning.pruned import (
     sparsity,
 )
 from tfcompress import ConstantSparsity, PolynomialSparsity, PruneWeights
-from tfcompress.pruning.callback import select_kernels
+from tfcompress.pruning.sites import select_sites
 
 
 def still(model):
@@ -136,7 +136,7 @@ def test_a_shared_layer_is_pruned_once(fit, capsys):
 )
 def test_filters(filters, pruned):
     model = mlp()
-    found = [kernel.variable for kernel in select_kernels(model, filters)]
+    found = [kernel.variable for kernel in select_sites(model, filters)]
     expected = [kernel for kernel, p in zip(kernels(model), pruned) if p]
     assert [id(v) for v in found] == [id(v) for v in expected]
 

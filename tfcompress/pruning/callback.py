@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable
 from typing import Any
 
-import keras
+import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
-from tfcompress.core.callback import FitCallback, ProjectionChain, attach, detach
-from tfcompress.core.errors import (
-    CompressionWarning,
-    InvalidArgumentError,
-    UnsupportedLayerError,
-)
-from tfcompress.core.select import Filters, select, walk
-from tfcompress.layer_rules import Kernel, kernels_of, rule_of
+from tfcompress.core.callback import FitCallback
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Criterion, criteria
-from tfcompress.pruning.masks import global_masks, layer_masks
+from tfcompress.pruning.kernels import PrunedKernel
+from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
 from tfcompress.pruning.patterns import Pattern, patterns
+from tfcompress.pruning.sites import select_sites
 from tfcompress.schedules import (
     ConstantSparsity,
     FitSpan,
@@ -101,144 +95,59 @@ class PruneWeights(FitCallback):
             raise InvalidArgumentError(
                 "Unknown `scope`.", received=repr(scope), expected="'layer' or 'global'"
             )
+        self.pattern.check(self.schedule)
         self.scope = scope
         self.filters = filters
         self.verbose = verbose
-        self._kernels: list[_PrunedKernel] = []
+        self._kernels: list[PrunedKernel] = []
 
     def start(self, epoch: int) -> None:
         span = FitSpan(*self.fit_steps(epoch))
         schedule = self.schedule.resolve(span)
-        self._kernels = select_kernels(self.model, self.filters)
-        resumed = self.current_step() > schedule.begin_step
+        sites = select_sites(self.model, self.filters)
+        sites = self.pattern.fitting(sites, asked_for=self.filters is not None)
+        goes_on = self.current_step() > schedule.begin_step
         with self.model.distribute_strategy.scope():
-            for kernel in self._kernels:
-                kernel.create_mask(resumed)
+            self._kernels = [
+                PrunedKernel(site, self.criterion, self.pattern, goes_on)
+                for site in sites
+            ]
         for kernel in self._kernels:
-            kernel.chain = attach(kernel.variable, kernel)
+            kernel.attach()
         # Keras applies constraints one variable after the other when all variables
         # have been updated, so the first one can renew the masks of all.
-        self._kernels[0].refresh = lambda: self._refresh(schedule)
+        self._kernels[0].before = lambda: self._refresh(schedule)
         if self.verbose:
-            size = sum(k.size for k in self._kernels)
-            count = len(self._kernels)
+            size = sum(site.size for site in sites)
+            count = len(sites)
             print(
                 f"PruneWeights: {count} kernel{'s' * (count != 1)}, {size} weights; "
                 f"{schedule.describe(span)}."
             )
 
-    def release(self) -> None:
-        for kernel in self._kernels:
-            detach(kernel.variable, kernel)
-        self._kernels = []
-
     def stop(self) -> None:
         for kernel in self._kernels:
-            # Averaged weights (use_ema) are written after the last constraint.
-            kernel.variable.assign(kernel.apply(kernel.variable))
+            kernel.enforce()
         if self.verbose:
-            size = sum(k.size for k in self._kernels)
-            zeros = sum(k.zeros() for k in self._kernels)
+            size = sum(kernel.site.size for kernel in self._kernels)
+            zeros = sum(kernel.zeros() for kernel in self._kernels)
             print(f"PruneWeights: {zeros / size:.1%} of {size} weights are zero.")
         self.release()
 
+    def release(self) -> None:
+        for kernel in self._kernels:
+            kernel.detach()
+        self._kernels = []
+
     def _refresh(self, schedule: Schedule) -> None:
         step = ops.cast(self.model.optimizer.iterations, "int32")
+        choose = _SCOPES[self.scope] if schedule.unit == "sparsity" else threshold_masks
 
         def renew() -> Any:
-            scores = [k.scores(self.criterion, self.pattern) for k in self._kernels]
-            masks = _SCOPES[self.scope](scores, schedule(step))
+            scores = [kernel.scores() for kernel in self._kernels]
+            masks = choose(scores, schedule(step), self.pattern.granule)
             for kernel, mask in zip(self._kernels, masks):
-                kernel.assign_mask(mask, self.pattern)
+                kernel.assign_mask(mask)
             return step
 
         ops.cond(schedule.is_due(step), renew, lambda: step)
-
-
-class _PrunedKernel:
-    """One kernel's mask, as the projection that Keras applies after each update."""
-
-    def __init__(self, path: str, kernel: Kernel, variable: keras.Variable):
-        self.path = path
-        self.kernel = kernel
-        self.variable = variable
-        self.size = math.prod(variable.shape)
-        self.refresh: Callable[[], None] | None = None
-        self.chain: ProjectionChain
-        self.mask: keras.Variable
-
-    def __call__(self, weights: Any) -> Any:
-        if self.refresh is not None:
-            self.refresh()
-        return self.apply(weights)
-
-    def apply(self, weights: Any) -> Any:
-        # Not a product, which would make zeros with a sign that no file needs.
-        return ops.where(self.mask, weights, ops.zeros((), weights.dtype))
-
-    def create_mask(self, resumed: bool) -> None:
-        # The mask of a run that goes on is the zero pattern of its weights.
-        initial = (
-            ops.not_equal(self.variable, 0)
-            if resumed
-            else ops.ones(self.variable.shape, "bool")
-        )
-        self.mask = keras.Variable(initial, trainable=False, dtype="bool")
-
-    def scores(self, criterion: Criterion, pattern: Pattern) -> Any:
-        weights = self.chain.constrained(self.variable)
-        scores = criterion.score(ops.cast(weights, "float32"))
-        return pattern.reduce(scores, self.kernel)
-
-    def assign_mask(self, mask: Any, pattern: Pattern) -> None:
-        self.mask.assign(pattern.expand(mask, self.variable.shape, self.kernel))
-
-    def zeros(self) -> int:
-        return self.size - int(ops.count_nonzero(self.variable))
-
-
-def select_kernels(model: keras.Model, filters: Filters) -> list[_PrunedKernel]:
-    """Returns the trainable kernels of `model` in the order of its variables.
-
-    A layer that has weights but no rule is named in a warning, or is an error where
-    `filters` ask for it.
-    """
-    order = {id(v): i for i, v in enumerate(model.trainable_variables)}
-    found: dict[int, _PrunedKernel] = {}
-    unknown = []
-    for path, layer in select(model, filters, _is_candidate):
-        if rule_of(layer) is None:
-            unknown.append(f"{path} ({type(layer).__name__})")
-        for kernel, variable in kernels_of(layer):
-            if id(variable) in order:
-                found[id(variable)] = _PrunedKernel(path, kernel, variable)
-    if unknown and filters is not None:
-        raise UnsupportedLayerError(
-            "`filters` ask to prune layers that have no rule.",
-            received=", ".join(unknown),
-            expected="layers with a rule, such as Dense or Conv2D",
-            fix="tell where their kernels are: "
-            "register_layer_rule(LayerRule(YourLayer, kernels=(Kernel('kernel'),)))",
-        )
-    if not found:
-        raise InvalidArgumentError(
-            f"Model '{model.name}' has no trainable kernel to prune.",
-            received=f"filters={filters!r}",
-            expected="at least one trainable layer with a kernel, such as Dense",
-            fix="set layer.trainable = True on the layers to prune",
-        )
-    if unknown:
-        warnings.warn(
-            f"Not pruned, because these layers have no rule: {', '.join(unknown)}. "
-            "Use register_layer_rule to tell where their kernels are.",
-            CompressionWarning,
-            stacklevel=2,
-        )
-    return sorted(found.values(), key=lambda k: order[id(k.variable)])
-
-
-def _is_candidate(layer: keras.Layer) -> bool:
-    if rule_of(layer) is not None:
-        return any(True for _ in kernels_of(layer))
-    holds_others = any(True for _ in walk(layer))
-    return not holds_others and any(len(v.shape) > 1 for v in layer.trainable_variables)

@@ -84,16 +84,41 @@ def _first_of_equals(scores: list[Any], low: Any, high: Any, keep: Any) -> list[
     return masks
 
 
-def layer_masks(scores: list[Any], sparsity: Any) -> list[Any]:
-    """Returns a mask per tensor that leaves each at `sparsity` on its own."""
+def layer_masks(scores: list[Any], sparsity: Any, granule: int = 1) -> list[Any]:
+    """Returns a mask per tensor that leaves each at `sparsity` on its own.
+
+    Args:
+        scores: a tensor of unit scores per kernel.
+        sparsity: share of units that go, in [0, 1).
+        granule: the number of units kept is rounded up to a multiple of this.
+    """
     masks = []
     for score in scores:
         keep = kept_count(math.prod(score.shape), sparsity)
-        masks += top_masks([score], keep)
+        masks.append(_rounded(score, keep, granule))
     return masks
 
 
-def global_masks(scores: list[Any], sparsity: Any) -> list[Any]:
+def global_masks(scores: list[Any], sparsity: Any, granule: int = 1) -> list[Any]:
     """Returns a mask per tensor that leaves them at `sparsity` all together."""
     size = sum(math.prod(score.shape) for score in scores)
-    return top_masks(scores, kept_count(size, sparsity))
+    masks = top_masks(scores, kept_count(size, sparsity))
+    if granule == 1:
+        return masks
+    return [_rounded(s, _count(mask), granule) for s, mask in zip(scores, masks)]
+
+
+def threshold_masks(scores: list[Any], threshold: Any, granule: int = 1) -> list[Any]:
+    """Returns a mask per tensor of what is not below `threshold`; one unit remains."""
+    return [_rounded(s, _count(s >= threshold), granule) for s in scores]
+
+
+def _count(mask: Any) -> Any:
+    return ops.sum(ops.cast(mask, "int32"))
+
+
+def _rounded(score: Any, keep: Any, granule: int) -> Any:
+    size = math.prod(score.shape)
+    groups = (ops.maximum(keep, 1) + granule - 1) // granule
+    (mask,) = top_masks([score], ops.minimum(groups * granule, size))
+    return mask

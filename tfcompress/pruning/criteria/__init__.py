@@ -1,6 +1,23 @@
 """Criteria: what ranks weights. One class per file; a higher score is kept."""
 
-from tfcompress.pruning.criteria.base import Criterion, criteria
+from tfcompress.pruning.criteria.base import Criterion, GradientCriterion, criteria
+from tfcompress.pruning.criteria.batch_norm_scale import BatchNormScale
+from tfcompress.pruning.criteria.lamp import Lamp
 from tfcompress.pruning.criteria.magnitude import Magnitude
+from tfcompress.pruning.criteria.movement import Movement
+from tfcompress.pruning.criteria.random import Random
+from tfcompress.pruning.criteria.snip import Snip
+from tfcompress.pruning.criteria.taylor import Taylor
 
-__all__ = ["Criterion", "Magnitude", "criteria"]
+__all__ = [
+    "BatchNormScale",
+    "Criterion",
+    "GradientCriterion",
+    "Lamp",
+    "Magnitude",
+    "Movement",
+    "Random",
+    "Snip",
+    "Taylor",
+    "criteria",
+]

@@ -1,9 +1,13 @@
-"""The contract of a pruning criterion."""
+"""The contracts of pruning criteria: those that look at weights, and at gradients."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+import keras
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 
 
@@ -11,16 +15,33 @@ class Criterion:
     """Base class of pruning criteria: `score(weights)`, higher = keep.
 
     To write your own, override `score` and `get_config` and register the class with
-    `keras.saving.register_keras_serializable`.
+    `keras.saving.register_keras_serializable`. Each kernel gets a copy of the
+    criterion, on which `build(site)` is called once, before the first step.
+
+    Attributes:
+        reduction: how the score of a block or channel follows from its weights':
+            `"mean"` where scores are sizes, `"sum"` where they are shares of the
+            loss, which add up.
     """
+
+    reduction: Literal["mean", "sum"] = "mean"
+
+    def build(self, site: Any) -> None:
+        """Looks at the kernel's surroundings, or creates variables, if need be."""
 
     def score(self, weights: Any) -> Any:
         """Returns a score of the same shape for each weight, inside the step.
 
         Args:
-            weights: the kernel's values after the optimizer's update.
+            weights: the kernel's values after the optimizer's update, float32.
         """
         raise NotImplementedError
+
+    def for_site(self, site: Any) -> Criterion:
+        """Returns a copy of this criterion that is built for one kernel."""
+        copy = type(self).from_config(self.get_config())
+        copy.build(site)
+        return copy
 
     def get_config(self) -> dict:
         return {}
@@ -28,6 +49,58 @@ class Criterion:
     @classmethod
     def from_config(cls, config: dict) -> Criterion:
         return cls(**config)
+
+
+class GradientCriterion(Criterion):
+    """Base class of criteria that score by evidence from gradients.
+
+    The gradients are those of the training step itself; there is no second pass.
+    Override `measure` (what one step says) and `score`; the evidence is the moving
+    average `e <- decay * e + (1 - decay) * measure(w, g)`. It is held in a variable
+    that is no part of the model: a run that is resumed gathers it anew, so until the
+    average has filled again (about `1 / (1 - decay)` steps) its masks may differ from
+    those of an unbroken run.
+
+    Args:
+        decay: share of the evidence that remains after each step, in [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.9):
+        if isinstance(decay, bool) or not 0 <= decay < 1:
+            raise InvalidArgumentError(
+                f"`decay` of {type(self).__name__} must be in [0, 1).",
+                received=repr(decay),
+                expected="a number such as 0.9, the share that each step keeps",
+            )
+        self.decay = float(decay)
+
+    def build(self, site: Any) -> None:
+        self.evidence = keras.Variable(
+            ops.zeros(site.variable.shape, "float32"),
+            trainable=False,
+            dtype="float32",
+            aggregation="mean",
+        )
+
+    def measure(self, weights: Any, gradient: Any) -> Any:
+        """Returns what one step says about each weight.
+
+        Args:
+            weights: the kernel before the update, float32.
+            gradient: gradient of the loss, float32, of the same shape.
+        """
+        raise NotImplementedError
+
+    def observe(self, weights: Any, gradient: Any) -> None:
+        """Adds one step to the evidence, inside the training step."""
+        new = self.measure(weights, gradient)
+        self.evidence.assign(self.evidence + (1 - self.decay) * (new - self.evidence))
+
+    def score(self, weights: Any) -> Any:
+        return ops.convert_to_tensor(self.evidence)
+
+    def get_config(self) -> dict:
+        return {"decay": self.decay}
 
 
 criteria: Registry[Criterion] = Registry("pruning criterion")

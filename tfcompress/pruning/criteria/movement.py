@@ -1,0 +1,40 @@
+"""Movement: weights that training moves towards zero go first."""
+
+from typing import Any
+
+from keras import ops
+
+from tfcompress.pruning.criteria.base import GradientCriterion, criteria
+
+
+@criteria.register("movement")
+class Movement(GradientCriterion):
+    """Keeps the weights that training moves away from zero.
+
+    When to use: to fine-tune a pretrained model for another task: what was large for
+    the old task need not matter for the new one.
+
+    Source: Sanh et al., "Movement Pruning", 2020. The paper sums `-g * w` over the
+    fit; the score here is its moving average. A weight that has gone keeps the
+    score with which it went, and comes back when others fall below it.
+
+    Args:
+        decay: share of the average that each step keeps, in [0, 1). See
+            `GradientCriterion` for what a resumed run loses.
+
+    Example:
+
+    >>> grows, shrinks = ops.array([1.0, 1.0]), ops.array([-0.5, 0.5])
+    >>> Movement().measure(grows, shrinks).numpy().tolist()
+    [0.5, -0.5]
+    """
+
+    reduction = "sum"
+
+    def measure(self, weights: Any, gradient: Any) -> Any:
+        return -gradient * weights
+
+    def observe(self, weights: Any, gradient: Any) -> None:
+        change = (1 - self.decay) * (self.measure(weights, gradient) - self.evidence)
+        present = ops.not_equal(weights, 0)
+        self.evidence.assign(self.evidence + ops.where(present, change, 0.0))

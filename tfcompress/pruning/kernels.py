@@ -1,0 +1,129 @@
+"""A kernel that is being pruned: its mask, and what must be zero with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.callback import ProjectionChain, attach, detach
+from tfcompress.pruning.criteria import Criterion, GradientCriterion
+from tfcompress.pruning.gradient_tap import tap, untap
+from tfcompress.pruning.patterns import Pattern
+from tfcompress.pruning.sites import Site
+
+
+class MaskedVariable:
+    """A variable that is multiplied with a mask after each update."""
+
+    def __init__(self, variable: keras.Variable, mask: Any):
+        self.variable = variable
+        self.mask = keras.Variable(mask, trainable=False, dtype="bool")
+        self.before: Callable[[], None] | None = None
+        self.chain: ProjectionChain
+
+    def __call__(self, weights: Any) -> Any:
+        if self.before is not None:
+            self.before()
+        return self.apply(weights)
+
+    def apply(self, weights: Any) -> Any:
+        # Not a product, which would make zeros with a sign that no file needs.
+        return ops.where(self.mask, weights, ops.zeros((), weights.dtype))
+
+    def attach(self) -> None:
+        self.chain = attach(self.variable, self)
+
+    def detach(self) -> None:
+        detach(self.variable, self)
+
+    def enforce(self) -> None:
+        """Applies the mask now: averaged weights are written after constraints."""
+        self.variable.assign(self.apply(self.variable))
+
+    def weights(self) -> Any:
+        """Returns the values after the user's own constraint, as float32."""
+        return ops.cast(self.chain.constrained(self.variable), "float32")
+
+
+class PrunedKernel(MaskedVariable):
+    """The kernel of one site, its criterion and the vectors that go with its mask.
+
+    Args:
+        site: the kernel.
+        criterion: the criterion; this kernel makes its own copy.
+        pattern: the allowed shape of zeros.
+        goes_on: whether the mask is the zero pattern of the weights (a run that is
+            resumed), and not all ones.
+    """
+
+    def __init__(
+        self, site: Site, criterion: Criterion, pattern: Pattern, goes_on: bool
+    ):
+        variable = site.variable
+        everything = ops.ones(variable.shape, "bool")
+        mask = ops.not_equal(variable, 0) if goes_on else everything
+        super().__init__(variable, mask)
+        self.site = site
+        self.pattern = pattern
+        self.criterion = criterion.for_site(site)
+        self.companions = [
+            MaskedVariable(vector, self._companion_mask(vector.shape, mask))
+            for vector in pattern.companions(site)
+        ]
+
+    def attach(self) -> None:
+        super().attach()
+        for companion in self.companions:
+            companion.attach()
+        if isinstance(self.criterion, GradientCriterion):
+            tap(self.site.model.optimizer, self.variable, self.criterion.observe)
+
+    def detach(self) -> None:
+        super().detach()
+        for companion in self.companions:
+            companion.detach()
+        if isinstance(self.criterion, GradientCriterion):
+            untap(self.site.model.optimizer, self.variable, self.criterion.observe)
+
+    def enforce(self) -> None:
+        super().enforce()
+        for companion in self.companions:
+            companion.enforce()
+
+    def scores(self) -> Any:
+        """Returns the score of each unit of the pattern."""
+        scores = self.criterion.score(self.weights())
+        units = self.pattern.reduce(scores, self.site.kernel)
+        if self.criterion.reduction == "sum":
+            units = units * (self.site.size / math.prod(units.shape))
+        return units
+
+    def assign_mask(self, units: Any) -> None:
+        """Sets the mask to the units that are kept."""
+        shape = tuple(self.variable.shape)
+        mask = self.pattern.expand(units, shape, self.site.kernel)
+        self.mask.assign(mask)
+        for companion in self.companions:
+            vector = companion.variable.shape
+            companion.mask.assign(self._companion_mask(vector, mask))
+
+    def zeros(self) -> int:
+        """Returns how many weights are zero."""
+        return self.site.size - int(ops.count_nonzero(self.variable))
+
+    def _companion_mask(self, shape: Any, mask: Any) -> Any:
+        axes = self.site.kernel.reduction_axes(len(mask.shape))
+        channels = ops.reshape(ops.any(mask, axis=axes), (-1,))
+        channels = ops.reshape(channels, _trailing(shape, channels.shape[0]))
+        return ops.broadcast_to(channels, shape)
+
+
+def _trailing(shape: Any, size: int) -> tuple[int, ...]:
+    """Returns the last axes of `shape` that hold `size` values together."""
+    shape = tuple(shape)
+    starts = range(len(shape) - 1, -1, -1)
+    return next(shape[i:] for i in starts if math.prod(shape[i:]) == size)
