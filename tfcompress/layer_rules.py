@@ -15,7 +15,7 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
-from tfcompress.core.graph import Tensor, trace
+from tfcompress.core.graph import Node, Tensor, trace
 from tfcompress.core.select import walk
 
 Flow = Literal[
@@ -186,8 +186,13 @@ def macs(model: keras.Model) -> int:
         rule = rule_of(operation)
         if rule is not None and rule.macs is not None:
             shapes = [_sample_shape(tensor) for tensor in node.inputs]
-            total += rule.macs(operation, shapes, _sample_shape(node.output))
+            total += rule.macs(operation, shapes, _sample_shape(first_output(node)))
     return total
+
+
+def first_output(node: Node) -> Tensor:
+    """Returns what a node makes, without the states that it may return beside it."""
+    return next(t for t in keras.tree.flatten(node.outputs) if isinstance(t, Tensor))
 
 
 def _sample_shape(tensor: Tensor) -> tuple[int, ...]:
@@ -294,6 +299,7 @@ def _fill_table() -> None:
         names = ("cell.kernel", "cell.recurrent_kernel")
         kernels = tuple(Kernel(name, gates=gates) for name in names)
         add("float", recurrent, kernels=kernels, macs=_recurrent_macs)
+    add("float", layers.MultiHeadAttention, macs=_attention_macs)
     add("fold", layers.BatchNormalization, layers.Rescaling, layers.Normalization)
     add(
         "activate",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -11,16 +9,15 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.select import Filters, matches, walk
+from tfcompress.core.select import Filters
 from tfcompress.layer_rules import macs as count_macs
 from tfcompress.restructuring.constants import ExactRemoval
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies, analyse
 from tfcompress.restructuring.gradients import taylor_importance
 from tfcompress.restructuring.scores import Criterion, channel_scores
 from tfcompress.restructuring.surgery import remove
+from tfcompress.restructuring.targets import Limits, eligible, limits_of, lowest
 from tfcompress.restructuring.widths import TOLERANCE, Counts, MacCost, Widths, meet
-
-Limits = float | Mapping[str, float] | None
 
 
 def shrink(
@@ -85,8 +82,8 @@ def shrink(
     _check_arguments(sparsity, macs, round_to)
     dependencies = analyse(model)
     _check_weights(model)
-    groups = _eligible(model, dependencies, filters)
-    limits = _limits(groups, max_layer_sparsity)
+    groups = eligible(model, dependencies, filters)
+    limits = limits_of(groups, max_layer_sparsity)
     if sparsity is None and macs is None:
         return _remove_constant(dependencies, groups, limits)
     gradients = taylor_importance(model, data) if criterion == "taylor" else None
@@ -94,7 +91,7 @@ def shrink(
     widths = [Widths(g, round_to, limit) for g, limit in zip(groups, limits)]
     if macs is None:
         counts = _for_sparsity(widths, float(sparsity or 0.0), round_to)
-        return remove(dependencies, _lowest(groups, scores, counts))
+        return remove(dependencies, lowest(groups, scores, counts))
     return _for_macs(model, dependencies, widths, scores, macs)
 
 
@@ -111,17 +108,6 @@ def _remove_constant(
     return remove(dependencies, removed, exact.offsets(removed))
 
 
-def _lowest(
-    groups: list[ChannelGroup], scores: list[np.ndarray], counts: Counts
-) -> set[int]:
-    """Returns the classes that go so that `counts` of each group remain."""
-    removed: set[int] = set()
-    for group, score, count in zip(groups, scores, counts):
-        order = np.argsort(-score, kind="stable")
-        removed.update(group.members[i] for i in order[int(count) :])
-    return removed
-
-
 def _for_sparsity(widths: list[Widths], sparsity: float, round_to: int) -> Counts:
     total = sum(w.group.channels for w in widths)
     if not total:
@@ -132,7 +118,8 @@ def _for_sparsity(widths: list[Widths], sparsity: float, round_to: int) -> Count
         )
     counts = meet(widths, lambda c: float(c.sum()), total * (1 - sparsity))
     reached = 1 - float(counts.sum()) / total
-    if abs(reached - sparsity) > TOLERANCE:
+    # Of seven channels, no half can go; the nearest is as good as it gets.
+    if abs(reached - sparsity) > max(TOLERANCE, 0.5 / total + 1e-9):
         raise InvalidArgumentError(
             f"sparsity={sparsity} cannot be met with round_to={round_to}.",
             received=f"layers of {_sizes(widths)} channels",
@@ -160,7 +147,7 @@ def _for_macs(
     aim = share
     for _ in range(3):
         counts = meet(widths, cost, aim * full)
-        result = remove(dependencies, _lowest(groups, scores, counts))
+        result = remove(dependencies, lowest(groups, scores, counts))
         reached = count_macs(result) / full if full else 1.0
         if abs(reached - share) <= TOLERANCE / 4 * share:
             break
@@ -213,61 +200,3 @@ def _check_weights(model: keras.Model) -> None:
                 received=f"{int(np.isnan(value).sum())} NaN of {value.size} values",
                 fix="go back to a checkpoint from before the training diverged",
             )
-
-
-def _eligible(
-    model: keras.Model, dependencies: Dependencies, filters: Filters
-) -> list[ChannelGroup]:
-    free = [group for group in dependencies.groups if not group.fixed]
-    if filters is None:
-        return free
-    makers = {path for group in dependencies.groups for path in group.made_by}
-    layers = [(path, layer) for path, layer in walk(model) if path in makers]
-    try:
-        chosen = {path for path, layer in layers if matches(path, layer, filters)}
-    except re.error as error:
-        raise InvalidArgumentError(
-            f"`filters` is not a valid regular expression ({error}).",
-            received=repr(filters),
-        ) from error
-    found = [group for group in free if chosen.intersection(group.made_by)]
-    if not found:
-        kept = [str(g) for g in dependencies.groups if chosen.intersection(g.made_by)]
-        raise InvalidArgumentError(
-            "`filters` match no layer whose channels can be removed.",
-            received=f"{filters!r}, which matches "
-            + (" | ".join(kept) or "no layer that makes channels"),
-            expected="one of " + ", ".join(group.name for group in free),
-        )
-    return found
-
-
-def _limits(groups: list[ChannelGroup], given: Limits) -> list[float]:
-    """Returns the largest sparsity of each group; of several limits, the least."""
-    table = {"": given} if isinstance(given, int | float) else dict(given or {})
-    for pattern, limit in table.items():
-        if not 0 <= limit <= 1:
-            raise InvalidArgumentError(
-                "`max_layer_sparsity` is the largest share of channels to remove.",
-                received=f"{limit} for {pattern!r}",
-                expected="numbers in [0, 1]",
-            )
-        if not any(re.search(pattern, path) for g in groups for path in g.made_by):
-            raise InvalidArgumentError(
-                f"`max_layer_sparsity` names {pattern!r}, which matches no layer whose "
-                "channels can be removed.",
-                received=repr(given),
-                expected="expressions that match some of "
-                + ", ".join(group.name for group in groups),
-            )
-    return [
-        min(
-            (
-                float(limit)
-                for pattern, limit in table.items()
-                if any(re.search(pattern, path) for path in group.made_by)
-            ),
-            default=1.0,
-        )
-        for group in groups
-    ]

@@ -85,7 +85,7 @@ def _shifted(
 
 
 def _resized(operation: Any, updates: dict) -> Any:
-    config = {**operation.get_config(), **updates}
+    config = _unbuilt({**operation.get_config(), **updates})
     for key, value in config.items():
         # An initializer that holds a whole array fits the old shape only.
         inner = value.get("config", {}) if isinstance(value, dict) else {}
@@ -100,6 +100,13 @@ def _resized(operation: Any, updates: dict) -> Any:
             fix="give its class a get_config() and from_config() that match, or "
             "exclude it with max_layer_sparsity={'" + operation.name + "': 0.0}",
         ) from error
+
+
+def _unbuilt(config: Any) -> Any:
+    """Returns a config in which no wrapped layer remembers the shape of its input."""
+    if not isinstance(config, dict):
+        return config
+    return {k: _unbuilt(v) for k, v in config.items() if k != "build_config"}
 
 
 def _value(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tfcompress.core.graph import Tensor
-from tfcompress.layer_rules import rule_of
+from tfcompress.layer_rules import first_output, rule_of
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies
 
 # Rounding of widths may miss a target by this much; more is an error.
@@ -127,7 +127,7 @@ class MacCost:
             if rule is None or rule.macs is None:
                 continue
             shapes = [_sample(tensor) for tensor in node.inputs]
-            total = rule.macs(node.operation, shapes, _sample(node.output))
+            total = rule.macs(node.operation, shapes, _sample(first_output(node)))
             kernels = [v for v in node.operation.weights if len(v.shape) > 1]
             size = sum(math.prod(v.shape) for v in kernels)
             for kernel in kernels:
