@@ -14,6 +14,7 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 from tfcompress.distillation import validation
 from tfcompress.distillation.features import Recorder, layer_names, names_in, pick
+from tfcompress.distillation.teacher_cache import ask_teacher, split_cached
 from tfcompress.distillation.terms import LogitsDistillation, distillation_term
 
 
@@ -168,6 +169,7 @@ class Distiller(keras.Model):
         pass
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        inputs, _ = split_cached(inputs)
         step = _STEP.get()
         if step is None or step.owner is not self:
             return self.student(inputs, training=training)
@@ -180,22 +182,25 @@ class Distiller(keras.Model):
         return super().make_train_function(force=force)
 
     def train_step(self, data: Any) -> Any:
+        data, x, cached = _unpack(data)
         if self.student_loss_weight == 1.0:
             return super().train_step(data)
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         # Before the gradient tape opens: nothing of the teacher is recorded.
-        token = _STEP.set(_Step(self, self._ask_teacher(x)))
+        token = _STEP.set(_Step(self, cached or self._ask_teacher(x)))
         try:
             return super().train_step(data)
         finally:
             _STEP.reset(token)
 
     def test_step(self, data: Any) -> Any:
-        logs = super().test_step(data)
+        logs = super().test_step(_unpack(data)[0])
         # The student alone has no such losses, and nothing was measured.
         for tracker in (self.student_loss_tracker, self.distillation_loss_tracker):
             logs.pop(tracker.name, None)
         return logs
+
+    def predict_step(self, data: Any) -> Any:
+        return super().predict_step(_unpack(data)[0])
 
     def compute_loss(
         self,
@@ -257,13 +262,7 @@ class Distiller(keras.Model):
         return total
 
     def _ask_teacher(self, x: Any) -> tuple[Any, dict[str, Any]]:
-        preprocess = self.teacher_preprocessing
-        if isinstance(preprocess, keras.Layer):
-            x = preprocess(x, training=False)
-        elif preprocess is not None:
-            x = preprocess(x)
-        answers = self._teacher_recorder.run(x, training=False)
-        return keras.tree.map_structure(ops.stop_gradient, answers)
+        return ask_teacher(self._teacher_recorder, self.teacher_preprocessing, x)
 
     def _track(self, x: Any, student_loss: Any, distillation_loss: Any) -> None:
         strategy = getattr(self, "distribute_strategy", None)
@@ -319,3 +318,10 @@ class Distiller(keras.Model):
             keras.saving.deserialize_keras_object(loss) for loss in losses
         ]
         return cls(**{**config, **made})
+
+
+def _unpack(data: Any) -> tuple[Any, Any, Any]:
+    """Returns plain data, its x, and the teacher's outputs if they came along."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, cached = split_cached(x)
+    return keras.utils.pack_x_y_sample_weight(x, y, sample_weight), x, cached

@@ -121,6 +121,14 @@ def pick(loss: Any, attribute: str, outputs: Any, features: dict[str, Any]) -> A
     """Returns what a loss compares: the features it names, or the outputs."""
     if not names_in(loss, attribute):
         return outputs
+    missing = [name for name in names_in(loss, attribute) if name not in features]
+    if missing:
+        raise InvalidArgumentError(
+            "The teacher's cache has no features of layers that a loss compares.",
+            received=f"layers {sorted(features)} in the cache",
+            expected=f"layers {missing} too",
+            fix="pass their names as `layers` to cache_teacher, with another path",
+        )
     return keras.tree.map_structure(features.get, getattr(loss, attribute))
 
 

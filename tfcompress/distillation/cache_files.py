@@ -1,0 +1,219 @@
+"""What a teacher said, on disk: append batches, survive a kill, read by memory map.
+
+A cache is a directory with one raw array file per output (`0.bin`, `1.bin`, ...) and
+`cache.json`, which describes them: format version, names, dtype and shape of each,
+the batches with the checksum of their input, fingerprint of the teacher, and after
+the last batch the checksum of each file. `cache.json` is replaced in one step after
+the arrays have reached the disk, so what it describes is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+
+VERSION = 1
+HEADER = "cache.json"
+# Of a large input every n-th value is enough to tell it from another one.
+_CHECKED_VALUES = 65536
+
+
+def fingerprint(*parts: Any) -> str:
+    """Returns a hash of arrays and strings."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            array = np.ascontiguousarray(part)
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def checksum_of_input(arrays: list[np.ndarray]) -> int:
+    """Returns a checksum of one batch of inputs."""
+    crc = 0
+    for array in arrays:
+        flat = np.ravel(array)
+        flat = np.ascontiguousarray(flat[:: flat.size // _CHECKED_VALUES + 1])
+        if flat.dtype == object:  # strings
+            flat = np.frombuffer(b"\0".join(map(bytes, flat)), "uint8")
+        crc = zlib.crc32(flat.tobytes(), zlib.crc32(str(array.shape).encode(), crc))
+    return crc
+
+
+class CacheFiles:
+    """The files of one cache.
+
+    Args:
+        path: directory of the cache; made if it does not exist.
+        identity: JSON-able facts that must be the same for the cache to be used:
+            the teacher's fingerprint, which outputs, in which dtype.
+
+    Raises:
+        ArtifactError: if the directory holds something else, a cache of another
+            teacher, or a damaged one. Nothing is deleted.
+    """
+
+    def __init__(self, path: str | os.PathLike, identity: dict[str, Any]):
+        self.path = Path(path)
+        self._header: dict[str, Any] = {
+            "version": VERSION,
+            "identity": identity,
+            "complete": False,
+            "arrays": [],
+            "batches": [],
+            "checksums": [],
+        }
+        if (self.path / HEADER).exists():
+            self._open(identity)
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise ArtifactError(
+                "This directory is not a teacher cache.",
+                received=str(self.path),
+                expected="a new path, an empty directory, or a cache made before",
+            )
+        else:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _cannot_write(self.path, error) from error
+
+    @property
+    def complete(self) -> bool:
+        """Whether the teacher has seen every batch."""
+        return self._header["complete"]
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """`[samples, checksum of the input]` of each batch."""
+        return self._header["batches"]
+
+    def append(self, arrays: list[np.ndarray], checksum: int) -> None:
+        """Adds one batch; it counts after the next `commit`."""
+        if not self._header["arrays"]:
+            self._header["arrays"] = [
+                {"dtype": str(a.dtype), "shape": list(a.shape[1:])} for a in arrays
+            ]
+        for i, (array, spec) in enumerate(zip(arrays, self._header["arrays"])):
+            if list(array.shape[1:]) != spec["shape"]:
+                raise InvalidArgumentError(
+                    "The teacher's outputs change their shape from batch to batch.",
+                    received=f"{array.shape[1:]} after {tuple(spec['shape'])}",
+                    expected="one shape for all samples",
+                    fix="pad all samples to one length",
+                )
+            try:
+                with (self.path / f"{i}.bin").open("ab") as file:
+                    file.write(np.ascontiguousarray(array).tobytes())
+            except OSError as error:
+                raise _cannot_write(self.path, error) from error
+        self.batches.append([len(arrays[0]), checksum])
+
+    def commit(self, complete: bool = False) -> None:
+        """Makes everything appended so far survive a crash."""
+        try:
+            for file in self._files():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            if complete:
+                self._header["complete"] = True
+                self._header["checksums"] = [_checksum(f) for f in self._files()]
+            part = self.path / (HEADER + ".part")
+            part.write_text(json.dumps(self._header), encoding="utf-8")
+            part.replace(self.path / HEADER)
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def open_arrays(self) -> list[np.ndarray]:
+        """Returns the arrays, mapped from disk."""
+        samples = sum(size for size, _ in self.batches)
+        return [
+            np.memmap(f, s["dtype"], "r", shape=(samples, *s["shape"]))
+            for f, s in zip(self._files(), self._header["arrays"])
+        ]
+
+    def _files(self) -> list[Path]:
+        return [self.path / f"{i}.bin" for i in range(len(self._header["arrays"]))]
+
+    def _open(self, identity: dict[str, Any]) -> None:
+        again = f"delete {self.path} or choose another path to run the teacher again"
+        try:
+            header = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
+            found = header["version"], header["identity"]
+            self._header |= {name: header[name] for name in self._header}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                "The description of this teacher cache is damaged.",
+                received=str(self.path / HEADER),
+                expected="the file as it was written",
+                fix=again,
+            ) from error
+        if found[0] != VERSION:
+            raise ArtifactError(
+                "This teacher cache has another format.",
+                received=f"version {found[0]}",
+                expected=f"version {VERSION}",
+                fix=again,
+            )
+        for name, wanted in json.loads(json.dumps(identity)).items():
+            if found[1].get(name) != wanted:
+                raise ArtifactError(
+                    f"This teacher cache was made for another {name}.",
+                    received=f"{name} {found[1].get(name)} in {self.path}",
+                    expected=f"{name} {wanted}",
+                    fix=again,
+                )
+        self._check_files(again)
+
+    def _check_files(self, again: str) -> None:
+        samples = sum(size for size, _ in self.batches)
+        for i, (file, spec) in enumerate(zip(self._files(), self._header["arrays"])):
+            size = int(np.dtype(spec["dtype"]).itemsize * samples)
+            size *= int(np.prod(spec["shape"], dtype="int64"))
+            have = file.stat().st_size if file.exists() else 0
+            if have > size and not self.complete:
+                # Written after the last commit, by a process that was killed.
+                with file.open("r+b") as opened:
+                    opened.truncate(size)
+            elif have != size:
+                raise ArtifactError(
+                    "This teacher cache is cut short.",
+                    received=f"{have} bytes in {file}",
+                    expected=f"{size} bytes",
+                    fix=again,
+                )
+            if self.complete and _checksum(file) != self._header["checksums"][i]:
+                raise ArtifactError(
+                    "This teacher cache is damaged: its checksum is wrong.",
+                    received=str(file),
+                    expected="the bytes that were written",
+                    fix=again,
+                )
+
+
+def _checksum(file: Path) -> int:
+    crc = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(1 << 24):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _cannot_write(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(
+        f"The teacher cache cannot be written ({error.strerror}).",
+        received=str(path),
+        expected="a writable directory with room for the teacher's outputs",
+        fix="free some space or choose another path, and call cache_teacher again: "
+        "it goes on after the last batch that was kept",
+    )
