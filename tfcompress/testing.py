@@ -362,7 +362,8 @@ def _round_trip(thing: Any) -> Any:
 def _compiled(function: Callable) -> Callable:
     import tensorflow as tf
 
-    return tf.function(function)
+    # As in the step of `fit`, where Keras turns AutoGraph off.
+    return tf.function(function, autograph=False)
 
 
 def _dtype(tensor: Any) -> str:
