@@ -42,7 +42,7 @@ def make_quantized():
     x = L.ReLU()(L.BatchNormalization()(conv(x)))
     x = FakeQuantize(0.0, 4.0)(x)
     x = L.MaxPooling2D()(FakeQuantize(-3.0, 3.0)(depthwise(x)))
-    x = FakeQuantize(-4.0, 4.0, name="rounding")(dense(L.Flatten()(x)))
+    x = FakeQuantize(-4.0, 4.0, name="logits_quantizer")(dense(L.Flatten()(x)))
     model = keras.Model(image, x, name="quantized")
     for layer in (conv, depthwise, dense):
         on_grid(layer)

@@ -196,18 +196,16 @@ def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
 def _single_output_name(model: keras.Model) -> str:
     """Returns the name of the last layer, or "output" if the user gave it none."""
     operation = _last_operation(model)
-    # Rounding is no layer of its own to a caller: a quantized student keeps the
-    # output name of its float teacher.
-    while type(operation).__name__ == "FakeQuantize":
-        history = getattr(operation.input, "_keras_history", None)
-        operation = history.operation if history else None
     if isinstance(operation, (keras.Model, type(None))):
         return "output" if operation is None else _single_output_name(operation)
+    # A quantized student keeps the output name of its float teacher: its last layer,
+    # a rounding, is named after it.
+    name = re.sub(r"_quantizer_*$", "", operation.name)
     # A generated name ("dense_7") depends on what else the process has built, so it
     # would change from one version of a served model to the next.
-    stripped = re.sub(r"_\d+$", "", operation.name).replace("_", "")
-    generated = stripped == type(operation).__name__.lower()
-    return "output" if generated else operation.name
+    stripped = re.sub(r"_\d+$", "", name).replace("_", "")
+    types = {type(operation).__name__.lower(), *map(str.lower, dir(keras.layers))}
+    return "output" if stripped in types else name
 
 
 def _last_operation(model: keras.Model) -> Any:

@@ -8,6 +8,7 @@ channel, the only weight of a channel is always on its grid.
 Average pooling: the mean of a few integers often lies exactly half-way between two,
 and kernels and TensorFlow round such ties differently. A depthwise convolution with
 equal weights can carry a bias of a fraction of a step, which decides all ties alike.
+Pixels that are rescaled meet the same ties, and the same answer.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.graph import Node, Tensor
+
+# In steps of the output: far above the noise of float32, far below what matters.
+_TIE_BREAK = 0.02
 
 
 def affine_parameters(layer: keras.Layer, channels: int) -> tuple[Any, Any] | None:
@@ -59,10 +63,14 @@ def _array(value: Any) -> np.ndarray:
     return ops.convert_to_numpy(ops.convert_to_tensor(value))
 
 
-def depthwise_nodes(node: Node) -> list[Node] | None:
+def depthwise_nodes(node: Node, step: float) -> list[Node] | None:
     """Returns nodes that compute an affine node as a depthwise convolution.
 
     Returns `None` where that has no such form (unknown sizes, another axis).
+
+    Args:
+        node: the affine layer.
+        step: distance between two neighbouring values of its output.
     """
     tensor, name = node.inputs[0], node.name
     channels, spatial = tensor.shape[-1], tensor.shape[1:-1]
@@ -76,6 +84,7 @@ def depthwise_nodes(node: Node) -> list[Node] | None:
     if parameters is None:
         return None
     scale, offset = parameters
+    offset = offset + np.float32(_TIE_BREAK * step)
     convolution = layers.DepthwiseConv2D(1, name=name)
 
     def weights() -> list:
@@ -118,7 +127,8 @@ def average_nodes(node: Node, step: float) -> list[Node] | None:
 
     def weights() -> list:
         kernel = np.full((*layer.pool_size, channels, 1), 1.0 / size, "float32")
-        # Means differ by 1/size of a step: a quarter of that decides ties only.
-        return [kernel, np.full(channels, 0.25 / size * step, "float32")]
+        # Means differ by 1/size of a step: less than that decides ties only.
+        decision = np.float32(min(0.25 / size, _TIE_BREAK) * step)
+        return [kernel, np.full(channels, decision)]
 
     return [Node(convolution, node.args, {}, node.output, weights)]

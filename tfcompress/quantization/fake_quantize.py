@@ -68,6 +68,8 @@ class FakeQuantize(keras.layers.Layer):
         frozen: bool = False,
         **kwargs: Any,
     ):
+        # Ranges are kept and compared in full precision whatever the model computes in.
+        kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.num_bits = num_bits
         self.fixed_range = None if fixed_range is None else (*fixed_range,)
@@ -123,15 +125,14 @@ class FakeQuantize(keras.layers.Layer):
                     lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
                 )
             )
-        rounded = keras.quantizers.fake_quant_with_min_max_vars(
-            ops.cast(inputs, "float32"), low, high, num_bits=self.num_bits
+        return keras.quantizers.fake_quant_with_min_max_vars(
+            inputs, low, high, num_bits=self.num_bits
         )
-        return ops.cast(rounded, inputs.dtype)
 
     def _batch_range(self, inputs: Any) -> Any:
         high = ops.max(inputs)
         low = ops.zeros_like(high) if self.nonnegative else ops.min(inputs)
-        return ops.stop_gradient(ops.cast(ops.stack([low, high]), "float32"))
+        return ops.stop_gradient(ops.stack([low, high]))
 
     def _observe(self, inputs: Any, site: int) -> None:
         # A plain mean of the first batches that turns into a moving average.
@@ -147,8 +148,15 @@ class FakeQuantize(keras.layers.Layer):
             self.batches.assign(self.batches + here)
 
     def _span(self, ranges: Any) -> tuple[Any, Any]:
+        """Returns the range of all sites, shifted so that zero is on its grid."""
         low = ops.minimum(ops.min(ranges[:, 0]), 0.0)
-        return low, ops.maximum(ops.max(ranges[:, 1]), low + _SMALLEST_SPAN)
+        high = ops.maximum(ops.max(ranges[:, 1]), low + _SMALLEST_SPAN)
+        levels = 2**self.num_bits - 1
+        step = (high - low) / levels
+        # A symmetric range has its zero half-way between two values, and TensorFlow
+        # and the converter shift it different ways unless it is shifted here.
+        zero_point = ops.round(-low / step)
+        return -zero_point * step, (levels - zero_point) * step
 
     def learned_range(self) -> tuple[float, float]:
         """Returns the range that is in use.

@@ -117,15 +117,26 @@ def _use_convolutions(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         replaced = None
-        if _flow(node) == "fold":
+        rounding = _next_rounding(node, consumers)
+        if rounding is not None and _flow(node) == "fold":
             absorbed = _flow(producers.get(node.inputs[0])) == "compute"
-            replaced = None if absorbed else depthwise_nodes(node)
-        elif _flow(node) == "average":
-            for reader in consumers.get(node.output, []):
-                if isinstance(reader.operation, FakeQuantize):
-                    replaced = average_nodes(node, reader.operation.step())
+            replaced = None if absorbed else depthwise_nodes(node, rounding.step())
+        elif rounding is not None and _flow(node) == "average":
+            replaced = average_nodes(node, rounding.step())
         nodes.extend(replaced or [node])
     return dataclasses.replace(graph, nodes=nodes)
+
+
+def _next_rounding(
+    node: Node, consumers: dict[Tensor, list[Node]]
+) -> FakeQuantize | None:
+    """Returns what rounds a node's output, with a fused activation in between."""
+    for reader in consumers.get(node.outputs, []):
+        if isinstance(reader.operation, FakeQuantize):
+            return reader.operation
+        if _flow(reader) == "activate":
+            return _next_rounding(reader, consumers)
+    return None
 
 
 def _round_biases(graph: Graph) -> Graph:

@@ -1,0 +1,233 @@
+"""The demo: a real model made small in one fit, shipped twice, and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.datasets import ImageData, load_images
+from tfcompress.distillation.distiller import Distiller
+from tfcompress.exporters import Artifact, export
+from tfcompress.finalization import finalize
+from tfcompress.pruning.callback import PruneWeights
+from tfcompress.quantization.freeze import FreezeQuantization
+from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.reporting import Report, report
+from tfcompress.schedules import PolynomialSparsity
+from tfcompress.verification import Verification, verify
+
+BATCH = 128
+SPARSITY = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoResult:
+    """What the demo made and measured.
+
+    Attributes:
+        data: name of the data set.
+        phone: the int8 .tflite.
+        server: the SavedModel.
+        control: float .tflite of the same architecture, trained the same without
+            compression.
+        trained_agreement: the .tflite against the quantization-aware student that
+            was trained, on the whole test set.
+        phone_check: the .tflite against the finalized model.
+        server_check: the SavedModel against the finalized model.
+        report: sizes, sparsity, accuracy and latency side by side.
+    """
+
+    data: str
+    phone: Artifact
+    server: Artifact
+    control: Artifact
+    trained_agreement: Verification
+    phone_check: Verification
+    server_check: Verification
+    report: Report
+
+    def to_json(self) -> str:
+        """Returns the figures as JSON."""
+        return json.dumps(
+            {
+                "data": self.data,
+                "trained_agreement": json.loads(self.trained_agreement.to_json()),
+                "phone": json.loads(self.phone_check.to_json()),
+                "server": json.loads(self.server_check.to_json()),
+                "report": json.loads(self.report.to_json()),
+            },
+            indent=2,
+        )
+
+
+def build_teacher(shape: tuple[int, ...], classes: int) -> keras.Model:
+    """Returns a small residual network."""
+    image = keras.Input(shape, name="image")
+    x = image
+    for width, stride in ((16, 1), (32, 2), (64, 2)):
+        skip = layers.Conv2D(width, 1, strides=stride, use_bias=False)(x)
+        x = layers.Conv2D(width, 3, strides=stride, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(x)
+        x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(layers.Add()([x, skip]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, layers.Dense(classes, name="logits")(x), name="teacher")
+
+
+def build_student(
+    shape: tuple[int, ...], classes: int, name: str = "student"
+) -> keras.Model:
+    """Returns LeNet-5 in the widths of Deep Compression (20-50-500)."""
+    image = keras.Input(shape, name="image")
+    x = layers.Conv2D(20, 5, padding="same", activation="relu", name="conv1")(image)
+    x = layers.MaxPooling2D(2, name="pool1")(x)
+    x = layers.Conv2D(50, 5, padding="same", activation="relu", name="conv2")(x)
+    x = layers.MaxPooling2D(2, name="pool2")(x)
+    x = layers.Flatten(name="flatten")(x)
+    x = layers.Dense(500, activation="relu", name="dense")(x)
+    return keras.Model(image, layers.Dense(classes, name="logits")(x), name=name)
+
+
+def run(
+    output: str | Path = "tfcompress-demo",
+    smoke: bool = False,
+    console: Console | None = None,
+) -> DemoResult:
+    """Trains, compresses, exports, verifies and reports.
+
+    Args:
+        output: directory for the artifacts, the report and the figures.
+        smoke: the same with few images and epochs, in under a minute.
+        console: where to print.
+
+    Returns:
+        What was made and measured.
+    """
+    console = console or Console()
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"The output directory cannot be made ({error.strerror}).",
+            received=str(output),
+            fix="choose another directory with --output",
+        ) from error
+    keras.utils.set_random_seed(1)
+    data = load_images(limit=2000 if smoke else None)
+    console.print(f"Data: {data.name}, {len(data.x_train)} training images.")
+    epochs = 2 if smoke else 5
+    shape, classes = data.x_train.shape[1:], len(data.class_names)
+
+    teacher = build_teacher(shape, classes)
+    control = build_student(shape, classes, "control")
+    student = build_student(shape, classes)
+    student.set_weights(control.get_weights())
+    with _progress(console) as progress:
+        _fit(teacher, "teacher", data, 1 if smoke else 3, progress)
+        _fit(control, "control: dense, float", data, epochs, progress)
+        distiller = Distiller(
+            teacher,
+            quantize_aware(student, "w8a8"),
+            keras.distillation.LogitsDistillation(temperature=3.0),
+        )
+        prune = PruneWeights(PolynomialSparsity(0.0, SPARSITY, frequency=20))
+        freeze = FreezeQuantization(ranges_at_epoch=epochs - 1)
+        label = "student: distilled, pruned, int8"
+        _fit(distiller, label, data, epochs, progress, prune, freeze)
+
+    deployable = finalize(distiller.student)
+    with console.status("Exporting ..."):
+        phone = export(deployable, folder / "student.tflite", overwrite=True)
+        reference = export(control, folder / "control.tflite", overwrite=True)
+        server = export(
+            deployable, folder / "savedmodels" / "student", format="saved_model"
+        )
+    with console.status("Verifying on the whole test set ..."):
+        trained = verify(
+            phone, distiller.student, data.x_test, min_integer_coverage=1.0
+        )
+        phone_check = verify(phone, deployable, data.x_test, min_integer_coverage=1.0)
+        server_check = verify(server, deployable, data.x_test)
+    with console.status("Measuring ..."):
+        table = report(
+            control,
+            reference,
+            phone,
+            server,
+            evaluate=lambda predict: _accuracy(predict(data.x_test), data),
+            latency_inputs=data.x_test[:1],
+        )
+    result = DemoResult(
+        data.name, phone, server, reference, trained, phone_check, server_check, table
+    )
+    console.print(f"Trained student and .tflite: {trained}")
+    console.print(f"Finalized model and .tflite: {phone_check}")
+    console.print(f"Finalized model and SavedModel: {server_check}")
+    console.print(table)
+    (folder / "report.md").write_text(table.to_markdown() + "\n")
+    (folder / "figures.json").write_text(result.to_json() + "\n")
+    console.print(f"Artifacts, report and figures are in {folder}")
+    return result
+
+
+def _fit(
+    model: keras.Model,
+    label: str,
+    data: ImageData,
+    epochs: int,
+    progress: Progress,
+    *callbacks: keras.callbacks.Callback,
+) -> None:
+    steps = -(-len(data.x_train) // BATCH) * epochs
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, steps)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    task = progress.add_task(label, total=steps)
+    bar = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: progress.advance(task)
+    )
+    model.fit(
+        data.x_train,
+        data.y_train,
+        batch_size=BATCH,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[*callbacks, bar],
+    )
+
+
+def _accuracy(logits: np.ndarray, data: ImageData) -> float:
+    return float(np.mean(np.argmax(logits, axis=-1) == data.y_test))
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield progress
