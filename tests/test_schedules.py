@@ -1,5 +1,7 @@
 """Schedules: values, update steps, fractions of a fit, and errors."""
 
+import math
+
 import keras
 import pytest
 from keras import ops
@@ -7,7 +9,10 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.schedules import (
     ConstantSparsity,
+    CosineSparsity,
     FitSpan,
+    MagnitudeThreshold,
+    OneCycleSparsity,
     PolynomialSparsity,
     schedules,
 )
@@ -25,6 +30,38 @@ def test_polynomial_follows_the_formula():
         progress = min(max((step - 10) / 40, 0), 1)
         expected = 0.9 + (0.2 - 0.9) * (1 - progress) ** 3
         assert schedule(step) == pytest.approx(expected, abs=1e-6)
+
+
+def test_cosine_follows_the_formula():
+    schedule = CosineSparsity(0.2, 0.9, begin_step=10, end_step=50)
+    for step in (0, 10, 17, 33, 50, 90):
+        progress = min(max((step - 10) / 40, 0), 1)
+        expected = 0.9 + (0.2 - 0.9) * (1 + math.cos(math.pi * progress)) / 2
+        assert schedule(step) == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_cycle_follows_the_formula():
+    schedule = OneCycleSparsity(0.2, 0.9, begin_step=10, end_step=50)
+
+    def curve(t):
+        return 1 / (1 + math.exp(5 - 14 * t))
+
+    for step in (0, 10, 17, 33, 50, 90):
+        progress = min(max((step - 10) / 40, 0), 1)
+        share = (curve(progress) - curve(0)) / (curve(1) - curve(0))
+        assert schedule(step) == pytest.approx(0.2 + 0.7 * share, abs=1e-6)
+
+
+def test_threshold_rises_linearly_and_is_told_as_such():
+    schedule = MagnitudeThreshold(0.5, 0, 50, frequency=10)
+    assert [schedule(step) for step in (0, 25, 50, 70)] == [0.0, 0.25, 0.5, 0.5]
+    assert schedule.describe(SPAN).endswith("final threshold 0.5 at step 50")
+
+
+@pytest.mark.parametrize("threshold", [-0.1, "0.1", None, True])
+def test_threshold_must_be_a_number(threshold):
+    with pytest.raises(InvalidArgumentError, match="must not be negative"):
+        MagnitudeThreshold(threshold)
 
 
 def test_value_is_a_float_for_an_int_and_a_tensor_else():
@@ -128,7 +165,13 @@ def test_description_names_the_updates_and_the_end():
 
 @pytest.mark.parametrize(
     "schedule",
-    [ConstantSparsity(0.5, 3, 9, 2), PolynomialSparsity(0.1, 0.5, 0.1, 0.9, 2, 7)],
+    [
+        ConstantSparsity(0.5, 3, 9, 2),
+        PolynomialSparsity(0.1, 0.5, 0.1, 0.9, 2, 7),
+        CosineSparsity(0.1, 0.5, 0.1, 0.9, 7),
+        OneCycleSparsity(0.1, 0.5, 10, None, 7),
+        MagnitudeThreshold(0.1, 0.25),
+    ],
 )
 def test_config_round_trip(schedule):
     config = keras.saving.serialize_keras_object(schedule)

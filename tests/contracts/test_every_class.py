@@ -8,7 +8,12 @@ from tfcompress import ConstantSparsity, PolynomialSparsity
 from tfcompress.layer_rules import rule_of
 from tfcompress.pruning.criteria import criteria
 from tfcompress.pruning.patterns import patterns
-from tfcompress.schedules import schedules
+from tfcompress.schedules import (
+    CosineSparsity,
+    MagnitudeThreshold,
+    OneCycleSparsity,
+    schedules,
+)
 from tfcompress.testing import (
     check_criterion,
     check_layer_rule,
@@ -28,6 +33,9 @@ SCHEDULES = {
         PolynomialSparsity(0.5, 0.5, 0.1, 0.9, power=5.5),
     ],
 }
+SCHEDULES["cosine"] = [CosineSparsity(0.1, 0.8), CosineSparsity(0.0, 0.9, 10, 50)]
+SCHEDULES["one_cycle"] = [OneCycleSparsity(0.1, 0.8, end_step=1.0)]
+SCHEDULES["threshold"] = [MagnitudeThreshold(0.1), MagnitudeThreshold(0.0, 5, 90)]
 PATTERN_ROUNDING = {"unstructured": 0.0}
 
 

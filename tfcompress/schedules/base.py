@@ -1,9 +1,4 @@
-"""Schedules: a pure function from a training step to a value, and when to apply it.
-
-A schedule counts in steps of the optimizer (`optimizer.iterations`), so a run that
-is killed and resumed goes on where it was without any file beside the checkpoint.
-Steps may be given as whole numbers or as fractions of the fit at hand.
-"""
+"""What every schedule does: resolve its steps in a fit, and say when it is due."""
 
 from __future__ import annotations
 
@@ -46,7 +41,7 @@ class Schedule:
     """
 
     grows = True
-    unit = "sparsity"
+    unit = "sparsity"  # or "threshold": what the value is
 
     def __init__(
         self,
@@ -147,7 +142,7 @@ class Schedule:
             shown = [*shown[:3], "...", *shown[-2:]]
         return (
             f"{len(steps)} updates at steps {', '.join(shown)}; "
-            f"final sparsity {self(steps[-1]):.4g} at step {steps[-1]}"
+            f"final {self.unit} {self(steps[-1]):.4g} at step {steps[-1]}"
         )
 
     def get_config(self) -> dict:
@@ -176,104 +171,6 @@ class Schedule:
 
 
 schedules: Registry[Schedule] = Registry("schedule")
-
-
-@schedules.register("constant")
-class ConstantSparsity(Schedule):
-    """The same sparsity from `begin_step` on.
-
-    When to use: to fine-tune a model that is to be pruned in one go, or one that is
-    sparse already.
-
-    Args:
-        target_sparsity: fraction of zeros, in [0, 1).
-        begin_step: first update; int = step of the optimizer, float = fraction of
-            the fit.
-        end_step: last update; `None` = updates go on to the end of the fit.
-        frequency: steps between updates of the mask.
-
-    Example:
-
-    >>> schedule = ConstantSparsity(0.5, begin_step=10, frequency=5)
-    >>> schedule(10), schedule.is_due(9), schedule.is_due(10), schedule.is_due(15)
-    (0.5, False, True, True)
-    """
-
-    grows = False
-
-    def __init__(
-        self,
-        target_sparsity: float,
-        begin_step: Step = 0.0,
-        end_step: Step | None = None,
-        frequency: int = 100,
-    ):
-        super().__init__(begin_step, end_step, frequency)
-        self.target_sparsity = checked_sparsity("target_sparsity", target_sparsity)
-
-    def value(self, progress: Any) -> Any:
-        return ops.zeros_like(progress) + self.target_sparsity
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "target_sparsity": self.target_sparsity}
-
-
-@schedules.register("polynomial")
-class PolynomialSparsity(Schedule):
-    """Sparsity that grows fast at first and ever more slowly towards its end.
-
-    When to use: the default. Most weights go while the network can still adapt, and
-    the rest of the fit fine-tunes what is left.
-
-    Source: Zhu & Gupta, "To prune, or not to prune", 2017. With `t` the progress
-    from `begin_step` (0) to `end_step` (1),
-    `s(t) = final + (initial - final) * (1 - t) ** power`.
-
-    Args:
-        initial_sparsity: sparsity at `begin_step`, in [0, 1).
-        final_sparsity: sparsity from `end_step` on, in [0, 1).
-        begin_step: first update; int = step of the optimizer, float = fraction of
-            the fit.
-        end_step: last update; `None` = three quarters of the fit.
-        power: exponent, > 0; 1 is linear, 3 the paper's cubic.
-        frequency: steps between updates of the mask.
-
-    Example:
-
-    >>> schedule = PolynomialSparsity(0.0, 0.8, begin_step=0, end_step=100)
-    >>> [round(schedule(step), 2) for step in (0, 25, 50, 100, 200)]
-    [0.0, 0.46, 0.7, 0.8, 0.8]
-    """
-
-    def __init__(
-        self,
-        initial_sparsity: float,
-        final_sparsity: float,
-        begin_step: Step = 0.0,
-        end_step: Step | None = None,
-        power: float = 3,
-        frequency: int = 100,
-    ):
-        super().__init__(begin_step, end_step, frequency)
-        self.initial_sparsity = checked_sparsity("initial_sparsity", initial_sparsity)
-        self.final_sparsity = checked_sparsity("final_sparsity", final_sparsity)
-        if not power > 0:
-            raise InvalidArgumentError(
-                "`power` must be positive.", received=repr(power), expected="> 0"
-            )
-        self.power = power
-
-    def value(self, progress: Any) -> Any:
-        change = self.initial_sparsity - self.final_sparsity
-        return self.final_sparsity + change * ops.power(1.0 - progress, self.power)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "initial_sparsity": self.initial_sparsity,
-            "final_sparsity": self.final_sparsity,
-            "power": self.power,
-        }
 
 
 def checked_sparsity(name: str, value: Any) -> float:

@@ -1,0 +1,36 @@
+"""Schedules: a pure function from a training step to a value, and when to apply it.
+
+A schedule counts in steps of the optimizer (`optimizer.iterations`), so a run that
+is killed and resumed goes on where it was without any file beside the checkpoint.
+Steps may be given as whole numbers or as fractions of the fit at hand.
+"""
+
+from tfcompress.schedules.base import (
+    FitSpan,
+    Schedule,
+    Step,
+    checked_sparsity,
+    schedules,
+)
+from tfcompress.schedules.sparsity import (
+    ConstantSparsity,
+    CosineSparsity,
+    GrowingSparsity,
+    OneCycleSparsity,
+    PolynomialSparsity,
+)
+from tfcompress.schedules.threshold import MagnitudeThreshold
+
+__all__ = [
+    "ConstantSparsity",
+    "CosineSparsity",
+    "FitSpan",
+    "GrowingSparsity",
+    "MagnitudeThreshold",
+    "OneCycleSparsity",
+    "PolynomialSparsity",
+    "Schedule",
+    "Step",
+    "checked_sparsity",
+    "schedules",
+]
