@@ -133,6 +133,11 @@ def _tensors(structure: Any) -> list[Tensor]:
 def clone_operation(operation: Any) -> Any:
     """Returns a fresh, unbuilt copy of a layer or `keras.ops` operation."""
     try:
+        if isinstance(operation, keras.layers.Lambda):
+            # Its code is running in this process already, so it is no less safe here.
+            copy = type(operation).from_config(operation.get_config(), safe_mode=False)
+            copy.function = operation.function  # with the globals that it refers to
+            return copy
         return type(operation).from_config(operation.get_config())
     except Exception as error:
         reason = " ".join(str(error).strip().split("\n\n")[0].split())

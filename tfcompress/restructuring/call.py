@@ -9,6 +9,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Node, Tensor
 from tfcompress.layer_rules import (
     LayerRule,
@@ -197,11 +198,16 @@ def flow(*layer_types: type, hidden: str = "") -> Callable[[Flow], Flow]:
 @flow()
 def fixed(call: Call) -> None:
     """Nothing is known: the channels that go in stay as they are."""
-    call.fix_all(f"feeds {call.label}, whose channel flow is not known")
+    kind = type(call.layer).__name__
+    call.fix_all(
+        f"feeds {call.label}, which has no channel rule; "
+        f"register_layer_rule(LayerRule({kind}, channels='same')) if it treats each "
+        "channel on its own"
+    )
     for index, tensor in enumerate(call.output_tensors):
         size = tensor.shape[-1] if len(tensor.shape) > 1 else None
         if size:
-            reason = f"comes from {call.label}, whose channel flow is not known"
+            reason = f"comes from {call.label}, which has no channel rule"
             call.outputs[index] = {len(tensor.shape) - 1: call.ids.fresh(size, reason)}
 
 
@@ -209,7 +215,15 @@ def flow_of(operation: Any) -> Flow:
     """Returns the channel rule of a layer or `keras.ops` operation."""
     rule = rule_of(operation)
     if rule is not None and rule.channels is not None:
-        return rule.channels if callable(rule.channels) else FLOWS[rule.channels]
+        if callable(rule.channels):
+            return rule.channels
+        if rule.channels not in FLOWS:
+            raise InvalidArgumentError(
+                f"The rule of {rule.layer_type.__name__} names no known channel rule.",
+                received=repr(rule.channels),
+                expected=f"one of {', '.join(map(repr, sorted(FLOWS)))}, or a function",
+            )
+        return FLOWS[rule.channels]
     if type(operation).__module__.split(".")[0] == "keras":
         return _HIDDEN.get(type(operation).__name__, fixed)
     return fixed

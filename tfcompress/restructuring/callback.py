@@ -70,6 +70,12 @@ class PruneChannels(FitCallback):
         if isinstance(schedule, int | float):
             schedule = ConstantSparsity(schedule)
         self.schedule = schedules.get(schedule)
+        if not isinstance(self.schedule, Schedule):
+            raise InvalidArgumentError(
+                "`schedule` is not a schedule.",
+                received=repr(schedule),
+                expected="a Schedule such as PolynomialSparsity(0.0, 0.5), or a number",
+            )
         importance(criterion, None)  # says what is wrong before the fit
         self.criterion = criterion
         self.round_to = round_to
@@ -91,7 +97,9 @@ class PruneChannels(FitCallback):
                 f"Model '{model.name}' has no channels that PruneChannels could prune.",
                 fix="print channel_groups(model) to see what keeps each of them",
             )
-        limits = limits_of(self._groups, self.max_layer_sparsity)
+        limits = limits_of(
+            self._groups, self.max_layer_sparsity, self._dependencies.groups
+        )
         self._widths = [
             Widths(g, self.round_to, limit) for g, limit in zip(self._groups, limits)
         ]

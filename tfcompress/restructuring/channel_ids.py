@@ -51,6 +51,11 @@ class ChannelIds:
         """Excludes channels from removal; `reason` completes "..., which <reason>"."""
         self._fixed.append((members, reason))
 
+    def are_fixed(self, members: np.ndarray) -> bool:
+        """Returns whether it is known already that none of these can go."""
+        fixed = {int(i) for ids, _ in self._fixed for i in ids.ravel()}
+        return all(int(i) in fixed for i in members.ravel())
+
     def mix(self, members: np.ndarray) -> None:
         """Notes that removing one of these changes the others, even if it is zero."""
         self._inexact.append(members)

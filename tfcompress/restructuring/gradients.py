@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ class _Collector(keras.optimizers.Optimizer):
     """
 
     def __init__(self) -> None:
-        super().__init__(learning_rate=0.0)
+        super().__init__(learning_rate=0.0, name="importance")
         self.sums: dict[int, keras.Variable] = {}
 
     def build(self, variables: Any) -> None:
@@ -29,9 +30,13 @@ class _Collector(keras.optimizers.Optimizer):
             for v in variables:
                 self.sums[id(v)] = self.add_variable_from_reference(v, "importance")
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        product = gradient * ops.cast(variable, gradient.dtype)
-        self.assign_add(self.sums[id(variable)], ops.square(product))
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        self.build(trainable_variables)
+        for gradient, variable in zip(grads, trainable_variables):
+            if gradient is not None:
+                product = gradient * ops.cast(variable, gradient.dtype)
+                self.sums[id(variable)].assign_add(ops.square(product))
+        self.iterations.assign_add(1)
 
 
 def taylor_importance(
@@ -70,15 +75,10 @@ def taylor_importance(
     copy.set_weights(model.get_weights())
     collector = _Collector()
     copy.compile(collector, loss)
-    try:
-        if pair is not None:
-            copy.fit(*pair, verbose=0)
-        else:
-            copy.fit(data, verbose=0)
-    except ValueError as error:
-        if int(collector.iterations) == 0:
-            _empty(error)
-        raise
+    with warnings.catch_warnings():
+        # Keras warns of an empty data set, which is an error here.
+        warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
+        copy.fit(*(pair or (data,)), verbose=0)
     if int(collector.iterations) == 0:
         _empty()
     found = {
@@ -95,9 +95,8 @@ def taylor_importance(
     return importance
 
 
-def _empty(cause: Exception | None = None) -> None:
+def _empty() -> None:
     raise InvalidArgumentError(
-        "`data` holds nothing that criterion='taylor' could learn from"
-        + (f" ({cause})." if cause else "."),
+        "`data` is empty, so criterion='taylor' has no gradients.",
         expected="at least one batch of (inputs, targets)",
-    ) from cause
+    )

@@ -216,6 +216,8 @@ def reshape(call: Call) -> None:
     Dense layer reshaped into an image, ties all features of a channel.
     """
     source, axes = call.shape(), call.inputs[0]
+    if len(axes) > 1:
+        axes = {a: i for a, i in axes.items() if not call.ids.are_fixed(i)}
     target = call.output_tensors[0].shape
     if not axes:
         return
@@ -228,7 +230,7 @@ def reshape(call: Call) -> None:
         call.outputs[0] = {len(target) - 1: axes[last]}
         _resize_reshape(call, len(target) - 1, axes[last])
         return
-    made = reshaped(source, target, axes)
+    made = reshaped(source, target, axes) if len(axes) == 1 else None
     if made is None:
         call.fix_all(f"is reshaped by {call.label} in a way that cannot be followed")
         return

@@ -83,7 +83,7 @@ def shrink(
     dependencies = analyse(model)
     _check_weights(model)
     groups = eligible(model, dependencies, filters)
-    limits = limits_of(groups, max_layer_sparsity)
+    limits = limits_of(groups, max_layer_sparsity, dependencies.groups)
     if sparsity is None and macs is None:
         return _remove_constant(dependencies, groups, limits)
     gradients = taylor_importance(model, data) if criterion == "taylor" else None

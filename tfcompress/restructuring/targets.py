@@ -59,9 +59,19 @@ def eligible(
     return found
 
 
-def limits_of(groups: list[ChannelGroup], given: Limits) -> list[float]:
-    """Returns the largest sparsity of each group; of several limits, the least."""
+def limits_of(
+    groups: list[ChannelGroup], given: Limits, known: list[ChannelGroup]
+) -> list[float]:
+    """Returns the largest sparsity of each group; of several limits, the least.
+
+    Args:
+        groups: the groups that may lose channels.
+        given: what the user set.
+        known: all groups of the model, in which a name must occur.
+    """
     table = {"": given} if isinstance(given, int | float) else dict(given or {})
+    names = sorted({path for group in known for path in group.made_by})
+    found: dict[str, set[str]] = {}
     for pattern, limit in table.items():
         if not 0 <= limit <= 1:
             raise InvalidArgumentError(
@@ -69,22 +79,24 @@ def limits_of(groups: list[ChannelGroup], given: Limits) -> list[float]:
                 received=f"{limit} for {pattern!r}",
                 expected="numbers in [0, 1]",
             )
-        if not any(re.search(pattern, path) for g in groups for path in g.made_by):
+        try:
+            found[pattern] = {name for name in names if re.search(pattern, name)}
+        except re.error as error:
             raise InvalidArgumentError(
-                f"`max_layer_sparsity` names {pattern!r}, which matches no layer whose "
-                "channels can be removed.",
+                f"`max_layer_sparsity` has no valid regular expression ({error}).",
+                received=repr(pattern),
+            ) from error
+        if names and not found[pattern]:
+            raise InvalidArgumentError(
+                f"`max_layer_sparsity` names {pattern!r}, which matches no layer that "
+                "makes channels.",
                 received=repr(given),
-                expected="expressions that match some of "
-                + ", ".join(group.name for group in groups),
+                expected=f"expressions that match some of {', '.join(names)}",
             )
     return [
         min(
-            (
-                float(limit)
-                for pattern, limit in table.items()
-                if any(re.search(pattern, path) for path in group.made_by)
-            ),
+            (float(limit) for p, limit in table.items() if found[p] & set(g.made_by)),
             default=1.0,
         )
-        for group in groups
+        for g in groups
     ]
