@@ -1,5 +1,6 @@
 """Who may import whom. The rules are those of docs/architecture.md."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -39,7 +40,7 @@ TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
-    "tfcompress/testing.py": "compares compiled with eager",
+    "tfcompress/testing/tools.py": "compares compiled with eager",
     "tfcompress/reporting/measures.py": "reads variables from a checkpoint",
 }
 
@@ -159,6 +160,20 @@ def test_tfmot_and_tf_keras_are_never_imported_in_this_process():
         for line, name in source.imports()
         if name.split(".")[0] in ("tensorflow_model_optimization", "tf_keras")
         and not source.path.endswith("_worker.py")
+    ]
+    assert found == []
+
+
+def test_heavy_packages_are_imported_inside_functions():
+    # At the top of a module they would come with `import tfcompress`, or could.
+    found = [
+        f"{source.path}:{node.lineno}"
+        for source in package_sources()
+        if source.room != "cli" and not source.path.endswith("_worker.py")
+        for node in source.tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(a.name for a in node.names)]
+        if name and name.split(".")[0] in (*HEAVY, "tensorflow")
     ]
     assert found == []
 

@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from tfcompress import Criterion, LayerRule, Pattern, Schedule
+from tfcompress import (
+    Criterion,
+    LayerRule,
+    Pattern,
+    Quantizer,
+    Schedule,
+    UniformQuantizer,
+)
 from tfcompress.layer_rules import Kernel
 from tfcompress.testing import (
     check_criterion,
     check_layer_rule,
     check_pattern,
+    check_quantizer,
     check_schedule,
 )
 
@@ -279,3 +287,68 @@ def test_a_wrong_rule_is_found(rule, layer, message):
 def test_a_right_rule_passes():
     rule = LayerRule(Doubling, "compute", TABLE, macs=lambda layer, i, o: 6)
     assert check_layer_rule(rule, Doubling(), (6,)) is None
+
+
+@registered
+class Halves(UniformQuantizer):
+    """Right: a uniform quantizer of two bits."""
+
+    def __init__(self, num_bits=2, granularity="channel"):
+        super().__init__(num_bits, granularity)
+
+
+@registered
+class NoGradient(Halves):
+    def __call__(self, weights, axes):
+        return ops.stop_gradient(super().__call__(weights, axes))
+
+
+@registered
+class Offset(Halves):
+    def __call__(self, weights, axes):
+        return super().__call__(weights, axes) + 0.01
+
+
+@registered
+class TooMany(Halves):
+    def __call__(self, weights, axes):
+        return UniformQuantizer(8)(weights, axes)
+
+
+@registered
+class Shrinks(Halves):
+    def __call__(self, weights, axes):
+        return 0.9 * super().__call__(weights, axes)
+
+
+@registered
+class DividesByZero(Quantizer):
+    def __call__(self, weights, axes):
+        return weights / ops.sign(weights) * ops.sign(weights)
+
+
+@registered
+class Flat(Quantizer):
+    def __call__(self, weights, axes):
+        return ops.reshape(weights, (-1,))
+
+
+def test_a_right_quantizer_passes():
+    assert check_quantizer(Halves()) is None
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "message"),
+    [
+        (NoGradient(), "lets no useful gradient through: 100% of the weights"),
+        (Offset(), "Offset moves 128 zeros: pruned weights would come back"),
+        (TooMany(), r"num_bits=2 gives a channel \d+ different values, more than 4"),
+        (Shrinks(), r"Shrinks rounds what is rounded already, by up to 0\.\d+"),
+        (DividesByZero(), "DividesByZero gives NaN or infinity"),
+        (Flat(), r"of shape \(24, 16\) must have their shape.*got float32 \(384,\)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_wrong_quantizer_is_found(quantizer, message):
+    with pytest.raises(AssertionError, match=message):
+        check_quantizer(quantizer)

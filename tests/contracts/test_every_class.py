@@ -8,6 +8,7 @@ from tfcompress import ConstantSparsity, PolynomialSparsity
 from tfcompress.layer_rules import rule_of
 from tfcompress.pruning.criteria import criteria
 from tfcompress.pruning.patterns import patterns
+from tfcompress.quantization.quantizers import UniformQuantizer, quantizers
 from tfcompress.schedules import (
     CosineSparsity,
     MagnitudeThreshold,
@@ -18,6 +19,7 @@ from tfcompress.testing import (
     check_criterion,
     check_layer_rule,
     check_pattern,
+    check_quantizer,
     check_schedule,
 )
 
@@ -61,6 +63,17 @@ def test_criterion(name):
 def test_pattern(name):
     # A pattern that rounds may miss the sparsity by a unit or two of this size.
     assert check_pattern(patterns.get(name), PATTERN_ROUNDING.get(name, 0.1)) is None
+
+
+@pytest.mark.parametrize("name", quantizers.names())
+def test_quantizer(name):
+    assert check_quantizer(quantizers.get(name)) is None
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_uniform_quantizer_at_other_widths(bits, granularity):
+    assert check_quantizer(UniformQuantizer(bits, granularity)) is None
 
 
 LAYERS = [
