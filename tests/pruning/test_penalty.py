@@ -73,7 +73,7 @@ def test_a_penalty_makes_ready_for_a_threshold(fit):
         model,
         PenalizeWeights(0.05, filters="first"),
         PruneWeights(
-            MagnitudeThreshold(0.01, frequency=1), Magnitude(), filters="first"
+            MagnitudeThreshold(0.01, end_step=1.0), Magnitude(), filters="first"
         ),
         epochs=4,
     )
