@@ -92,7 +92,8 @@ def test_sparse_from_the_first_step_to_the_last(fit, method):
     # was just dropped may be what grows.
     most = {k: round(38 * 0.15 * (1 + np.cos(np.pi * k / 12))) for k in (3, 6, 9)}
     for step, count in enumerate(moved, start=1):
-        assert most.get(step, 0) - 4 <= count <= most.get(step, 0)
+        late = 0 if method == "rigl" else 4
+        assert most.get(step, 0) - 4 <= count <= most.get(step, 0) + late
     assert model.layers[0].kernel.constraint is None
 
 
