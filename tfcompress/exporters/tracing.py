@@ -9,6 +9,8 @@ from typing import Any
 import keras
 
 from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.core.graph import is_graph_model, output_names
+from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import TensorInfo
 
 _GENERATED_INPUT = re.compile(r"keras_tensor(_\d+)?|input_layer(_\d+)?|args_\d+")
@@ -99,7 +101,7 @@ def _full_precision(model: keras.Model) -> Iterator[None]:
     """Lets the layers of a mixed-precision model compute in float32 for a while."""
     mixed = [
         (layer, layer.dtype_policy)
-        for layer in [model, *model._flatten_layers(include_self=False)]
+        for layer in [model, *(inner for _, inner in walk(model))]
         if layer.compute_dtype in ("float16", "bfloat16")
         and layer.variable_dtype == "float32"
     ]
@@ -195,25 +197,20 @@ def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
 
 def _single_output_name(model: keras.Model) -> str:
     """Returns the name of the last layer, or "output" if the user gave it none."""
-    operation = _last_operation(model)
-    if isinstance(operation, (keras.Model, type(None))):
-        return "output" if operation is None else _single_output_name(operation)
+    if not is_graph_model(model):
+        return "output"
+    (last,) = output_names(model)
+    layer = next((one for one in model.layers if one.name == last), None)
+    if isinstance(layer, keras.Model):
+        return _single_output_name(layer)
     # A quantized student keeps the output name of its float teacher: its last layer,
     # a rounding, is named after it.
-    name = re.sub(r"_quantizer_*$", "", operation.name)
+    name = re.sub(r"_quantizer_*$", "", last)
     # A generated name ("dense_7") depends on what else the process has built, so it
     # would change from one version of a served model to the next.
     stripped = re.sub(r"_\d+$", "", name).replace("_", "")
-    types = {type(operation).__name__.lower(), *map(str.lower, dir(keras.layers))}
+    types = {type(layer).__name__.lower(), *map(str.lower, dir(keras.layers))}
     return "output" if stripped in types else name
-
-
-def _last_operation(model: keras.Model) -> Any:
-    if isinstance(model, keras.Sequential):
-        return model.layers[-1] if model.layers else None
-    tensors = getattr(model, "outputs", None) or [None]
-    history = getattr(tensors[0], "_keras_history", None)
-    return history.operation if history else None
 
 
 def _captured(model: keras.Model, function: Any) -> tuple[tuple, tuple]:
@@ -231,7 +228,7 @@ def _captured(model: keras.Model, function: Any) -> tuple[tuple, tuple]:
     kind = tf.saved_model.experimental.TrackableResource
     resources = [
         value
-        for layer in [model, *model._flatten_layers(include_self=False)]
+        for layer in [model, *(inner for _, inner in walk(model))]
         for value in vars(layer).values()
         if isinstance(value, kind)
     ]
