@@ -10,12 +10,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 from tfcompress.distillation import validation
 from tfcompress.distillation.features import Recorder, layer_names, names_in, pick
 from tfcompress.distillation.teacher_cache import ask_teacher, split_cached
 from tfcompress.distillation.terms import LogitsDistillation, distillation_term
+from tfcompress.distillation.weighting import STEP, now
 
 
 @dataclasses.dataclass
@@ -77,7 +77,9 @@ class Distiller(keras.Model):
         distillation_loss_weights: list (or dict) of floats >= 0, w_i above.
             Defaults to 1 for each.
         student_loss_weight: float in [0, 1], a above. With 0 no labels and no
-            compiled loss are needed; with 1 the teacher does not run.
+            compiled loss are needed; with 1 the teacher does not run. This, the
+            weights and the temperature of losses may be schedules of
+            `keras.optimizers.schedules`, which count the optimizer's steps.
         name: name of the model.
         teacher_preprocessing: layer or function from the student's input to the
             teacher's, for teachers that see another size or range. Functions must
@@ -108,7 +110,7 @@ class Distiller(keras.Model):
         student: Any,
         distillation_losses: Any,
         distillation_loss_weights: Any = None,
-        student_loss_weight: float = 0.5,
+        student_loss_weight: Any = 0.5,
         name: str = "distiller",
         teacher_preprocessing: Callable | None = None,
         **kwargs: Any,
@@ -213,29 +215,28 @@ class Distiller(keras.Model):
         """Returns the loss above in training, the student's loss otherwise."""
         share = self.student_loss_weight
         supervised = self.loss is not None and y is not None
-        if not supervised and share > 0.0:
-            raise InvalidArgumentError(
-                "The student's loss cannot be computed without "
-                + ("labels." if self.loss is not None else "a compiled loss."),
-                received=f"student_loss_weight={share}",
-                expected="labels `y` in fit and a `loss` in compile",
-                fix="pass them, or learn from the teacher alone: student_loss_weight=0",
-            )
+        if not supervised and share != 0.0:
+            validation.refuse_no_labels(self.loss is not None, share)
         student_loss = None
         if supervised:
             student_loss = super().compute_loss(x, y, y_pred, sample_weight, training)
             if not training:
                 return student_loss
-        distillation = ops.zeros((), "float32")
-        if share < 1.0:
-            given = sample_weight, y
-            distillation = self._distillation_loss(x, y_pred, given, training)
+        token = STEP.set(getattr(self.optimizer, "iterations", 0))
+        try:
+            share = now(share)
+            distillation = ops.zeros((), "float32")
+            if self.student_loss_weight != 1.0:
+                given = sample_weight, y
+                distillation = self._distillation_loss(x, y_pred, given, training)
+        finally:
+            STEP.reset(token)
         # The student's loss above includes its regularization R. Adding R to the
         # other side too makes a * (L + R) + (1 - a) * (D + R) = aL + (1 - a)D + R.
         total = distillation
         for extra in self.losses:
             total = total + ops.sum(ops.cast(extra, "float32"))
-        if student_loss is not None and share > 0.0:
+        if student_loss is not None and self.student_loss_weight != 0.0:
             student_loss = ops.cast(student_loss, "float32")
             total = share * student_loss + (1.0 - share) * total
         if training:
@@ -258,7 +259,7 @@ class Distiller(keras.Model):
             theirs = pick(loss, "teacher_layer_name", answers, hints)
             ours = pick(loss, "student_layer_name", y_pred, step.student)
             term = distillation_term(loss, theirs, ours, *given)
-            total = total + weight * term
+            total = total + now(weight) * term
         return total
 
     def _ask_teacher(self, x: Any) -> tuple[Any, dict[str, Any]]:
@@ -275,13 +276,7 @@ class Distiller(keras.Model):
         self.distillation_loss_tracker.update_state(distillation_loss * replicas, batch)
 
     def _check_loss(self, loss: Any) -> None:
-        if not callable(getattr(loss, "compute_loss", None)):
-            raise InvalidArgumentError(
-                "This is not a distillation loss.",
-                received=repr(loss),
-                expected="an instance of a keras.distillation.DistillationLoss",
-                fix="e.g. keras.distillation.LogitsDistillation(temperature=3.0)",
-            )
+        validation.check_is_loss(loss)
         if type(loss) is not keras.distillation.FeatureDistillation:
             # Keras' own check refuses layers of nested and subclassed models.
             loss.validate_model_compatibility(self.teacher, self.student)
@@ -302,22 +297,22 @@ class Distiller(keras.Model):
             "distillation_losses": [
                 serialize(validation.saveable(x)) for x in self.distillation_losses
             ],
-            "distillation_loss_weights": list(self.distillation_loss_weights),
-            "student_loss_weight": self.student_loss_weight,
+            "distillation_loss_weights": [
+                serialize(weight) for weight in self.distillation_loss_weights
+            ],
+            "student_loss_weight": serialize(self.student_loss_weight),
             "teacher_preprocessing": serialize(self.teacher_preprocessing),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Distiller:
-        made = {
-            key: keras.saving.deserialize_keras_object(config[key])
-            for key in ("teacher", "student", "teacher_preprocessing")
+        config = {
+            key: [keras.saving.deserialize_keras_object(x) for x in value]
+            if isinstance(value, list)
+            else keras.saving.deserialize_keras_object(value)
+            for key, value in config.items()
         }
-        losses = config["distillation_losses"]
-        made["distillation_losses"] = [
-            keras.saving.deserialize_keras_object(loss) for loss in losses
-        ]
-        return cls(**{**config, **made})
+        return cls(**config)
 
 
 def _unpack(data: Any) -> tuple[Any, Any, Any]:

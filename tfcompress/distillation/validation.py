@@ -11,6 +11,7 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.losses import LOSSES, ForOutput
+from tfcompress.distillation.weighting import Schedule
 
 # Layers that hand on what they are given: a softmax before one of them is still
 # the softmax that the model ends in.
@@ -40,29 +41,55 @@ def as_lists(losses: Any, weights: Any) -> tuple[list[Any], Any]:
     return [LOSSES.get(loss) for loss in flat], weights
 
 
-def check_weights(weights: Any, count: int) -> list[float]:
+def check_weights(weights: Any, count: int) -> list[Any]:
     """Returns the weights of `count` distillation losses."""
     if weights is None:
         return [1.0] * count
     flat = list(weights) if isinstance(weights, Sequence) else [weights]
     if len(flat) != count or not all(
-        isinstance(w, int | float) and math.isfinite(w) and w >= 0 for w in flat
+        isinstance(w, Schedule)
+        or (isinstance(w, int | float) and math.isfinite(w) and w >= 0)
+        for w in flat
     ):
         raise InvalidArgumentError(
             "Wrong distillation_loss_weights.",
             received=repr(weights),
             expected=f"{count} finite numbers >= 0, one for each distillation loss",
         )
-    return [float(w) for w in flat]
+    return [w if isinstance(w, Schedule) else float(w) for w in flat]
 
 
-def check_share(share: Any) -> float:
-    """Returns the weight of the student's own loss."""
+def check_share(share: Any) -> Any:
+    """Returns the weight of the student's own loss: a number or a schedule."""
+    if isinstance(share, Schedule):
+        return share
     if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
         raise InvalidArgumentError(
             "Wrong student_loss_weight.", received=repr(share), expected="in [0, 1]"
         )
     return float(share)
+
+
+def check_is_loss(loss: Any) -> None:
+    """Raises unless `loss` has the method that distillation losses have."""
+    if not callable(getattr(loss, "compute_loss", None)):
+        raise InvalidArgumentError(
+            "This is not a distillation loss.",
+            received=repr(loss),
+            expected="an instance of a keras.distillation.DistillationLoss",
+            fix="e.g. keras.distillation.LogitsDistillation(temperature=3.0)",
+        )
+
+
+def refuse_no_labels(compiled: bool, share: Any) -> None:
+    """Raises because the student has a loss of its own and nothing to compute it."""
+    raise InvalidArgumentError(
+        "The student's loss cannot be computed without "
+        + ("labels." if compiled else "a compiled loss."),
+        received=f"student_loss_weight={share}",
+        expected="labels `y` in fit and a `loss` in compile",
+        fix="pass them, or learn from the teacher alone: student_loss_weight=0",
+    )
 
 
 def saveable(loss: Any) -> Any:
@@ -184,7 +211,12 @@ def check_outputs(teacher: Any, student: Any, loss: Any) -> None:
 
 def check_logits(model: Any, role: str, loss: Any) -> None:
     """Raises if `model` ends in probabilities where `loss` needs logits."""
-    for layer, function in _final_activations(model):
+    ends = [
+        end
+        for one in getattr(model, "teachers", None) or [model]
+        for end in _final_activations(one)
+    ]
+    for layer, function in ends:
         raise InvalidArgumentError(
             f"{type(loss).__name__} compares logits, but the {role} '{model.name}' "
             f"ends in {function}.",

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+
+# How many steps the optimizer has made; losses have no other way to know.
+STEP: contextvars.ContextVar[Any] = contextvars.ContextVar(
+    "tfcompress_optimizer_step", default=0
+)
+
+
+def now(value: Any) -> Any:
+    """Returns a number, or what a schedule of numbers says at the current step."""
+    return value(STEP.get()) if isinstance(value, Schedule) else value
 
 
 class Reduced(keras.losses.Loss):

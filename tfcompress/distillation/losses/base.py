@@ -9,6 +9,7 @@ import keras
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.distillation.weighting import (
+    Schedule,
     float32,
     mean,
     mean_weight,
@@ -124,6 +125,13 @@ class DistillationLoss(keras.distillation.DistillationLoss):
                 fix="use MultiLabel for a binary output, LogitsMSE or "
                 "BoundedRegression for a number",
             )
+
+
+def positive_or_schedule(name: str, value: Any) -> Any:
+    """Returns a positive float, or a Keras schedule of them (maybe as its config)."""
+    if isinstance(value, dict):
+        value = keras.saving.deserialize_keras_object(value)
+    return value if isinstance(value, Schedule) else positive(name, value)
 
 
 def positive(name: str, value: Any) -> float:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
-from tfcompress.distillation.losses.base import LOSSES, DistillationLoss, positive
+from tfcompress.distillation.losses.base import (
+    LOSSES,
+    DistillationLoss,
+    positive,
+    positive_or_schedule,
+)
+from tfcompress.distillation.weighting import now
 
 _NEVER = -1e9  # a logit whose probability is zero, and finite
 
@@ -31,7 +38,7 @@ class DecoupledKnowledge(DistillationLoss):
     Args:
         alpha: float > 0, weight of the target class.
         beta: float > 0, weight of the other classes; the paper uses 1 to 8.
-        temperature: float > 0.
+        temperature: float > 0, or a `keras.optimizers.schedules` schedule.
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
 
     Raises:
@@ -52,23 +59,24 @@ class DecoupledKnowledge(DistillationLoss):
         self,
         alpha: float = 1.0,
         beta: float = 8.0,
-        temperature: float = 4.0,
+        temperature: Any = 4.0,
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
     ):
         super().__init__(teacher_layer_name, student_layer_name)
         self.alpha = positive("alpha", alpha)
         self.beta = positive("beta", beta)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = positive_or_schedule("temperature", temperature)
 
     def values(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         self.require_classes(teacher, student)
         target = _target(teacher, labels)
-        pairs = [self._split(x / self.temperature, target) for x in (teacher, student)]
+        temperature = now(self.temperature)
+        pairs = [self._split(x / temperature, target) for x in (teacher, student)]
         (own_t, rest_t, others_t), (own_s, rest_s, others_s) = pairs
         binary = ops.exp(own_t) * (own_t - own_s) + ops.exp(rest_t) * (rest_t - rest_s)
         other = ops.sum(ops.exp(others_t) * (others_t - others_s), axis=-1)
-        return (self.alpha * binary + self.beta * other) * self.temperature**2
+        return (self.alpha * binary + self.beta * other) * temperature**2
 
     def _split(self, logits: Any, target: Any) -> tuple[Any, Any, Any]:
         """Returns log p(target), log p(not target) and log q of the others."""
@@ -87,7 +95,7 @@ class DecoupledKnowledge(DistillationLoss):
             **super().get_config(),
             "alpha": self.alpha,
             "beta": self.beta,
-            "temperature": self.temperature,
+            "temperature": keras.saving.serialize_keras_object(self.temperature),
         }
 
 

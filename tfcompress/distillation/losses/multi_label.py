@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
-from tfcompress.distillation.losses.base import LOSSES, DistillationLoss, positive
+from tfcompress.distillation.losses.base import (
+    LOSSES,
+    DistillationLoss,
+    positive_or_schedule,
+)
+from tfcompress.distillation.weighting import now
 
 
 @LOSSES.register("multi_label")
@@ -23,7 +29,7 @@ class MultiLabel(DistillationLoss):
     `T^2 / n * sum_j (p_j log(p_j / q_j) + (1 - p_j) log((1 - p_j) / (1 - q_j)))`
 
     Args:
-        temperature: float > 0.
+        temperature: float > 0, or a `keras.optimizers.schedules` schedule.
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
 
     Raises:
@@ -42,20 +48,24 @@ class MultiLabel(DistillationLoss):
 
     def __init__(
         self,
-        temperature: float = 2.0,
+        temperature: Any = 2.0,
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
     ):
         super().__init__(teacher_layer_name, student_layer_name)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = positive_or_schedule("temperature", temperature)
 
     def values(self, teacher: Any, student: Any) -> Any:
         self.require_equal_width(teacher, student)
-        teacher, student = teacher / self.temperature, student / self.temperature
+        temperature = now(self.temperature)
+        teacher, student = teacher / temperature, student / temperature
         yes = ops.log_sigmoid(teacher) - ops.log_sigmoid(student)
         no = ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student)
         p = ops.sigmoid(teacher)
-        return ops.mean(p * yes + (1.0 - p) * no, axis=-1) * self.temperature**2
+        return ops.mean(p * yes + (1.0 - p) * no, axis=-1) * temperature**2
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "temperature": self.temperature}
+        return {
+            **super().get_config(),
+            "temperature": keras.saving.serialize_keras_object(self.temperature),
+        }

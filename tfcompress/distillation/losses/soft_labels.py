@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from tfcompress.distillation.formulas import soft_divergence
-from tfcompress.distillation.losses.base import LOSSES, DistillationLoss, positive
+from tfcompress.distillation.losses.base import (
+    LOSSES,
+    DistillationLoss,
+    positive_or_schedule,
+)
+from tfcompress.distillation.weighting import now
 
 
 @LOSSES.register("soft_labels")
@@ -26,7 +32,8 @@ class SoftLabels(DistillationLoss):
 
     Args:
         temperature: float > 0, T above; 1 to 10, higher is softer. T^2 keeps the
-            gradient's size independent of T.
+            gradient's size independent of T. A `keras.optimizers.schedules` schedule
+            changes it over the steps of the optimizer.
         from_probabilities: both models output probabilities, whose logarithms are
             logits up to a constant that softmax does not see.
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
@@ -44,13 +51,13 @@ class SoftLabels(DistillationLoss):
 
     def __init__(
         self,
-        temperature: float = 3.0,
+        temperature: Any = 3.0,
         from_probabilities: bool = False,
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
     ):
         super().__init__(teacher_layer_name, student_layer_name)
-        self.temperature = positive("temperature", temperature)
+        self.temperature = positive_or_schedule("temperature", temperature)
         self.from_probabilities = from_probabilities
         self.needs_logits = not from_probabilities
 
@@ -60,11 +67,11 @@ class SoftLabels(DistillationLoss):
             teacher, student = (
                 ops.log(ops.clip(x, 1e-7, 1.0)) for x in (teacher, student)
             )
-        return soft_divergence(teacher, student, self.temperature)
+        return soft_divergence(teacher, student, now(self.temperature))
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "temperature": self.temperature,
+            "temperature": keras.saving.serialize_keras_object(self.temperature),
             "from_probabilities": self.from_probabilities,
         }

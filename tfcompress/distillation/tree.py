@@ -1,0 +1,236 @@
+"""A student one can read: a decision tree whose splits are learned by gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.registry import PACKAGE
+
+
+@dataclasses.dataclass(frozen=True)
+class TreePath:
+    """The way of one input through a tree.
+
+    Attributes:
+        nodes: numbers of the inner nodes on the way, 0 being the root.
+        went_right: at each of them, whether the way goes right.
+        confidence: at each of them, the probability of the side it goes to.
+        leaf: number of the leaf, from the left.
+        predicted: the leaf's most likely class.
+        probability: what the leaf gives that class.
+    """
+
+    nodes: tuple[int, ...]
+    went_right: tuple[bool, ...]
+    confidence: tuple[float, ...]
+    leaf: int
+    predicted: int
+    probability: float
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SoftDecisionTree(keras.Model):
+    """A decision tree that is trained like a network and explains its decisions.
+
+    Use it as a student where somebody has to see why: each input takes one path of
+    `depth` linear questions. Trained on a teacher's soft labels it is much better
+    than when trained on labels alone. It is fitted, saved and exported like any
+    Keras model.
+
+    Source: Frosst and Hinton, "Distilling a Neural Network Into a Soft Decision
+    Tree" (2017). Inner node i sends x to the right with probability
+    `p_i = sigmoid(w_i x + b_i)`, leaf l holds class probabilities
+    `Q_l = softmax(phi_l)`, and with P_l the product of probabilities on the way to
+    leaf l the output is
+
+    `log sum_l P_l(x) Q_l`
+
+    that is logits whose softmax is the mixture of leaves. In training the penalty
+    of the paper's equation 5 is added, which keeps both sides of a node in use:
+    with a_i the share of samples that node i sends right,
+    `-penalty * sum_i 2^-level(i) * (log(a_i) + log(1 - a_i)) / 2`.
+
+    Args:
+        depth: int in [1, 12]; the tree has 2^depth leaves.
+        num_classes: int > 1.
+        penalty: float >= 0.
+        name: name of the model.
+
+    Input: `(batch, ...)`, flattened. Output: logits of shape
+    `(batch, num_classes)`.
+
+    Raises:
+        InvalidArgumentError: for arguments outside their ranges.
+
+    Example:
+
+    >>> tree = SoftDecisionTree(depth=2, num_classes=3)
+    >>> logits = tree(ops.ones((5, 4)))
+    >>> [round(float(p), 4) for p in ops.sum(ops.softmax(logits), axis=-1)]
+    [1.0, 1.0, 1.0, 1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int,
+        penalty: float = 0.1,
+        name: str = "soft_decision_tree",
+        **kwargs: Any,
+    ):
+        super().__init__(name=name, **kwargs)
+        limits = {"depth": (1, 12), "num_classes": (2, 10**6)}
+        for argument, (low, high) in limits.items():
+            value = {"depth": depth, "num_classes": num_classes}[argument]
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InvalidArgumentError(
+                    f"Wrong {argument} of a tree.",
+                    received=repr(value),
+                    expected=f"an int in [{low}, {high}]",
+                )
+        if not isinstance(penalty, int | float) or penalty < 0:
+            raise InvalidArgumentError(
+                "Wrong penalty.", received=repr(penalty), expected="a number >= 0"
+            )
+        self.depth, self.num_classes, self.penalty = depth, num_classes, penalty
+        self.flatten = keras.layers.Flatten(name="flatten")
+        self.splits = keras.layers.Dense(2**depth - 1, name="splits")
+        self.leaves = self.add_weight(
+            shape=(2**depth, num_classes), initializer="glorot_uniform", name="leaves"
+        )
+
+    def build(self, input_shape: Any) -> None:
+        self.flatten.build(input_shape)
+        self.splits.build(self.flatten.compute_output_shape(input_shape))
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        scores = ops.cast(self.splits(self.flatten(inputs)), "float32")
+        right, left = ops.log_sigmoid(scores), ops.log_sigmoid(-scores)
+        reached = ops.zeros_like(scores[:, :1])
+        for level in range(self.depth):
+            nodes = slice(2**level - 1, 2 ** (level + 1) - 1)
+            if training and self.penalty:
+                self.add_loss(self._imbalance(reached, right[:, nodes], level))
+            both = ops.stack([reached + left[:, nodes], reached + right[:, nodes]], -1)
+            reached = ops.reshape(both, (-1, 2 ** (level + 1)))
+        leaves = ops.log_softmax(ops.cast(self.leaves, "float32"), axis=-1)
+        return ops.logsumexp(ops.expand_dims(reached, -1) + leaves, axis=1)
+
+    def _imbalance(self, reached: Any, right: Any, level: int) -> Any:
+        arriving = ops.exp(reached)
+        share = ops.sum(arriving * ops.exp(right), axis=0) / ops.maximum(
+            ops.sum(arriving, axis=0), 1e-7
+        )
+        share = ops.clip(share, 1e-6, 1.0 - 1e-6)
+        both = 0.5 * ops.sum(ops.log(share) + ops.log(1.0 - share))
+        return -self.penalty * 2.0**-level * both
+
+    def path(self, x: Any) -> TreePath:
+        """Returns the most likely way of one input, of shape `(...)` without batch."""
+        flat = np.ravel(ops.convert_to_numpy(x)).astype("float32")
+        kernel, bias = (ops.convert_to_numpy(w) for w in self.splits.weights)
+        chances = 1.0 / (1.0 + np.exp(-(flat @ kernel + bias)))
+        # The leaf with the greatest probability, as in the paper; following the
+        # likelier side at each node may end in another one.
+        ways = [self._way(leaf) for leaf in range(2**self.depth)]
+        likelihood = [
+            np.prod([chances[n] if r else 1.0 - chances[n] for n, r in way])
+            for way in ways
+        ]
+        leaf = int(np.argmax(likelihood))
+        nodes, turns = zip(*ways[leaf])
+        held = ops.convert_to_numpy(ops.softmax(self.leaves[leaf]))
+        return TreePath(
+            nodes,
+            turns,
+            tuple(float(chances[n] if r else 1.0 - chances[n]) for n, r in ways[leaf]),
+            leaf,
+            int(held.argmax()),
+            float(held.max()),
+        )
+
+    def _way(self, leaf: int) -> list[tuple[int, bool]]:
+        way, node = [], 0
+        for level in reversed(range(self.depth)):
+            right = bool(leaf >> level & 1)
+            way.append((node, right))
+            node = 2 * node + 1 + right
+        return way
+
+    def rules(self, feature_names: Sequence[str] | None = None, terms: int = 3) -> str:
+        """Returns the tree as text, with the strongest `terms` of each question.
+
+        Args:
+            feature_names: names of the flattened inputs; `x0`, `x1`, ... if absent.
+            terms: how many inputs to name per node.
+        """
+        kernel, bias = (ops.convert_to_numpy(w) for w in self.splits.weights)
+        names = feature_names or [f"x{i}" for i in range(len(kernel))]
+        held = ops.convert_to_numpy(ops.softmax(self.leaves))
+        lines: list[str] = []
+
+        def describe(node: int, level: int) -> None:
+            indent = "  " * level
+            if level == self.depth:
+                leaf = held[node - (2**self.depth - 1)]
+                lines.append(f"{indent}class {leaf.argmax()} ({leaf.max():.2f})")
+                return
+            strongest = np.argsort(-np.abs(kernel[:, node]))[:terms]
+            question = " ".join(f"{kernel[i, node]:+.2f}*{names[i]}" for i in strongest)
+            rest = " + ..." if len(kernel) > terms else ""
+            lines.append(f"{indent}if {question}{rest} {bias[node]:+.2f} > 0:")
+            describe(2 * node + 2, level + 1)
+            lines.append(f"{indent}else:")
+            describe(2 * node + 1, level + 1)
+
+        describe(0, 0)
+        return "\n".join(lines)
+
+    def plot_path(self, x: Any, filepath: str | None = None) -> Any:
+        """Plots the questions on the way of one input; returns the figure.
+
+        Args:
+            x: one input of shape `(...)`; images show the filters as images.
+            filepath: where to save the figure as well, e.g. "path.png".
+        """
+        from matplotlib.figure import Figure
+
+        way = self.path(x)
+        image = np.squeeze(ops.convert_to_numpy(x))
+        kernel = ops.convert_to_numpy(self.splits.kernel)
+        figure = Figure(figsize=(2.2 * (len(way.nodes) + 1), 2.6))
+        axes = figure.subplots(1, len(way.nodes) + 1)
+        panels = [("input", image)] + [
+            (
+                f"node {n}: {'right' if r else 'left'}\n{c:.2f}",
+                kernel[:, n].reshape(image.shape),
+            )
+            for n, r, c in zip(way.nodes, way.went_right, way.confidence)
+        ]
+        for axis, (title, values) in zip(axes, panels):
+            axis.set_title(title, fontsize=9)
+            if values.ndim == 2:
+                axis.imshow(values, cmap="gray" if title == "input" else "coolwarm")
+                axis.axis("off")
+            else:
+                axis.bar(np.arange(values.size), values.ravel())
+        figure.suptitle(f"class {way.predicted} ({way.probability:.2f})", fontsize=10)
+        figure.tight_layout()
+        if filepath is not None:
+            figure.savefig(filepath)
+        return figure
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "depth": self.depth,
+            "num_classes": self.num_classes,
+            "penalty": self.penalty,
+        }
