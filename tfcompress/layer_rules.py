@@ -226,9 +226,10 @@ def _dense_macs(layer: Any, inputs: list, output: tuple) -> int:
 
 
 def _einsum_macs(layer: Any, inputs: list, output: tuple) -> int:
-    kernel, target = layer.equation.replace(" ", "").split(",")[1].split("->")
-    sizes = zip(kernel, layer.kernel.shape)
-    return math.prod(output) * math.prod(n for name, n in sizes if name not in target)
+    # Every letter of the equation is a loop: those of the input, and the kernel's own.
+    source, kernel = layer.equation.split("->")[0].replace(" ", "").split(",")
+    own = (n for name, n in zip(kernel, layer.kernel.shape) if name not in source)
+    return math.prod(inputs[0]) * math.prod(own)
 
 
 def _attention_macs(layer: Any, inputs: list, output: tuple) -> int:

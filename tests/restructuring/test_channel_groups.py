@@ -121,6 +121,17 @@ def taught(call):
     call.outputs[0] = dict(call.inputs[0])
 
 
+def test_subclasses_inherit_until_they_have_a_rule():
+    class Scaled(layers.Dense):
+        pass
+
+    assert channel_groups(around(Scaled(6, name="s")))[1].channels == 6
+    register_layer_rule(LayerRule(Scaled))
+    groups = channel_groups(around(Scaled(6, name="s")))
+    assert [g.name for g in groups] == ["before", "after"]
+    assert groups[0].fixed[0].startswith("feeds 's' (Scaled), which has no channel")
+
+
 def test_an_unknown_rule_name_is_an_error():
     class Odd(Twice):
         pass

@@ -36,7 +36,6 @@ class _Collector(keras.optimizers.Optimizer):
             if gradient is not None:
                 product = gradient * ops.cast(variable, gradient.dtype)
                 self.sums[id(variable)].assign_add(ops.square(product))
-        self.iterations.assign_add(1)
 
 
 def taylor_importance(
@@ -78,8 +77,8 @@ def taylor_importance(
     with warnings.catch_warnings():
         # Keras warns of an empty data set, which is an error here.
         warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
-        copy.fit(*(pair or (data,)), verbose=0)
-    if int(collector.iterations) == 0:
+        history = copy.fit(*(pair or (data,)), verbose=0).history
+    if not history.get("loss"):
         _empty()
     found = {
         id(original): collector.sums.get(id(copied))
