@@ -2,7 +2,8 @@
 
 Between two integer operations there must be a tensor with a range. A layer that does
 two of them in one call (a Dense with softmax, a SeparableConv2D) hides that tensor,
-so it is split here; its weights go to the parts.
+so it is split here; its weights go to the parts. Operations of `keras.ops` that are a
+layer under another name (`x + y`, `ops.relu(x)`) become that layer.
 """
 
 from __future__ import annotations
@@ -48,9 +49,48 @@ def expand(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
             current = output
 
     nodes: list[Node] = []
-    for node in graph.nodes:
+    for node in map(_as_layer, graph.nodes):
         nodes.extend(split(node) if chosen(node.operation) else [node])
     return dataclasses.replace(graph, nodes=nodes)
+
+
+_MERGES = {
+    "Add": layers.Add,
+    "Subtract": layers.Subtract,
+    "Multiply": layers.Multiply,
+    "Maximum": layers.Maximum,
+    "Minimum": layers.Minimum,
+}
+_ACTIVATIONS = {
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Silu": "silu",
+}
+
+
+def _as_layer(node: Node) -> Node:
+    """Returns the node with a layer in place of its `keras.ops` operation."""
+    operation, tensors = node.operation, node.inputs
+    if isinstance(operation, keras.Layer):
+        return node
+    kind = type(operation).__name__
+    # An operation like `x + x` reads one tensor twice; `x + 1` has a constant.
+    if kind in _MERGES and len(tensors) == 2 and _same_rank(tensors):
+        merge = _MERGES[kind](name=operation.name)
+        return dataclasses.replace(node, operation=merge, args=(tensors,), kwargs={})
+    if kind in _ACTIVATIONS:
+        layer = layers.Activation(_ACTIVATIONS[kind], name=operation.name)
+        return dataclasses.replace(node, operation=layer)
+    if kind == "Concatenate":
+        join = layers.Concatenate(axis=operation.axis, name=operation.name)
+        return dataclasses.replace(node, operation=join, args=(tensors,), kwargs={})
+    return node
+
+
+def _same_rank(tensors: list[Tensor]) -> bool:
+    return len({len(tensor.shape) for tensor in tensors}) == 1
 
 
 def _splitter(operation: Any) -> Callable[[Any], list[Part]] | None:
