@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from tests.restructuring.zoo import randomize
+from tfcompress.core.errors import CompressionWarning
 from tfcompress.restructuring.shrink import shrink
 
 DEAD = [1, 4, 5]
@@ -144,3 +145,13 @@ def test_recurrent_units_that_stay_at_zero_go(layer):
     series = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32")
     assert smaller.get_layer("cells").units == 4
     np.testing.assert_allclose(smaller(series), model(series), atol=1e-5)
+
+
+def test_channels_that_make_a_mask_stay():
+    inputs = keras.Input((3, 4))
+    x = layers.Dense(4, use_bias=False, name="first")(inputs)
+    x = layers.LSTM(4, name="cells")(layers.Masking()(x))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    model.get_layer("first").kernel.assign(np.diag([1.0, 1.0, 0.0, 0.0]))
+    with pytest.warns(CompressionWarning, match="first .feeds 'not_equal"):
+        assert shrink(model).get_layer("first").units == 4

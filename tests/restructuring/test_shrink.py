@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from tests.restructuring.zoo import make, randomize
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.layer_rules import macs
 from tfcompress.pruning.criteria import Magnitude
 from tfcompress.restructuring.dependencies import ChannelGroup, channel_groups
@@ -282,3 +282,18 @@ def test_a_model_can_be_shrunk_again():
     once = shrink(model, sparsity=0.5)
     assert widths_of(shrink(once, sparsity=0.5)) == [16, 16, 4]
     assert [g.channels for g in channel_groups(once)] == [32, 32, 4]
+
+
+def test_channels_that_stay_for_want_of_a_rule_are_named():
+    inputs = keras.Input((4,))
+    x = layers.Dense(16, name="before")(inputs)
+    x = layers.Lambda(lambda x: x * 2, name="twice")(x)
+    x = layers.Dense(16, name="after")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="head")(x))
+    with pytest.warns(CompressionWarning, match=r"before \(feeds 'twice' \(Lambda\)"):
+        smaller = shrink(model, sparsity=0.5)
+    assert widths_of(smaller) == [16, 8, 2]
+    with pytest.raises(
+        InvalidArgumentError, match=r"LayerRule\(Lambda, channels='same"
+    ):
+        shrink(model, sparsity=0.5, filters="before")

@@ -231,6 +231,14 @@ def both_directions():
 
 
 @member
+def masked():
+    inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(20, 8, mask_zero=True, name="table")(inputs)
+    x = layers.GRU(6, return_sequences=True, name="cells")(x)
+    return inputs, layers.Dense(2, name="head")(layers.GlobalAveragePooling1D()(x))
+
+
+@member
 def over_time():
     inputs = keras.Input((3, 6, 6, 2))
     x = layers.TimeDistributed(layers.Conv2D(6, 3, activation="relu"), name="conv")(

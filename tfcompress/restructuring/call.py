@@ -27,6 +27,8 @@ Role = Literal[
 
 Count = Callable[[np.ndarray], int]  # how many of these positions are kept
 
+NO_RULE = "which has no channel rule"
+
 # Activations in which each channel depends on all others.
 _MIXING = {"softmax", "log_softmax", "sparsemax", "glu", "polar"}
 
@@ -200,14 +202,14 @@ def fixed(call: Call) -> None:
     """Nothing is known: the channels that go in stay as they are."""
     kind = type(call.layer).__name__
     call.fix_all(
-        f"feeds {call.label}, which has no channel rule; "
+        f"feeds {call.label}, {NO_RULE}; "
         f"register_layer_rule(LayerRule({kind}, channels='same')) if it treats each "
         "channel on its own"
     )
     for index, tensor in enumerate(call.output_tensors):
         size = tensor.shape[-1] if len(tensor.shape) > 1 else None
         if size:
-            reason = f"comes from {call.label}, which has no channel rule"
+            reason = f"comes from {call.label}, {NO_RULE}"
             call.outputs[index] = {len(tensor.shape) - 1: call.ids.fresh(size, reason)}
 
 

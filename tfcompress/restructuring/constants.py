@@ -125,7 +125,7 @@ def _follow(
         made = [_elementwise(node, given, dependencies)]
     elif rule in _MOVING:
         made = _moved(node, given, dependencies)
-    elif rule in _KERNELS and len(given) == 1:
+    elif rule in _KERNELS and _has_one_input(node):
         axes = dependencies.channels[outputs[0]]
         constant = _KERNELS[rule](node.operation, given[0])
         fitting = [a for a, i in axes.items() if len(i) == len(constant)]
@@ -135,6 +135,11 @@ def _follow(
     for tensor, found in zip(outputs, made):
         axes = dependencies.channels[tensor]
         values[tensor] = {a: v for a, v in found.items() if a in axes}
+
+
+def _has_one_input(node: Node) -> bool:
+    # A mask says which steps count; initial states would be inputs too.
+    return sum(tensor.dtype != "bool" for tensor in node.inputs) == 1
 
 
 def _elementwise(node: Node, given: list[Values], dependencies: Dependencies) -> Values:

@@ -47,6 +47,10 @@ def same(call: Call) -> None:
         getattr(call.layer, "offset", 0.0)
     ):
         call.fix_all(f"has its own constant in {call.label}")
+    if isinstance(call.layer, layers.Masking):
+        # What it masks are the steps at which all channels have one value.
+        for members in axes.values():
+            call.ids.mix(members)
     call.outputs[0] = axes
 
 

@@ -16,7 +16,13 @@ from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies, an
 from tfcompress.restructuring.gradients import taylor_importance
 from tfcompress.restructuring.scores import Criterion, channel_scores
 from tfcompress.restructuring.surgery import remove
-from tfcompress.restructuring.targets import Limits, eligible, limits_of, lowest
+from tfcompress.restructuring.targets import (
+    Limits,
+    eligible,
+    limits_of,
+    lowest,
+    warn_of_unknown,
+)
 from tfcompress.restructuring.widths import TOLERANCE, Counts, MacCost, Widths, meet
 
 
@@ -64,7 +70,7 @@ def shrink(
     Returns:
         A new, uncompiled model with the surviving weights. Layers keep their names.
         Channels of the model's inputs and outputs stay, and so do those that meet a
-        layer whose channel flow is not known.
+        layer without a channel rule, which a `CompressionWarning` names.
 
     Raises:
         InvalidArgumentError: if the target cannot be met (the nearest that can is
@@ -82,6 +88,8 @@ def shrink(
     _check_arguments(sparsity, macs, round_to)
     dependencies = analyse(model)
     _check_weights(model)
+    if filters is None:
+        warn_of_unknown(dependencies)
     groups = eligible(model, dependencies, filters)
     limits = limits_of(groups, max_layer_sparsity, dependencies.groups)
     if sparsity is None and macs is None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters, matches, walk
+from tfcompress.restructuring.call import NO_RULE
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies
 from tfcompress.restructuring.widths import Counts
 
@@ -57,6 +59,22 @@ def eligible(
             expected="one of " + ", ".join(group.name for group in free),
         )
     return found
+
+
+def warn_of_unknown(dependencies: Dependencies) -> None:
+    """Names the channels that stay only because a layer has no channel rule."""
+    kept = [
+        f"{group.name} ({reason})"
+        for group in dependencies.groups
+        for reason in group.fixed
+        if NO_RULE in reason
+    ]
+    if kept:
+        warnings.warn(
+            f"These channels are left as they are: {'; '.join(kept)}.",
+            CompressionWarning,
+            stacklevel=3,
+        )
 
 
 def limits_of(
