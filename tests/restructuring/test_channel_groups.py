@@ -60,7 +60,7 @@ def test_groups_of_a_convolution():
 
 def test_a_dense_layer_cut_into_an_image_loses_all_pixels_of_a_channel():
     (group, *_) = channel_groups(make("generator")[0])
-    assert (group.name, group.channels, group.width) == ("project", 8, 4)
+    assert str(group) == "project: 8 channels of 4 positions; read by up"
 
 
 def test_heads_of_attention():

@@ -8,6 +8,7 @@ from keras import layers
 from tests.restructuring.zoo import make, randomize
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.layer_rules import macs
+from tfcompress.pruning.callback import PruneWeights
 from tfcompress.restructuring.callback import PruneChannels
 from tfcompress.restructuring.dependencies import channel_groups
 from tfcompress.restructuring.shrink import shrink
@@ -85,6 +86,28 @@ def test_several_steps_per_execution():
     schedule = PolynomialSparsity(0.0, 0.5, begin_step=1, end_step=5, frequency=2)
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[PruneChannels(schedule)])
     assert shrink(model).get_layer("in").filters == 8
+
+
+def test_the_channel_pattern_of_weight_pruning_is_removed_too():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.Conv2D(16, 3, use_bias=False, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(),
+            layers.Flatten(),
+            layers.Dense(32, activation="relu", name="wide"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    x, y = data()
+    prune = PruneWeights(0.5, pattern="channel", filters="conv|wide")
+    model.fit(x, y, epochs=2, batch_size=16, verbose=0, callbacks=[prune])
+    smaller = shrink(model)
+    assert smaller.get_layer("conv").filters == 8
+    assert smaller.get_layer("wide").units == 16
+    np.testing.assert_allclose(smaller(x), model(x), atol=1e-5)
 
 
 def test_bad_arguments():

@@ -55,7 +55,9 @@ class ChannelGroup:
     width: int = dataclasses.field(default=1, repr=False)
 
     def __str__(self) -> str:
-        parts = [f"{self.name}: {self.channels} channel{'s' * (self.channels != 1)}"]
+        size = f" of {self.width} positions" if self.width > 1 else ""
+        plural = "s" * (self.channels != 1)
+        parts = [f"{self.name}: {self.channels} channel{plural}{size}"]
         if len(self.made_by) > 1:
             parts.append("tied: " + ", ".join(self.made_by))
         if self.read_by:
