@@ -193,6 +193,16 @@ def test_a_layer_shared_between_different_places_ties_them():
     assert groups["shared"].read_by == ("a", "end")
 
 
+def test_a_layer_shared_with_an_axis_that_stays_keeps_its_inputs():
+    inputs = keras.Input((6, 4))
+    x = layers.Dense(6, name="a")(inputs)
+    shared = layers.Dense(6, name="shared")
+    y = layers.Concatenate()([shared(x), shared(layers.Permute((2, 1))(x))])
+    groups = channel_groups(keras.Model(inputs, layers.Dense(1)(y)))
+    (group,) = [g for g in groups if "a" in g.made_by]
+    assert "is read by 'shared', which also reads what stays" in group.fixed
+
+
 def test_batch_dependent_shapes_are_left_alone():
     inputs = keras.Input((None, None, 3))
     x = layers.Conv2D(8, 3, name="conv")(inputs)

@@ -142,7 +142,7 @@ def analyse(model: keras.Model) -> Dependencies:
     for tensor in _leaves(graph.outputs):
         for members in channels[tensor].values():
             ids.fix(members, "is an output of the model")
-    sites = _tie_shared([site for call in calls for site in call.sites], ids)
+    sites = _tie_shared(calls, ids)
     resizes = _shared_resizes(calls, ids)
     paths = {id(layer): path for path, layer in walk(model)}
     roots = ids.roots()
@@ -167,13 +167,22 @@ def _run(node: Node, ids: ChannelIds, channels: dict[Tensor, Axes]) -> Call:
     return call
 
 
-def _tie_shared(sites: list[Site], ids: ChannelIds) -> list[Site]:
+def _tie_shared(calls: list[Call], ids: ChannelIds) -> list[Site]:
     """Ties the calls of a shared layer to each other; returns each site once."""
+    times = collections.Counter(id(call.layer) for call in calls)
+    sites = [site for call in calls for site in call.sites]
     first: dict[tuple[int, int], Site] = {}
+    found = collections.Counter[tuple[int, int]]()
     for site in sites:
-        known = first.setdefault((id(site.variable), site.axis), site)
+        key = id(site.variable), site.axis
+        found[key] += 1
+        known = first.setdefault(key, site)
         if known is not site:
             ids.tie(known.ids, site.ids)
+    for key, site in first.items():
+        if found[key] < times[id(site.operation)]:
+            name = site.operation.name
+            ids.fix(site.ids, f"is read by '{name}', which also reads what stays")
     # The inputs of later calls matter where exactness is judged.
     return [
         site
