@@ -58,7 +58,7 @@ def compiled(keras, model, steps):
 def callbacks(row, sparsity, steps):
     """Returns the callbacks of a row; none for the dense control."""
     import tfcompress
-    from tfcompress.pruning.criteria import Movement, Snip, Taylor
+    from tfcompress.pruning.criteria import Snip, Taylor
     from tfcompress.pruning.sparse_training import SparseTraining
 
     if row == "dense":
@@ -66,7 +66,7 @@ def callbacks(row, sparsity, steps):
     if row in ("rigl", "set"):
         return [SparseTraining(sparsity, row, frequency=FREQUENCY)]
     name, scope = row.split("@")
-    slow = {"taylor": Taylor(0.99), "movement": Movement(0.99), "snip": Snip(10)}
+    slow = {"taylor": Taylor(0.99), "snip": Snip(10)}
     schedule = tfcompress.PolynomialSparsity(0.0, sparsity, frequency=FREQUENCY)
     if name == "snip":
         schedule = tfcompress.ConstantSparsity(sparsity, 9, frequency=FREQUENCY)

@@ -127,7 +127,21 @@ def test_movement_holds_the_score_of_what_has_gone():
     criterion = Movement(decay=0.5).for_site(site)
     criterion.evidence.assign([[0.0, -3.0]])
     criterion.observe(site.variable, ops.array([[-2.0, -2.0]]))
-    assert criterion.score(site.variable).numpy().tolist() == [[1.0, -3.0]]
+    assert criterion.score(site.variable).numpy().tolist() == [[2.0, -3.0]]
+    criterion.observe(site.variable, ops.array([[-2.0, -2.0]]))
+    assert criterion.score(site.variable).numpy().tolist() == [[3.0, -3.0]]
+
+
+def test_movement_is_the_papers_sum_by_default(rng):
+    site = site_of(rng.normal(size=(4, 3)).astype("float32"))
+    criterion = Movement().for_site(site)
+    gradients = rng.normal(size=(5, 4, 3)).astype("float32")
+    for gradient in gradients:
+        criterion.observe(site.variable, ops.array(gradient))
+    expected = -gradients.sum(axis=0) * site.variable.numpy()
+    np.testing.assert_allclose(
+        criterion.score(site.variable), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_snip_is_final_after_its_batches(rng):

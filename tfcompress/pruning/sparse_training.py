@@ -147,7 +147,7 @@ class SparseTraining(FitCallback):
 
 def _moved_mask(kernel: PrunedKernel, count: int, fraction: Any) -> Any:
     """Returns the mask after dropping and growing; it keeps `count` weights."""
-    mask = ops.convert_to_tensor(kernel.mask)
+    mask = kernel.kept()
     moved = ops.cast(ops.round(float(count) * fraction), "int32")
     # A resumed run may find fewer weights than the budget: a grown weight that never
     # got a gradient is zero. Growing to the budget makes up for them.

@@ -56,10 +56,10 @@ class GradientCriterion(Criterion):
 
     The gradients are those of the training step itself; there is no second pass.
     Override `measure` (what one step says) and `score`; the evidence is the moving
-    average `e <- decay * e + (1 - decay) * measure(w, g)`. It is held in a variable
-    that is no part of the model: a run that is resumed gathers it anew, so until the
-    average has filled again (about `1 / (1 - decay)` steps) its masks may differ from
-    those of an unbroken run.
+    average `e <- decay * e + measure(w, g)`, times `1 - decay`. It is held in a
+    variable that is no part of the model: a run that is resumed gathers it anew, so
+    until the average has filled again (about `1 / (1 - decay)` steps) its masks may
+    differ from those of an unbroken run.
 
     Args:
         decay: share of the evidence that remains after each step, in [0, 1).
@@ -93,11 +93,12 @@ class GradientCriterion(Criterion):
 
     def observe(self, weights: Any, gradient: Any) -> None:
         """Adds one step to the evidence, inside the training step."""
+        # The factor of the average is left for `score`: each step counts.
         new = self.measure(weights, gradient)
-        self.evidence.assign(self.evidence + (1 - self.decay) * (new - self.evidence))
+        self.evidence.assign(self.decay * self.evidence + new)
 
     def score(self, weights: Any) -> Any:
-        return ops.convert_to_tensor(self.evidence)
+        return (1 - self.decay) * self.evidence
 
     def get_config(self) -> dict:
         return {"decay": self.decay}
