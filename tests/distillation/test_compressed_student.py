@@ -24,7 +24,7 @@ def test_one_fit_distils_prunes_and_quantizes(rng):
     )
     schedule = ConstantSparsity(0.5, frequency=2)
     history = distiller.fit(
-        x, y, batch_size=16, epochs=8, verbose=0, callbacks=[PruneWeights(schedule)]
+        x, y, batch_size=16, epochs=3, verbose=0, callbacks=[PruneWeights(schedule)]
     ).history
     assert history["distillation_loss"][-1] < history["distillation_loss"][0]
     kernels = [w.numpy() for w in student.trainable_variables if w.name == "kernel"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.examples
 def test_distill_tree(tmp_path, capsys):
     path = Path(__file__).parents[2] / "examples" / "distill_tree.py"

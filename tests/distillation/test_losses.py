@@ -242,7 +242,7 @@ def test_contract(name, rng):
         float(
             distiller.train_on_batch(x, labels, return_dict=True)["distillation_loss"]
         )
-        for _ in range(12)
+        for _ in range(5)
     )
     assert last < first
 
