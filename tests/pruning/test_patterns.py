@@ -205,7 +205,7 @@ def test_a_channel_goes_with_its_bias_and_norm_and_puts_out_zero(images):
     assert not np.any(model.get_layer("logits").kernel.numpy() == 0)
 
 
-@pytest.mark.parametrize("recurrent", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+@pytest.mark.parametrize("recurrent", [layers.LSTM, layers.GRU])
 def test_a_recurrent_unit_goes_with_all_its_gates(recurrent, rng):
     model = keras.Sequential(
         [

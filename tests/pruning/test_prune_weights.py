@@ -30,7 +30,7 @@ def sorted_mask(values, target):
     return mask.reshape(values.shape)
 
 
-@pytest.mark.parametrize("target", [0.0, 0.3, 0.99])
+@pytest.mark.parametrize("target", [0.3, 0.99])
 def test_layer_scope_keeps_what_a_sort_keeps(fit, target):
     model = still(mlp())
     before = [kernel.numpy() for kernel in kernels(model)]
@@ -39,8 +39,8 @@ def test_layer_scope_keeps_what_a_sort_keeps(fit, target):
         np.testing.assert_array_equal(kernel, values * sorted_mask(values, target))
 
 
-@pytest.mark.parametrize("target", [0.5, 0.9])
-def test_global_scope_keeps_what_one_sort_keeps(fit, target):
+def test_global_scope_keeps_what_one_sort_keeps(fit):
+    target = 0.9
     model = still(mlp())
     before = np.concatenate([kernel.numpy().ravel() for kernel in kernels(model)])
     fit(model, PruneWeights(target, scope="global"))
