@@ -1,6 +1,9 @@
 """tfcompress: make a Keras model smaller and faster during fit, and ship it."""
 
-from tfcompress.benchmarking import Benchmark, benchmark
+from tfcompress.benchmarking import (
+    Benchmark,
+    benchmark,
+)
 from tfcompress.core.errors import (
     ArtifactError,
     CompressionError,
@@ -10,60 +13,153 @@ from tfcompress.core.errors import (
     UnsupportedLayerError,
     VerificationError,
 )
-from tfcompress.distillation.distiller import Distiller
-from tfcompress.exporters import Artifact, Runner, export, load
+from tfcompress.distillation import (
+    BoostedTrees,
+    Distiller,
+    HeadReport,
+    SoftDecisionTree,
+    TeacherEnsemble,
+    TFLiteTeacher,
+    born_again,
+    cache_teacher,
+    compress_predictions,
+    distill_chain,
+    distill_into_trees,
+    initialize_from,
+)
+from tfcompress.exporters import (
+    Artifact,
+    Runner,
+    export,
+    load,
+)
 from tfcompress.finalization import finalize
-from tfcompress.layer_rules import Kernel, LayerRule, macs, register_layer_rule
+from tfcompress.layer_rules import (
+    Kernel,
+    LayerRule,
+    macs,
+    register_layer_rule,
+)
 from tfcompress.pruning.callback import PruneWeights
-from tfcompress.pruning.criteria import Criterion, Magnitude
-from tfcompress.pruning.patterns import Pattern, Unstructured
+from tfcompress.pruning.criteria import (
+    BatchNormScale,
+    Criterion,
+    Lamp,
+    Magnitude,
+    Movement,
+    Random,
+    Snip,
+    Taylor,
+)
+from tfcompress.pruning.patterns import (
+    Block,
+    Channel,
+    NOfM,
+    Pattern,
+    Unstructured,
+)
+from tfcompress.pruning.penalty import PenalizeWeights
+from tfcompress.pruning.reconstruction import reconstruct
+from tfcompress.pruning.sparse_training import SparseTraining
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
-from tfcompress.quantization.quantizers import Quantizer, UniformQuantizer
+from tfcompress.quantization.quantizers import (
+    Quantizer,
+    UniformQuantizer,
+)
 from tfcompress.quantization.scheme import QuantizationScheme
 from tfcompress.quantization.wrapper import QuantizedLayer
-from tfcompress.reporting import Report, report
-from tfcompress.schedules import ConstantSparsity, PolynomialSparsity, Schedule
-from tfcompress.verification import Verification, verify
+from tfcompress.reporting import (
+    Report,
+    report,
+)
+from tfcompress.restructuring.callback import PruneChannels
+from tfcompress.restructuring.dependencies import (
+    ChannelGroup,
+    channel_groups,
+)
+from tfcompress.restructuring.shrink import shrink
+from tfcompress.schedules import (
+    ConstantSparsity,
+    CosineSparsity,
+    MagnitudeThreshold,
+    OneCycleSparsity,
+    PolynomialSparsity,
+    Schedule,
+)
+from tfcompress.verification import (
+    Verification,
+    verify,
+)
 
 __all__ = [
     "Artifact",
     "ArtifactError",
+    "BatchNormScale",
     "Benchmark",
+    "Block",
+    "BoostedTrees",
+    "Channel",
+    "ChannelGroup",
     "CompressionError",
     "CompressionWarning",
     "ConstantSparsity",
+    "CosineSparsity",
     "Criterion",
     "Distiller",
     "ExportError",
     "FakeQuantize",
     "FreezeQuantization",
+    "HeadReport",
     "InvalidArgumentError",
     "Kernel",
+    "Lamp",
     "LayerRule",
     "Magnitude",
+    "MagnitudeThreshold",
+    "Movement",
+    "NOfM",
+    "OneCycleSparsity",
     "Pattern",
+    "PenalizeWeights",
     "PolynomialSparsity",
+    "PruneChannels",
     "PruneWeights",
     "QuantizationScheme",
     "QuantizedLayer",
     "Quantizer",
+    "Random",
     "Report",
     "Runner",
     "Schedule",
+    "Snip",
+    "SoftDecisionTree",
+    "SparseTraining",
+    "TFLiteTeacher",
+    "Taylor",
+    "TeacherEnsemble",
     "UniformQuantizer",
     "Unstructured",
     "UnsupportedLayerError",
     "Verification",
     "VerificationError",
     "benchmark",
+    "born_again",
+    "cache_teacher",
+    "channel_groups",
+    "compress_predictions",
+    "distill_chain",
+    "distill_into_trees",
     "export",
     "finalize",
+    "initialize_from",
     "load",
     "macs",
     "quantize_aware",
+    "reconstruct",
     "register_layer_rule",
     "report",
+    "shrink",
     "verify",
 ]

@@ -92,6 +92,13 @@ def distill_into_trees(
     Raises:
         InvalidArgumentError: if scikit-learn is missing, for a teacher with NaN
             weights or with outputs of another shape.
+
+    Example:
+
+    >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> x = np.random.default_rng(0).normal(size=(50, 4))
+    >>> distill_into_trees(teacher, x, n_estimators=3).predict(x).shape
+    (50, 2)
     """
     try:
         from sklearn.ensemble import GradientBoostingRegressor

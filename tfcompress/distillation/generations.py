@@ -87,6 +87,16 @@ def born_again(
 
     Raises:
         InvalidArgumentError: if `generations` is not positive.
+
+    Example:
+
+    >>> import numpy as np
+    >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> def train(distiller):
+    ...     distiller.compile("sgd", "mse")
+    ...     distiller.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+    >>> len(born_again(teacher, train, generations=2))
+    2
     """
     if not isinstance(generations, int) or generations < 1:
         raise InvalidArgumentError(

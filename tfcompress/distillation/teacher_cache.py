@@ -74,6 +74,16 @@ def cache_teacher(
             that do not fit into `dtype`.
         ArtifactError: for files of another teacher, damaged or cut short files,
             and a full disk.
+
+    Example:
+
+    >>> import tempfile
+    >>> import tensorflow as tf
+    >>> teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    >>> data = tf.data.Dataset.from_tensor_slices(np.eye(4, dtype="float32")).batch(2)
+    >>> train = cache_teacher(teacher, data, tempfile.mkdtemp() + "/cache")
+    >>> len(list(train))
+    2
     """
     import tensorflow as tf
 
