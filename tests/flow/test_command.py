@@ -28,7 +28,7 @@ def test_demo_smoke(tmp_path):
     assert figures["phone"]["integer_coverage"] == 1.0
     assert figures["phone"]["max_error_steps"] <= 1.001
     assert figures["server"]["max_abs_error"] <= 1e-5
-    rows = {row["name"]: row for row in figures["report"]["rows"]}
+    rows = {row["name"]: row for row in figures["report"]}
     assert rows["student.tflite"]["sparsity"] >= 0.849
     smaller = rows["control.tflite"]["gzip_size"] / rows["student.tflite"]["gzip_size"]
     assert smaller >= 12

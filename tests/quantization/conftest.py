@@ -136,7 +136,7 @@ def shipped(digits, tmp_path_factory):
                 keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits),
                 metrics=["accuracy"],
             )
-            trained.fit(*digits, batch_size=64, epochs=3, verbose=0)
+            trained.fit(*digits, batch_size=64, epochs=5, verbose=0)
             final = tfcompress.finalize(trained)
             folder = tmp_path_factory.mktemp(name)
             made[name] = Shipped(

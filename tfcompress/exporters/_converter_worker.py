@@ -89,17 +89,21 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+
+    def answer(reply: dict[str, Any]) -> None:
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
     for line in sys.stdin:
         job = json.loads(line)
+        answer({"id": job["id"], "accepted": True})
         try:
             reply = {"ok": True, **JOBS[job["job"]](job)}
         except BaseException as error:
             traceback.print_exc()
             reply = {"ok": False, "type": type(error).__name__, "error": str(error)}
-        reply["id"] = job["id"]
         sys.stderr.flush()
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
+        answer({**reply, "id": job["id"]})
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class ConverterProcess:
         self._warm = False
         self._owner = 0
         self._next_id = 0
+        self._accepted = 0
 
     @property
     def pid(self) -> int | None:
@@ -90,8 +91,7 @@ class ConverterProcess:
                 self._start()
             start = self._log_size()
             try:
-                number = self._send(job)
-                reply = self._receive(number)
+                reply = self._ask(job)
             except (OSError, EOFError) as error:
                 reason = self._obituary()
                 log = self._log_text(start)
@@ -170,6 +170,16 @@ class ConverterProcess:
         self._process.stdin.flush()
         return self._next_id
 
+    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._receive(self._send(job))
+        except (OSError, EOFError):
+            if self._accepted == self._next_id:
+                raise
+            # It was dead before it saw the job, so the job is not to blame.
+            self._start()
+            return self._receive(self._send(job))
+
     def _receive(self, number: int) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdout is not None
@@ -179,7 +189,9 @@ class ConverterProcess:
                 raise EOFError
             reply = json.loads(line)
             if reply["id"] == number:
-                return reply
+                if not reply.get("accepted"):
+                    return reply
+                self._accepted = number
 
     def _obituary(self) -> str:
         assert self._process is not None
