@@ -88,3 +88,22 @@ def test_example_runs(tmp_path):
     assert (folder / "student.tflite").stat().st_size < 600_000
     assert (folder / "savedmodels" / "student" / "1" / "saved_model.pb").is_file()
     assert "student.tflite" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.export
+@pytest.mark.timeout(3600)
+def test_figures_of_the_whole_demo(tmp_path):
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert figures["trained_agreement"]["samples"] == 10_000
+    assert figures["trained_agreement"]["agreement"] >= 0.999
+    assert figures["trained_agreement"]["max_error_steps"] <= 1.001
+    assert figures["phone"]["integer_coverage"] == 1.0
+    assert figures["server"]["max_abs_error"] <= 1e-5
+    rows = {row["name"]: row for row in figures["report"]}
+    assert rows["student.tflite"]["sparsity"] >= 0.8
+    assert rows["student.tflite"]["metric"] >= rows["control"]["metric"] - 0.005
+    smaller = rows["control.tflite"]["gzip_size"] / rows["student.tflite"]["gzip_size"]
+    assert smaller >= 12
