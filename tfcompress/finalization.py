@@ -6,23 +6,12 @@ import dataclasses
 from typing import Any
 
 import keras
-from keras import layers
 
 from tfcompress.core.graph import Graph, Node, build, is_graph_model, trace
 from tfcompress.core.select import require_built, walk
+from tfcompress.layer_rules import TRAINING_ONLY
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integer_graph import integer_graph
-
-_TRAINING_ONLY = (
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.AlphaDropout,
-    layers.ActivityRegularization,
-)
 
 
 def finalize(model: keras.Model) -> keras.Model:
@@ -31,8 +20,7 @@ def finalize(model: keras.Model) -> keras.Model:
     When to use: after `fit` and before `export`. Rounded kernels replace the unrounded
     ones (their wrappers go), BatchNormalization is folded into them, ranges of
     activations are fixed, dropout and the like are taken out, and layers compute in
-    float32. Masks leave nothing behind: a
-    pruned kernel simply has zeros.
+    float32. Masks leave nothing behind: a pruned kernel simply has zeros.
 
     Args:
         model: a built model. It is not changed. A subclassed model has nothing that
@@ -77,7 +65,7 @@ def _without_training_layers(graph: Graph) -> Graph:
     mapping: dict = {}
     kept: list[Node] = []
     for node in graph.nodes:
-        if isinstance(node.operation, _TRAINING_ONLY):
+        if isinstance(node.operation, TRAINING_ONLY):
             source = node.inputs[0]
             mapping[node.output] = mapping.get(source, source)
         else:

@@ -30,6 +30,19 @@ Flow = Literal[
 ]
 
 
+# Layers that change nothing once training is over.
+TRAINING_ONLY = (
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.AlphaDropout,
+    layers.ActivityRegularization,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """One weight tensor of a layer.
@@ -338,13 +351,7 @@ def _fill_table() -> None:
         layers.RepeatVector,
         layers.UpSampling1D,
         layers.UpSampling2D,
-        layers.Dropout,
-        layers.SpatialDropout1D,
-        layers.SpatialDropout2D,
-        layers.GaussianDropout,
-        layers.GaussianNoise,
-        layers.AlphaDropout,
-        layers.ActivityRegularization,
+        *TRAINING_ONLY,
         layers.Identity,
         layers.InputLayer,
     )

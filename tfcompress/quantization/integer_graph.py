@@ -21,6 +21,7 @@ from tfcompress.quantization.as_convolution import (
     depthwise_nodes,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _LARGEST_INT8 = 127
@@ -35,8 +36,7 @@ def integer_graph(graph: Graph) -> Graph:
 
 
 def _flow(node: Node | None) -> str:
-    rule = rule_of(node.operation) if node is not None else None
-    return rule.flow if rule is not None else "float"
+    return flow_of(node.operation) if node is not None else "float"
 
 
 def _called_once(graph: Graph) -> set[int]:

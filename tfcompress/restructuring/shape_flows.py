@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.core.graph import Tensor
+from tfcompress.layer_rules import TRAINING_ONLY
 from tfcompress.restructuring.call import Call, fixed, flow
 from tfcompress.restructuring.channel_ids import Axes
 
@@ -23,14 +24,7 @@ _LARGEST_RESHAPE = 1 << 25
     layers.LeakyReLU,
     layers.ELU,
     layers.Rescaling,
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.AlphaDropout,
-    layers.ActivityRegularization,
+    *TRAINING_ONLY,
     layers.Identity,
     layers.Masking,
     layers.InputLayer,
