@@ -35,6 +35,7 @@ CRITERIA = (
     "taylor@global",
     "movement@global",
     "snip@global",
+    "grasp@global",
     "set",
     "rigl",
 )
@@ -58,7 +59,7 @@ def compiled(keras, model, steps):
 def callbacks(row, sparsity, steps):
     """Returns the callbacks of a row; none for the dense control."""
     import tfcompress
-    from tfcompress.pruning.criteria import Snip, Taylor
+    from tfcompress.pruning.criteria import Grasp, Snip, Taylor
     from tfcompress.pruning.sparse_training import SparseTraining
 
     if row == "dense":
@@ -66,9 +67,9 @@ def callbacks(row, sparsity, steps):
     if row in ("rigl", "set"):
         return [SparseTraining(sparsity, row, frequency=FREQUENCY)]
     name, scope = row.split("@")
-    slow = {"taylor": Taylor(0.99), "snip": Snip(10)}
+    slow = {"taylor": Taylor(0.99), "snip": Snip(10), "grasp": Grasp(10)}
     schedule = tfcompress.PolynomialSparsity(0.0, sparsity, frequency=FREQUENCY)
-    if name == "snip":
+    if name in ("snip", "grasp"):
         schedule = tfcompress.ConstantSparsity(sparsity, 9, frequency=FREQUENCY)
     return [tfcompress.PruneWeights(schedule, slow.get(name, name), scope=scope)]
 
@@ -150,6 +151,7 @@ def jobs(arguments):
                     "row": row,
                     "sparsity": sparsity,
                     "epochs": arguments.epochs,
+                    "limit": arguments.limit,
                 }
 
 
@@ -176,6 +178,13 @@ def tables(results):
         yield table
 
 
+def read_results(path):
+    """Returns the runs that an earlier, perhaps broken, call wrote to `--json`."""
+    if path is None or not path.exists():
+        return []
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     known = ["lenet-300-100", "small-resnet"]
@@ -188,7 +197,9 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--limit", type=int, help="train on so many images only")
     parser.add_argument("--no-tfmot", action="store_true")
-    parser.add_argument("--json", type=Path, help="also write every run here")
+    parser.add_argument(
+        "--json", type=Path, help="write every run here; those found are not repeated"
+    )
     parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.tfmot_child:
@@ -196,8 +207,11 @@ def main(argv=None):
         return None
     train, test = data(arguments.limit)
     ask = None if arguments.no_tfmot else open_tfmot(arguments.limit)
-    results, console = [], Console(stderr=True)
+    results, console = read_results(arguments.json), Console(stderr=True)
+    done = [{k: v for k, v in r.items() if k != "accuracy"} for r in results]
     for job in jobs(arguments):
+        if job in done:
+            continue
         began = time.process_time()
         accuracy = ask(job) if job["row"] == "tfmot" else run_ours(job, train, test)
         results.append({**job, "accuracy": accuracy})

@@ -1,7 +1,7 @@
 """What a training step costs: plain, pruned, quantized, distilled; ours and TFMOT's.
 
     python benchmarks/step_time.py
-    python benchmarks/step_time.py --models lenet-5 --rounds 9 --json times.json
+    python benchmarks/step_time.py --models lenet-5 --variants taylor --no-tfmot
 
 All variants of a model are open at once and train 10 steps each in turns, ten turns a
 round (see _rounds.py). A figure is the median over the rounds of the variant's time
@@ -32,7 +32,6 @@ from rich.table import Table
 import tfcompress
 
 WARM_UP = 1
-OURS = ("plain", "prune", "qat", "prune+qat", "distil", "keras distil")
 TFMOT = ("plain", "prune", "qat")
 
 
@@ -46,31 +45,43 @@ def distilled(make):
     return Distiller(make(), make(), temperature_loss())
 
 
-def quantized(model):
-    from tfcompress.quantization.quantize import quantize_aware
-
-    return quantize_aware(model)
+def quantized(make):
+    return tfcompress.quantize_aware(make())
 
 
-def prune():
+def prune(sparsity=0.8, **options):
     # To the very end, so that every round has its mask update.
-    schedule = tfcompress.PolynomialSparsity(0.0, 0.8, end_step=1.0, frequency=100)
-    return [tfcompress.PruneWeights(schedule)]
+    schedule = tfcompress.PolynomialSparsity(0.0, sparsity, end_step=1.0, frequency=100)
+    return tfcompress.PruneWeights(schedule, **options)
 
 
-def variant(name, make):
-    """Returns the uncompiled model and the callbacks of one variant."""
-    if name == "plain":
-        return make(), []
-    if name == "prune":
-        return make(), prune()
-    if name == "qat":
-        return quantized(make()), []
-    if name == "prune+qat":
-        return quantized(make()), prune()
-    if name == "distil":
-        return distilled(make), []
-    return keras.distillation.Distiller(make(), make(), temperature_loss()), []
+def sparse(method):
+    return tfcompress.SparseTraining(0.8, method, end_step=1.0)
+
+
+# Each takes what makes the plain model and returns a model and its callbacks.
+OURS = {
+    "plain": lambda make: (make(), []),
+    "prune": lambda make: (make(), [prune()]),
+    "qat": lambda make: (quantized(make), []),
+    "prune+qat": lambda make: (quantized(make), [prune()]),
+    "distil": lambda make: (distilled(make), []),
+    "keras distil": lambda make: (
+        keras.distillation.Distiller(make(), make(), temperature_loss()),
+        [],
+    ),
+    "prune global": lambda make: (make(), [prune(scope="global")]),
+    "lamp global": lambda make: (make(), [prune(criterion="lamp", scope="global")]),
+    "random": lambda make: (make(), [prune(criterion="random")]),
+    "taylor": lambda make: (make(), [prune(criterion="taylor")]),
+    "movement": lambda make: (make(), [prune(criterion="movement")]),
+    "snip": lambda make: (make(), [prune(criterion="snip")]),
+    "grasp": lambda make: (make(), [prune(criterion="grasp")]),
+    "2:4": lambda make: (make(), [prune(0.5, pattern="n_of_m")]),
+    "rigl": lambda make: (make(), [sparse("rigl")]),
+    "set": lambda make: (make(), [sparse("set")]),
+    "l1 penalty": lambda make: (make(), [tfcompress.PenalizeWeights(1e-4)]),
+}
 
 
 class Child:
@@ -111,7 +122,7 @@ def measure(model, arguments, child, tick):
     turns = {}
     for name in OURS:
         if name in arguments.variants:
-            made, callbacks = variant(name, lambda: MODELS[model](keras))
+            made, callbacks = OURS[name](lambda: MODELS[model](keras))
             compiled(keras, made)
             fit = open_fit(made, callbacks, options, keras.callbacks.Callback)
             turns["Keras 3", name] = fit.advance

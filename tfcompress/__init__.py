@@ -44,6 +44,7 @@ from tfcompress.pruning.callback import PruneWeights
 from tfcompress.pruning.criteria import (
     BatchNormScale,
     Criterion,
+    Grasp,
     Lamp,
     Magnitude,
     Movement,
@@ -111,6 +112,7 @@ __all__ = [
     "ExportError",
     "FakeQuantize",
     "FreezeQuantization",
+    "Grasp",
     "HeadReport",
     "InvalidArgumentError",
     "Kernel",

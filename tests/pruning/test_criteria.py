@@ -17,6 +17,7 @@ from tests.pruning.pruned import (
 from tfcompress import InvalidArgumentError, PruneWeights, UnsupportedLayerError
 from tfcompress.pruning.criteria import (
     BatchNormScale,
+    Grasp,
     Lamp,
     Magnitude,
     Movement,
@@ -28,7 +29,7 @@ from tfcompress.pruning.criteria import (
 from tfcompress.pruning.masks import global_masks
 from tfcompress.pruning.sites import select_sites
 
-EVERY_NAME = ["lamp", "magnitude", "movement", "random", "snip", "taylor"]
+EVERY_NAME = ["grasp", "lamp", "magnitude", "movement", "random", "snip", "taylor"]
 
 
 def site_of(values):
@@ -152,6 +153,20 @@ def test_snip_is_final_after_its_batches(rng):
         criterion.observe(site.variable, ops.array(gradient))
     expected = np.abs(site.variable.numpy() * (gradients[0] + gradients[1]))
     np.testing.assert_allclose(criterion.score(site.variable), expected, rtol=1e-5)
+
+
+def test_grasp_is_the_hessian_of_its_batches_times_their_gradient(rng):
+    site = site_of(rng.normal(size=(4, 3)).astype("float32"))
+    criterion = Grasp(batches=3).for_site(site)
+    gradients = rng.normal(size=(5, 4, 3)).astype("float32")
+    for gradient in gradients:
+        criterion.observe(site.variable, ops.array(gradient))
+    means = np.cumsum(gradients[:3], axis=0) / np.arange(1, 4)[:, None, None]
+    product = sum(g * np.sum(g * mean) for g, mean in zip(gradients, means))
+    expected = site.variable.numpy() * product
+    np.testing.assert_allclose(
+        criterion.score(site.variable), expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_taylor_in_a_fit_keeps_what_its_formula_keeps(fit, data):

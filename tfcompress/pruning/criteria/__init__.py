@@ -2,6 +2,7 @@
 
 from tfcompress.pruning.criteria.base import Criterion, GradientCriterion, criteria
 from tfcompress.pruning.criteria.batch_norm_scale import BatchNormScale
+from tfcompress.pruning.criteria.grasp import Grasp
 from tfcompress.pruning.criteria.lamp import Lamp
 from tfcompress.pruning.criteria.magnitude import Magnitude
 from tfcompress.pruning.criteria.movement import Movement
@@ -13,6 +14,7 @@ __all__ = [
     "BatchNormScale",
     "Criterion",
     "GradientCriterion",
+    "Grasp",
     "Lamp",
     "Magnitude",
     "Movement",
