@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
@@ -61,6 +62,22 @@ def detach(variable: keras.Variable, projection: Projection) -> None:
         chain.projections.remove(projection)
         if not chain.projections:
             variable.constraint = chain.original
+
+
+def run_when(due: Any, action: Callable[[], None]) -> None:
+    """Runs `action` inside the training step, in those steps where `due` is true.
+
+    The action is a function of its own in the graph. Written into the step, its
+    hundreds of operations would be walked past in every step in which it is not due,
+    which costs more than multiplying with masks does.
+    """
+
+    def act() -> Any:
+        action()
+        return 0
+
+    apart = tf.function(act, experimental_attributes={"_noinline": True})
+    ops.cond(due, apart, lambda: 0)
 
 
 class _FitWatch:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
-from tfcompress.core.callback import FitCallback
+from tfcompress.core.callback import FitCallback, run_when
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Criterion, criteria
@@ -143,11 +141,10 @@ class PruneWeights(FitCallback):
         step = ops.cast(self.model.optimizer.iterations, "int32")
         choose = _SCOPES[self.scope] if schedule.unit == "sparsity" else threshold_masks
 
-        def renew() -> Any:
+        def renew() -> None:
             scores = [kernel.scores() for kernel in self._kernels]
             masks = choose(scores, schedule(step), self.pattern.granule)
             for kernel, mask in zip(self._kernels, masks):
                 kernel.assign_mask(mask)
-            return step
 
-        ops.cond(schedule.is_due(step), renew, lambda: step)
+        run_when(schedule.is_due(step), renew)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.core.callback import FitCallback
+from tfcompress.core.callback import FitCallback, run_when
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import GradientCriterion, Random
@@ -133,16 +133,15 @@ class SparseTraining(FitCallback):
     def _move(self, plan: Schedule, counts: list[int]) -> None:
         step = ops.cast(self.model.optimizer.iterations, "int32")
 
-        def move() -> Any:
+        def move() -> None:
             for kernel, count in zip(self._kernels, counts):
                 kernel.assign_mask(_moved_mask(kernel, count, plan(step)))
             self._moved.assign(step)
-            return step
 
         due = ops.logical_and(plan.is_due(step), ops.not_equal(self._moved, step))
         # At the very first step there is no reason yet to move anything.
         due = ops.logical_and(due, step > plan.begin_step)
-        ops.cond(due, move, lambda: step)
+        run_when(due, move)
 
 
 def _moved_mask(kernel: PrunedKernel, count: int, fraction: Any) -> Any:
