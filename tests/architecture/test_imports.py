@@ -38,6 +38,7 @@ PEERS_ALLOWED = {1}
 # Where TensorFlow itself is needed, because Keras has no public equivalent.
 TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
+    "tfcompress/core/callback.py": "functions that are not inlined into the step",
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
     "tfcompress/testing/tools.py": "compares compiled with eager",

@@ -10,14 +10,14 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import is_graph_model
-from tfcompress.core.select import Filters, require_built, walk
-from tfcompress.pruning.layer_inputs import (
+from tfcompress.core.layer_inputs import (
     Recorder,
     batches,
     check_data,
     reason_against,
     rows,
 )
+from tfcompress.core.select import Filters, require_built, walk
 from tfcompress.pruning.least_squares import (
     largest,
     largest_of_groups,
