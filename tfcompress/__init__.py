@@ -4,6 +4,7 @@ from tfcompress.benchmarking import (
     Benchmark,
     benchmark,
 )
+from tfcompress.clustering.callback import ClusterWeights
 from tfcompress.core.errors import (
     ArtifactError,
     CompressionError,
@@ -103,6 +104,7 @@ __all__ = [
     "BoostedTrees",
     "Channel",
     "ChannelGroup",
+    "ClusterWeights",
     "CompressionError",
     "CompressionWarning",
     "ConstantSparsity",

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import ops
 
 from tests.pruning.pruned import compiled, mlp
-from tfcompress.pruning.gradient_tap import tap, untap
+from tfcompress.core.gradient_tap import tap, untap
 
 
 def loss_gradient(model, x, y, kernel):

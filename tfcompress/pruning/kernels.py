@@ -10,8 +10,8 @@ import keras
 from keras import ops
 
 from tfcompress.core.callback import ProjectionChain, attach, detach
+from tfcompress.core.gradient_tap import tap, untap
 from tfcompress.pruning.criteria import Criterion, GradientCriterion
-from tfcompress.pruning.gradient_tap import tap, untap
 from tfcompress.pruning.patterns import Pattern
 from tfcompress.pruning.sites import Site
 

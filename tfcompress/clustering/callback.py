@@ -1,0 +1,249 @@
+"""ClusterWeights: layers whose weights share a few values, trained together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from tfcompress.clustering.codebooks import Codebook, SharedTraining, is_projected
+from tfcompress.clustering.starts import STARTS
+from tfcompress.core.callback import FitCallback
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.select import Filters, select
+from tfcompress.layer_rules import kernels_of
+
+_SCOPES = ("layer", "global")
+
+
+class ClusterWeights(FitCallback):
+    """Ties the weights of a kernel to a few shared values, inside the training step.
+
+    When to use: add it to `model.fit(callbacks=[...])` (or a `Distiller`'s) of a model
+    that is trained already, to store weights as indices into a short list of values:
+    16 of them take 4 bits a weight before any entropy coding (`pack`). It composes
+    with `PruneWeights` and with `quantize_aware`.
+
+    Source: Han et al., "Deep Compression", 2016, section 3. At `begin_step` the values
+    are found by k-means; from then on each weight stays with its value, and a value
+    moves with the mean gradient of its members, by the rule of the model's optimizer.
+    Zeros stay zero and are one of the values.
+
+    What a resumed run loses: values and members are found again in the weights, the
+    moments of the optimizer begin anew.
+
+    Args:
+        num_clusters: how many distinct values a kernel may have, zero included;
+            at least 2. Or a dict from filter to number, of which the first that
+            matches a layer counts.
+        initialization: where k-means starts: `"kmeans++"`, `"linear"` (equal
+            distances from smallest to largest, which is best in the paper),
+            `"density"` (equal steps of the distribution) or `"quantile"` (medians of
+            equally large groups).
+        scope: `"layer"` gives every kernel values of its own, `"global"` shares them
+            between all kernels with the same entry in `num_clusters`.
+        begin_step: the step at which weights are tied; an int counts the optimizer's
+            steps, a float is a fraction of the fit in [0, 1].
+        filters: which layers: a regular expression on the layer's path, a layer
+            class, a predicate, or a list of these. `None` means all.
+        verbose: 1 prints what is shared when it begins.
+
+    Raises:
+        InvalidArgumentError: for an argument out of range; in fit, if `filters` match
+            nothing, a kernel has fewer weights than clusters, only zeros or NaN, or
+            the fit ends before `begin_step`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
+    >>> model.compile("adam", "mse")
+    >>> x, y = np.ones((64, 8)), np.ones((64, 16))
+    >>> share = ClusterWeights(4, verbose=1)
+    >>> _ = model.fit(x, y, verbose=0, callbacks=[share])
+    ClusterWeights: 1 kernel, 128 weights; 4 values at step 0.
+    >>> len(np.unique(model.layers[0].kernel.numpy()))
+    4
+    """
+
+    def __init__(
+        self,
+        num_clusters: int | Mapping[Any, int] = 16,
+        initialization: str = "kmeans++",
+        scope: str = "layer",
+        begin_step: int | float = 0,
+        filters: Filters = None,
+        verbose: int = 0,
+    ):
+        super().__init__()
+        rules = dict(num_clusters) if isinstance(num_clusters, Mapping) else None
+        for number in [num_clusters] if rules is None else rules.values():
+            _check_number(number)
+        if initialization not in STARTS:
+            raise InvalidArgumentError(
+                "Unknown `initialization`.",
+                received=repr(initialization),
+                expected=f"one of {', '.join(map(repr, STARTS))}",
+            )
+        if scope not in _SCOPES:
+            raise InvalidArgumentError(
+                "Unknown `scope`.", received=repr(scope), expected="'layer' or 'global'"
+            )
+        _check_step(begin_step)
+        self.num_clusters = num_clusters
+        self.initialization = initialization
+        self.scope = scope
+        self.begin_step = begin_step
+        self.filters = filters
+        self.verbose = verbose
+        self._training: SharedTraining | None = None
+        self._begin: int | None = None
+
+    def start(self, epoch: int) -> None:
+        self._training = None
+        self._groups()  # what is wrong with the arguments shows before the first step
+        self._begin = self._first_step(epoch)
+        self._begin_if_due()
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if self._begin is not None and self._begin_if_due():
+            self.retrace()
+
+    def stop(self) -> None:
+        if self._training is not None:
+            for book in self._training.codebooks:
+                # An optimizer that averages weights writes the average at the end.
+                if not book.is_shared():
+                    book.gather()
+        self.release()
+
+    def release(self) -> None:
+        if self._training is not None:
+            self._training.stop()
+        self._training = self._begin = None
+
+    def _begin_if_due(self) -> bool:
+        step = self.current_step()
+        if self._begin is None or step < self._begin:
+            return False
+        self._begin = None
+        with self.model.distribute_strategy.scope():
+            if not self.model.optimizer.built:
+                # Its first step would build it, on what is left to it.
+                self.model.optimizer.build(self.model.trainable_variables)
+            books = [
+                Codebook(
+                    variables,
+                    count,
+                    self.initialization,
+                    any(is_projected(v) for v in variables.values()),
+                )
+                for count, variables in self._groups()
+            ]
+            for book in books:
+                for kernel in book.kernels:
+                    values = kernel.expand(book.entries.value)
+                    kernel.variable.assign(values)
+            self._training = SharedTraining(self.model.optimizer, books)
+        if self.verbose:
+            kernels = [kernel for book in books for kernel in book.kernels]
+            size, count = sum(kernel.size for kernel in kernels), len(kernels)
+            values = "/".join(str(_distinct(book)) for book in books)
+            print(
+                f"ClusterWeights: {count} kernel{'s' * (count != 1)}, {size} weights; "
+                f"{values} values at step {step}."
+            )
+        return True
+
+    def _first_step(self, epoch: int) -> int:
+        if not isinstance(self.begin_step, float):
+            return self.begin_step
+        first, last = self.fit_steps(epoch)
+        return first + round(self.begin_step * (last - first))
+
+    def _groups(self) -> list[tuple[int, dict[str, keras.Variable]]]:
+        """Returns the kernels that share a codebook by name, and its size."""
+        groups: dict[Any, tuple[int, dict[str, keras.Variable]]] = {}
+        for name, variable, rule, count in self._kernels():
+            size = int(variable.shape.num_elements())
+            if count > size:
+                raise InvalidArgumentError(
+                    f"'{name}' has fewer weights than clusters.",
+                    received=f"{count} clusters for {size} weights",
+                    expected=f"num_clusters <= {size}",
+                    fix="leave the layer out with `filters`, or give it a number of "
+                    "its own: num_clusters={'filter': number}",
+                )
+            key = rule if self.scope == "global" else id(variable)
+            groups.setdefault(key, (count, {}))[1][name] = variable
+        return list(groups.values())
+
+    def _kernels(self) -> list[tuple[str, keras.Variable, int, int]]:
+        """Returns name, variable, rule and number of clusters of each kernel."""
+        model, given = self.model, self.num_clusters
+        rules = given if isinstance(given, Mapping) else {None: given}
+        trainable = {id(v): v for v in model.trainable_variables}
+
+        def candidate(layer: keras.Layer) -> bool:
+            return any(id(v) in trainable for _, v in kernels_of(layer))
+
+        chosen = {id(layer) for _, layer in select(model, self.filters, candidate)}
+        found: dict[int, tuple[str, keras.Variable, int, int]] = {}
+        for position, (rule, count) in enumerate(rules.items()):
+            for path, layer in select(model, rule, candidate):
+                kernels = list(kernels_of(layer)) if id(layer) in chosen else []
+                for kernel, variable in kernels:
+                    name = f"{path}.{kernel.attribute}" if len(kernels) > 1 else path
+                    if id(variable) in trainable:
+                        entry = (name, variable, position, count)
+                        found.setdefault(id(variable), entry)
+        if not found:
+            raise InvalidArgumentError(
+                f"Model '{model.name}' has no trainable kernel to cluster.",
+                received=f"filters={self.filters!r}, num_clusters={given!r}",
+                expected="at least one trainable layer with a kernel, such as Dense",
+                fix="set layer.trainable = True on the layers to cluster",
+            )
+        if self.filters is None and not isinstance(given, Mapping):
+            _name_left_out(v for k, v in trainable.items() if k not in found)
+        order = {key: position for position, key in enumerate(trainable)}
+        return [found[key] for key in sorted(found, key=lambda key: order[key])]
+
+
+def _distinct(book: Codebook) -> int:
+    zeros = any(kernel.size > int(kernel.alive.numpy()) for kernel in book.kernels)
+    return book.count + zeros
+
+
+def _name_left_out(variables: Any) -> None:
+    names = [v.path for v in variables if len(v.shape) > 1]
+    if names:
+        warnings.warn(
+            "Not clustered, because their layers have no rule: "
+            f"{', '.join(names)}. What to do: tell where their kernels are with "
+            "register_layer_rule.",
+            CompressionWarning,
+            stacklevel=2,
+        )
+
+
+def _check_number(number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 2:
+        raise InvalidArgumentError(
+            "`num_clusters` must be a number of shared values.",
+            received=repr(number),
+            expected="an int >= 2",
+            fix="8, 16 or 32 are usual; with one value a layer could tell nothing",
+        )
+
+
+def _check_step(step: Any) -> None:
+    whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    if not whole and not (isinstance(step, float) and 0 <= step <= 1):
+        raise InvalidArgumentError(
+            "`begin_step` must be a step or a fraction of the fit.",
+            received=repr(step),
+            expected="an int >= 0 or a float in [0, 1]",
+        )

@@ -1,0 +1,265 @@
+"""Codebooks in training: kernels whose weights are entries, and how entries move."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.clustering.starts import codebook, nearest
+from tfcompress.core.callback import ProjectionChain
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.gradient_tap import give_back, innermost, take_over
+
+# What a table of combinations may cost, in products, before its lookups save less.
+_MOST_PRODUCTS = 300_000
+
+
+class SharedKernel:
+    """The weights of one kernel, as indices of codebook entries; 0 stands for zero.
+
+    A lookup costs about as much for three weights as for one, so the table that is
+    looked up in holds all combinations of `group` entries where they are few.
+
+    Args:
+        variable: the kernel.
+        codes: for each weight 0, or one more than the index of its entry.
+        count: how many entries there are.
+    """
+
+    def __init__(self, variable: keras.Variable, codes: np.ndarray, count: int):
+        self.variable = variable
+        self.shape = tuple(variable.shape)
+        self.size = math.prod(self.shape)
+        self.count = count
+        most = min(_MOST_PRODUCTS, 8 * self.size)
+        self.group = 1
+        while (self.group + 1) * (count + 1) ** (self.group + 2) <= most:
+            self.group += 1
+        padding = -self.size % self.group
+        # Padding is code 0, which no sum is taken of.
+        flat = np.pad(codes.reshape(-1).astype("int32"), (0, padding))
+        self.codes = _state(flat)
+        self.packed = _state(_pack(flat, self.group, count + 1))
+        self.members = _state(np.bincount(flat, minlength=count + 1)[1:])
+        self.alive = _state(np.count_nonzero(flat))
+
+    def follow_zeros(self) -> None:
+        """Takes weights that have become zero out of their clusters."""
+        if not is_projected(self.variable):
+            return  # nothing but a projection sets weights to zero
+        alive = ops.cast(ops.count_nonzero(self.variable), "int32")
+
+        def renew() -> Any:
+            kept = ops.reshape(ops.not_equal(self.variable, 0), (-1,))
+            codes = ops.where(_padded(kept, self.group), self.codes, 0)
+            self.codes.assign(codes)
+            self.packed.assign(_pack(codes, self.group, self.count + 1))
+            members = ops.segment_sum(ops.ones_like(codes), codes, self.count + 1)
+            self.members.assign(members[1:])
+            self.alive.assign(alive)
+            return alive
+
+        ops.cond(ops.not_equal(alive, self.alive), renew, lambda: alive)
+
+    def sums(self, values: Any) -> Any:
+        """Returns the sum of `values` over the members of each entry."""
+        values = ops.reshape(ops.cast(values, "float32"), (-1,))
+        values = _padded(values, self.group)
+        sums = ops.bincount(self.codes, weights=values, minlength=self.count + 1)
+        return ops.reshape(sums, (self.count + 1,))[1:]
+
+    def expand(self, entries: Any) -> Any:
+        """Returns the kernel with these entries."""
+        table = ops.concatenate([ops.zeros((1,), entries.dtype), entries])
+        if self.group > 1:
+            combinations = _combinations(self.count + 1, self.group)
+            table = ops.reshape(ops.matmul(combinations, table), (-1, self.group))
+        rows = ops.take(table, self.packed, axis=0)
+        rows = ops.reshape(rows, (-1,))
+        if rows.shape[0] != self.size:
+            rows = rows[: self.size]
+        return ops.reshape(rows, self.shape)
+
+    def assign(self, values: Any) -> None:
+        """Sets the kernel to `values` after what else constrains it."""
+        if self.variable.constraint is not None:
+            values = self.variable.constraint(ops.cast(values, self.variable.dtype))
+        self.variable.assign(ops.cast(values, self.variable.dtype))
+
+    @property
+    def has_own_constraint(self) -> bool:
+        """Whether the user constrained the kernel, which may part what is shared."""
+        found = self.variable.constraint
+        return (
+            found.original if isinstance(found, ProjectionChain) else found
+        ) is not None
+
+
+class Codebook:
+    """The values that the weights of some kernels share.
+
+    Args:
+        variables: the kernels by name.
+        count: how many values there may be, zero included where it occurs.
+        start: where the entries start; a name in `starts.STARTS`.
+        zero_may_come: whether to keep a value free for zeros there may be later.
+
+    Raises:
+        InvalidArgumentError: if a kernel has no finite or only zero weights.
+    """
+
+    def __init__(
+        self,
+        variables: dict[str, keras.Variable],
+        count: int,
+        start: str,
+        zero_may_come: bool,
+    ):
+        arrays = {
+            name: ops.convert_to_numpy(ops.cast(variable, "float32"))
+            for name, variable in variables.items()
+        }
+        for name, array in arrays.items():
+            _check(name, array)
+        weights = np.concatenate([array.reshape(-1) for array in arrays.values()])
+        weights, total = weights[weights != 0], len(weights)
+        zero = int(zero_may_come or len(weights) < total)
+        values = codebook(weights, count - zero, start)
+        values = values[values != 0]
+        self.count = len(values)
+        self.entries = keras.Variable(values, dtype="float32", name="codebook")
+        self.kernels = [
+            SharedKernel(
+                variable,
+                np.where(array != 0, nearest(array, values) + 1, 0),
+                self.count,
+            )
+            for variable, array in zip(variables.values(), arrays.values())
+        ]
+
+    def mean_gradient(self, gradients: list[Any]) -> Any:
+        """Returns the gradient of each entry: the mean of that of its members."""
+        for kernel in self.kernels:
+            kernel.follow_zeros()
+        return self._means(gradients)
+
+    def spread(self) -> None:
+        """Sets all kernels to the entries as they are now."""
+        for kernel in self.kernels:
+            kernel.assign(kernel.expand(ops.convert_to_tensor(self.entries)))
+        if any(kernel.has_own_constraint for kernel in self.kernels):
+            self.gather()
+
+    def gather(self) -> None:
+        """Sets the entries to the means of their members, and the kernels to them."""
+        for kernel in self.kernels:
+            kernel.follow_zeros()
+        self.entries.assign(self._means([kernel.variable for kernel in self.kernels]))
+        for kernel in self.kernels:
+            values = kernel.expand(ops.convert_to_tensor(self.entries))
+            kernel.variable.assign(ops.cast(values, kernel.variable.dtype))
+
+    def is_shared(self) -> bool:
+        """Returns whether the kernels hold these entries and nothing else."""
+        return all(
+            bool(ops.all(ops.equal(kernel.variable, ops.cast(values, values.dtype))))
+            for kernel in self.kernels
+            for values in [
+                ops.cast(kernel.expand(self.entries.value), kernel.variable.dtype)
+            ]
+        )
+
+    def _means(self, values: list[Any]) -> Any:
+        sums = sum(k.sums(value) for k, value in zip(self.kernels, values))
+        members = sum(ops.cast(k.members, "float32") for k in self.kernels)
+        return sums / ops.maximum(members, 1.0)
+
+
+class SharedTraining:
+    """Trains codebooks in place of the kernels that are made of them.
+
+    Source: with `w_i = c[a_i]`, `dL/dc[k]` is the sum of `dL/dw_i` over the members of
+    `k`; divided by their number it has the size of a weight's gradient. An optimizer
+    such as Adam is no linear function of gradients, so the mean of the steps that it
+    would make with each weight is not the step that it makes with the mean. The
+    entries are therefore variables of their own with an optimizer of the same kind,
+    whose moments are those of the mean gradients.
+
+    Args:
+        optimizer: the optimizer of the model; its learning rate is followed.
+        codebooks: the codebooks.
+    """
+
+    def __init__(self, optimizer: Any, codebooks: list[Codebook]):
+        self.codebooks = codebooks
+        self.original = innermost(optimizer)
+        config = self.original.get_config()
+        config.update(learning_rate=0.0, use_ema=False)
+        self.optimizer = type(self.original).from_config(config)
+        self.optimizer.build([codebook.entries for codebook in codebooks])
+        variables = [k.variable for c in codebooks for k in c.kernels]
+        take_over(self.original, variables, self.update)
+
+    def update(self, gradients: list[Any]) -> None:
+        """Makes one step with the entries and sets the kernels to them."""
+        means, rest = [], list(gradients)
+        for book in self.codebooks:
+            count = len(book.kernels)
+            means.append(book.mean_gradient(rest[:count]))
+            rest = rest[count:]
+        self.optimizer.learning_rate = self.original.learning_rate
+        self.optimizer.apply(means, [book.entries for book in self.codebooks])
+        for book in self.codebooks:
+            book.spread()
+
+    def stop(self) -> None:
+        """Gives the kernels back to the model's optimizer."""
+        give_back(self.original, self.update)
+
+
+def is_projected(variable: keras.Variable) -> bool:
+    """Returns whether a callback changes the values of `variable` after each update."""
+    return isinstance(variable.constraint, ProjectionChain)
+
+
+def _padded(flat: Any, group: int) -> Any:
+    missing = -flat.shape[0] % group
+    return ops.pad(flat, (0, missing)) if missing else flat
+
+
+def _state(value: Any) -> keras.Variable:
+    return keras.Variable(np.asarray(value, "int32"), trainable=False, dtype="int32")
+
+
+def _combinations(base: int, group: int) -> np.ndarray:
+    """Returns a matrix that makes of a table the table of all groups of its entries."""
+    digits = np.indices((base,) * group).reshape(group, -1).T.reshape(-1)
+    return np.eye(base, dtype="float32")[digits]
+
+
+def _pack(codes: Any, group: int, base: int) -> Any:
+    """Returns one number for each `group` of codes, their digits to `base`."""
+    packed = codes[0::group]
+    for position in range(1, group):
+        packed = packed * base + codes[position::group]
+    return packed
+
+
+def _check(name: str, weights: np.ndarray) -> None:
+    if not np.all(np.isfinite(weights)):
+        raise InvalidArgumentError(
+            f"Cannot cluster '{name}': its weights are not all finite.",
+            received=f"{np.count_nonzero(~np.isfinite(weights))} of {weights.size} "
+            "weights are NaN or infinite",
+            fix="train with a lower learning rate or with gradient clipping",
+        )
+    if not np.any(weights):
+        raise InvalidArgumentError(
+            f"Cannot cluster '{name}': all of its weights are zero.",
+            expected="at least one weight that is not",
+            fix="prune it less, or leave it out with `filters`",
+        )
