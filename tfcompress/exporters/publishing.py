@@ -37,7 +37,8 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
             os.rename(stage, target)
         else:
             os.replace(stage, target)
-        _flush(target.parent)
+        # The directory's own entry; what else is in it is not ours.
+        _sync(target.parent)
     except BaseException as error:
         _remove(stage)
         for directory in reversed(created):
@@ -92,6 +93,10 @@ def _flush(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
             _flush(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
