@@ -24,6 +24,7 @@ from tfcompress.distillation import (
     born_again,
     cache_teacher,
     compress_predictions,
+    deep_supervision,
     distill_chain,
     distill_into_trees,
     initialize_from,
@@ -67,7 +68,10 @@ from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.quantizers import (
+    BinaryQuantizer,
+    LearnedStepQuantizer,
     Quantizer,
+    TernaryQuantizer,
     UniformQuantizer,
 )
 from tfcompress.quantization.scheme import QuantizationScheme
@@ -100,6 +104,7 @@ __all__ = [
     "ArtifactError",
     "BatchNormScale",
     "Benchmark",
+    "BinaryQuantizer",
     "Block",
     "BoostedTrees",
     "Channel",
@@ -120,6 +125,7 @@ __all__ = [
     "Kernel",
     "Lamp",
     "LayerRule",
+    "LearnedStepQuantizer",
     "Magnitude",
     "MagnitudeThreshold",
     "Movement",
@@ -143,6 +149,7 @@ __all__ = [
     "TFLiteTeacher",
     "Taylor",
     "TeacherEnsemble",
+    "TernaryQuantizer",
     "UniformQuantizer",
     "Unstructured",
     "UnsupportedLayerError",
@@ -153,6 +160,7 @@ __all__ = [
     "cache_teacher",
     "channel_groups",
     "compress_predictions",
+    "deep_supervision",
     "distill_chain",
     "distill_into_trees",
     "export",

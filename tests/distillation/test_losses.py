@@ -191,10 +191,13 @@ ALL = {
     "hint": {"layers": "conv"},
     "cosine": {"layers": "pool"},
     "contrastive": {"layers": "pool"},
+    "deep_supervision": {"make": lambda: L.DeepSupervision("conv", 1.0, 3.0, "logits")},
 }
 
 
 def make(name):
+    if "make" in ALL[name]:
+        return ALL[name]["make"]()
     layers = ALL[name].get("layers")
     kwargs = {"teacher_layer_name": layers, "student_layer_name": layers}
     loss = L.LOSSES.get(name)

@@ -1,6 +1,7 @@
 """Distillation: a student learns from labels and from what a teacher says."""
 
 from tfcompress.distillation.boosted_trees import BoostedTrees, distill_into_trees
+from tfcompress.distillation.deep_supervision import deep_supervision
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.ensemble import TeacherEnsemble
 from tfcompress.distillation.file_teachers import TFLiteTeacher
@@ -21,6 +22,7 @@ __all__ = [
     "born_again",
     "cache_teacher",
     "compress_predictions",
+    "deep_supervision",
     "distill_chain",
     "distill_into_trees",
     "initialize_from",

@@ -64,7 +64,8 @@ class Distiller(keras.Model):
     returns the distillation loss.
 
     Args:
-        teacher: a trained `keras.Model` or layer. It runs in inference mode.
+        teacher: a trained `keras.Model` or layer. It runs in inference mode. `None`
+            where all losses are taught by the student itself (`deep_supervision`).
         student: the `keras.Model` to train.
         distillation_losses: a `keras.distillation.DistillationLoss`, the name of
             one of `tfcompress.distillation.losses`, a list of these, or a dict of
@@ -137,6 +138,7 @@ class Distiller(keras.Model):
         self._teacher_recorder = Recorder(
             teacher, layer_names(losses, "teacher_layer_name")
         )
+        self._asks_teacher = not all(map(_taught_by_student, losses))
         self._student_recorder = Recorder(
             student, layer_names(losses, "student_layer_name")
         )
@@ -252,17 +254,21 @@ class Distiller(keras.Model):
         if step.student is None:
             y_pred, step.student = self._student_recorder.run(x, training=training)
         answers, hints = step.teacher
+        own = keras.tree.map_structure(ops.stop_gradient, y_pred)
         total = ops.zeros((), "float32")
         for loss, weight in zip(
             self.distillation_losses, self.distillation_loss_weights
         ):
-            theirs = pick(loss, "teacher_layer_name", answers, hints)
+            said = own if _taught_by_student(loss) else answers
+            theirs = pick(loss, "teacher_layer_name", said, hints)
             ours = pick(loss, "student_layer_name", y_pred, step.student)
             term = distillation_term(loss, theirs, ours, *given)
             total = total + now(weight) * term
         return total
 
     def _ask_teacher(self, x: Any) -> tuple[Any, dict[str, Any]]:
+        if not self._asks_teacher:
+            return None, {}
         return ask_teacher(self._teacher_recorder, self.teacher_preprocessing, x)
 
     def _track(self, x: Any, student_loss: Any, distillation_loss: Any) -> None:
@@ -277,15 +283,20 @@ class Distiller(keras.Model):
 
     def _check_loss(self, loss: Any) -> None:
         validation.check_is_loss(loss)
+        teacher = self.teacher
+        if _taught_by_student(loss):
+            teacher = self.student
+        elif teacher is None:
+            validation.refuse_no_teacher(loss)
         if type(loss) is not keras.distillation.FeatureDistillation:
             # Keras' own check refuses layers of nested and subclassed models.
-            loss.validate_model_compatibility(self.teacher, self.student)
+            loss.validate_model_compatibility(teacher, self.student)
         if not names_in(loss, "teacher_layer_name") and not names_in(
             loss, "student_layer_name"
         ):
-            validation.check_outputs(self.teacher, self.student, loss)
+            validation.check_outputs(teacher, self.student, loss)
         if getattr(loss, "needs_logits", isinstance(loss, LogitsDistillation)):
-            validation.check_logits(self.teacher, "teacher", loss)
+            validation.check_logits(teacher, "teacher", loss)
             validation.check_logits(self.student, "student", loss)
 
     def get_config(self) -> dict[str, Any]:
@@ -313,6 +324,10 @@ class Distiller(keras.Model):
             for key, value in config.items()
         }
         return cls(**config)
+
+
+def _taught_by_student(loss: Any) -> bool:
+    return getattr(loss, "taught_by_student", False)
 
 
 def _unpack(data: Any) -> tuple[Any, Any, Any]:

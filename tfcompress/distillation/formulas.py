@@ -20,3 +20,13 @@ def soft_cross_entropy(teacher: Any, student: Any, temperature: Any) -> Any:
     targets = ops.softmax(teacher / temperature, axis=-1)
     log_student = ops.log_softmax(student / temperature, axis=-1)
     return -ops.sum(targets * log_student, axis=-1) * temperature**2
+
+
+def class_probabilities(labels: Any, classes: int) -> Any:
+    """Returns labels, given as class numbers or as probabilities, as the latter."""
+    labels = ops.convert_to_tensor(labels)
+    if len(labels.shape) > 1 and labels.shape[-1] == classes:
+        return ops.cast(labels, "float32")
+    if len(labels.shape) > 1 and labels.shape[-1] == 1:
+        labels = ops.squeeze(labels, axis=-1)
+    return ops.one_hot(ops.cast(labels, "int32"), classes, dtype="float32")

@@ -270,8 +270,5 @@ def _attach(files: CacheFiles, dataset: Any, structure: Any) -> Any:
         outputs, features = tf.nest.pack_sequence_as(structure, flat)
         return ({INPUTS: x, OUTPUTS: outputs, LAYERS: features}, *rest)
 
-    return (
-        dataset.enumerate()
-        .map(attach, num_parallel_calls=2, deterministic=True)
-        .prefetch(2)
-    )
+    # One thread of its own is enough: Python could not use two.
+    return dataset.enumerate().map(attach).prefetch(2)

@@ -92,6 +92,16 @@ def refuse_no_labels(compiled: bool, share: Any) -> None:
     )
 
 
+def refuse_no_teacher(loss: Any) -> None:
+    """Raises because a loss needs a teacher and there is none."""
+    raise InvalidArgumentError(
+        f"{type(loss).__name__} needs a teacher.",
+        received="teacher=None",
+        expected="a trained model, or only losses such as DeepSupervision, which the "
+        "student's own output teaches",
+    )
+
+
 def saveable(loss: Any) -> Any:
     """Returns `loss`, or raises if it could not be loaded from a file again."""
     for method in ("get_config", "from_config"):
@@ -114,6 +124,8 @@ def check_models(teacher: Any, student: Any) -> None:
             received=type(student).__name__,
             expected="a keras.Model",
         )
+    if teacher is None:
+        return
     if not isinstance(teacher, keras.Layer):
         raise InvalidArgumentError(
             "The teacher is not a Keras model.",
@@ -141,7 +153,7 @@ def check_models(teacher: Any, student: Any) -> None:
 
 def check_teacher_is_finite(teacher: keras.Layer) -> None:
     """Raises if a weight of the teacher is NaN or infinite."""
-    for variable in teacher.variables:
+    for variable in [] if teacher is None else teacher.variables:
         if "float" in keras.backend.standardize_dtype(variable.dtype) and not bool(
             ops.all(ops.isfinite(variable))
         ):

@@ -6,6 +6,7 @@ from tfcompress.distillation.losses.bounded_regression import BoundedRegression
 from tfcompress.distillation.losses.contrastive import Contrastive
 from tfcompress.distillation.losses.cosine import CosineDistance
 from tfcompress.distillation.losses.decoupled import DecoupledKnowledge
+from tfcompress.distillation.losses.deep_supervision import DeepSupervision
 from tfcompress.distillation.losses.for_output import ForOutput
 from tfcompress.distillation.losses.hard_labels import HardLabels
 from tfcompress.distillation.losses.hint import Hint
@@ -24,6 +25,7 @@ __all__ = [
     "Contrastive",
     "CosineDistance",
     "DecoupledKnowledge",
+    "DeepSupervision",
     "DistillationLoss",
     "ForOutput",
     "HardLabels",

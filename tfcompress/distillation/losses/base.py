@@ -35,10 +35,12 @@ class DistillationLoss(keras.distillation.DistillationLoss):
     Attributes:
         needs_logits: models that end in softmax or sigmoid are refused.
         context: what else `values` takes, of "labels" and "sample_weight".
+        taught_by_student: the student's own output takes the place of the teacher's.
     """
 
     needs_logits = False
     context: tuple[str, ...] = ()
+    taught_by_student = False
     reduces_like_keras = True
 
     def __init__(
