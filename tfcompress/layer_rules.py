@@ -26,8 +26,28 @@ Flow = Literal[
     "select",  # passes some of its input's numbers on: shares the input's range
     "average",  # averages within its input's range, which integer kernels keep
     "concatenate",  # all inputs and the output share one range
+    "lookup",  # reads whole numbers, makes new ones (Embedding)
     "float",  # no integer kernel is known
 ]
+
+
+# How numbers flow through operations of `keras.ops`, by the name of the operation.
+OPERATION_FLOWS: dict[str, Flow] = {
+    **dict.fromkeys(
+        (
+            *("BroadcastTo", "ExpandDims", "Flip", "GetItem", "Identity", "Moveaxis"),
+            *("Pad", "Ravel", "Repeat", "Reshape", "Roll", "Rot90", "Slice"),
+            *("Squeeze", "Swapaxes", "Take", "Tile", "Transpose"),
+            *("Amax", "Amin", "Max", "Min", "MaxPool", "DepthToSpace", "SpaceToDepth"),
+            *("Maximum", "Minimum"),  # of a tensor and a number
+        ),
+        "select",
+    ),
+    **dict.fromkeys(("Exp", "Gelu", "Log", "Rsqrt"), "activate"),
+    "LogSoftmax": "activate",
+    **dict.fromkeys(("Matmul", "Mean", "Sum"), "arithmetic"),
+    "Stack": "concatenate",
+}
 
 
 # Layers that change nothing once training is over.
@@ -293,14 +313,15 @@ def _fill_table() -> None:
         ),
         macs=_separable_macs,
     )
+    transposed = (Kernel("kernel", (-2,), (-1,)),)
     add(
-        "float",
+        "compute",
         layers.Conv1DTranspose,
         layers.Conv2DTranspose,
-        layers.Conv3DTranspose,
-        kernels=(Kernel("kernel", (-2,), (-1,)),),
+        kernels=transposed,
         macs=_transposed_macs,
     )
+    add("float", layers.Conv3DTranspose, kernels=transposed, macs=_transposed_macs)
     add("float", layers.Conv3D, kernels=last, macs=_conv_macs)
     add(
         "float",
@@ -329,9 +350,6 @@ def _fill_table() -> None:
         layers.Add,
         layers.Subtract,
         layers.Multiply,
-        layers.Maximum,
-        layers.Minimum,
-        layers.Average,
         layers.GlobalAveragePooling1D,
         layers.GlobalAveragePooling2D,
     )
@@ -349,6 +367,7 @@ def _fill_table() -> None:
         layers.Reshape,
         layers.Permute,
         layers.RepeatVector,
+        layers.Resizing,
         layers.UpSampling1D,
         layers.UpSampling2D,
         *TRAINING_ONLY,
@@ -356,7 +375,7 @@ def _fill_table() -> None:
         layers.InputLayer,
     )
     add("average", layers.AveragePooling1D, layers.AveragePooling2D)
-    add("concatenate", layers.Concatenate)
+    add("concatenate", layers.Concatenate, layers.Maximum, layers.Minimum)
 
 
 _fill_table()

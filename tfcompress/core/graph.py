@@ -9,6 +9,7 @@ back at every node.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -167,6 +168,11 @@ def output_names(model: keras.Model) -> list[str]:
     return list(model.output_names)
 
 
+def trace_operations(model: keras.Model) -> Graph:
+    """Returns the graph of a Functional model that may have no layers at all."""
+    return _trace(model, {})
+
+
 def trace(model: keras.Model, purpose: str = "read the graph of the model") -> Graph:
     """Returns the graph of a Functional or Sequential model, nested ones inlined.
 
@@ -247,6 +253,13 @@ def _fresh_input(tensor: Any) -> Any:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
+def _unused(name: str, names: set[str]) -> str:
+    """Returns `name`, or the first of `name_1`, `name_2` ... that is not in `names`."""
+    numbered = (f"{name}_{count}" for count in itertools.count(1))
+    candidates = itertools.chain([name], numbered)
+    return next(one for one in candidates if one not in names)
+
+
 def build(graph: Graph) -> keras.Model:
     """Returns a new Functional model that computes `graph`.
 
@@ -254,6 +267,7 @@ def build(graph: Graph) -> keras.Model:
     traced; weights are copied too.
     """
     made: dict[int, Any] = {}
+    names = {tensor.name for tensor in _tensors(graph.inputs)}
     symbolic: dict[Tensor, Any] = {
         tensor: keras.Input(
             batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
@@ -269,6 +283,9 @@ def build(graph: Graph) -> keras.Model:
         first = key not in made
         if first:
             made[key] = clone_operation(node.operation)
+            # Two nested models may each have a layer of the same name.
+            made[key].name = _unused(made[key].name, names)
+            names.add(made[key].name)
         outputs = made[key](*find(node.args), **find(node.kwargs))
         for tensor, output in zip(_tensors(node.outputs), keras.tree.flatten(outputs)):
             symbolic[tensor] = output

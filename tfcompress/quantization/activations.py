@@ -6,22 +6,46 @@ from typing import Any
 
 import keras
 
+from tfcompress.quantization.primitives import Bounded
+
 # Kernels of linear operations can clamp their result: no rounding in between.
 FUSED = frozenset({"linear", "relu", "relu6"})
+
+# The converter leaves these in float where an activation is fused into them.
+NEVER_FUSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
 
 # Scales that LiteRT's kernels prescribe for outputs.
 FIXED_RANGES = {
     "sigmoid": (0.0, 255 / 256),
     "softmax": (0.0, 255 / 256),
+    "log_softmax": (-255 / 16, 0.0),
     "tanh": (-1.0, 127 / 128),
 }
 
-# Without an integer kernel of its own, but a product of two that have one.
-GATED = {"silu": "sigmoid", "swish": "sigmoid"}
+NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "softmax", "exponential", "rsqrt"})
 
-NONNEGATIVE = frozenset(
-    {"relu", "relu6", "sigmoid", "softmax", "softplus", "exponential"}
-)
+
+# Operations of `keras.ops`, and layers, that are activations.
+_OPERATIONS = {
+    "Exp": "exponential",
+    "Gelu": "gelu",
+    "InverseSqrt": "rsqrt",
+    "Log": "log",
+    "LogSoftmax": "log_softmax",
+    "Rsqrt": "rsqrt",
+}
+
+
+def fixed_range(operation: Any) -> tuple[float, float] | None:
+    """Returns the range that an operation's output has by definition, if any."""
+    if isinstance(operation, Bounded):
+        return operation.low, operation.high
+    return FIXED_RANGES.get(activation_name(operation) or "")
+
+
+def clamps(operation: Any) -> bool:
+    """Returns whether an operation only clips, which the one before it can do."""
+    return isinstance(operation, Bounded) or activation_name(operation) in FUSED
 
 
 def activation_name(operation: Any) -> str | None:
@@ -41,6 +65,8 @@ def activation_name(operation: Any) -> str | None:
         return "clipped_relu"
     if isinstance(operation, keras.layers.Softmax):
         return "softmax"
+    if type(operation).__name__ in _OPERATIONS:
+        return _OPERATIONS[type(operation).__name__]
     function = getattr(operation, "activation", None)
     if isinstance(function, keras.Layer):
         return activation_name(function)

@@ -14,7 +14,6 @@ Pixels that are rescaled meet the same ties, and the same answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -22,6 +21,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.graph import Node, Tensor
+from tfcompress.quantization.primitives import ScaleOffset
 
 # In steps of the output: far above the noise of float32, far below what matters.
 _TIE_BREAK = 0.02
@@ -44,6 +44,9 @@ def affine_parameters(layer: keras.Layer, channels: int) -> tuple[Any, Any] | No
             offset = offset + _array(layer.beta)
     elif isinstance(layer, layers.Rescaling):
         scale, offset = np.asarray(layer.scale), np.asarray(layer.offset)
+    elif isinstance(layer, ScaleOffset):
+        scale = np.ones(1) if layer.gamma is None else _array(layer.gamma)
+        offset = np.zeros(1) if layer.beta is None else _array(layer.beta)
     elif isinstance(layer, layers.Normalization) and not layer.invert:
         deviation = np.sqrt(_array(layer.variance))
         scale = 1.0 / np.maximum(deviation, keras.config.epsilon())
@@ -76,7 +79,7 @@ def depthwise_nodes(node: Node, step: float) -> list[Node] | None:
     channels, spatial = tensor.shape[-1], tensor.shape[1:-1]
     axis = getattr(node.operation, "axis", -1)
     last = axis in (-1, len(tensor.shape) - 1, (-1,), (len(tensor.shape) - 1,))
-    if channels is None or not last or len(tensor.shape) not in (2, 3, 4):
+    if channels is None or not last or len(tensor.shape) < 2:
         return None
     if len(tensor.shape) != 4 and None in spatial:
         return None
@@ -86,29 +89,52 @@ def depthwise_nodes(node: Node, step: float) -> list[Node] | None:
     scale, offset = parameters
     offset = offset + np.float32(_TIE_BREAK * step)
     convolution = layers.DepthwiseConv2D(1, name=name)
+    kernel = scale.reshape(1, 1, channels, 1)
+    return _on_images(node, convolution, [kernel, offset])
 
-    def weights() -> list:
-        return [scale.reshape(1, 1, channels, 1), offset]
 
+def identity_nodes(node: Node, name: str) -> list[Node] | None:
+    """Returns nodes that give on their input, computing something in between.
+
+    Two roundings in a row are one to the converter; a depthwise convolution with ones
+    stands between them, and rounds as float32 does.
+    """
+    tensor = node.inputs[0]
+    channels = tensor.shape[-1]
+    if channels is None or (len(tensor.shape) != 4 and None in tensor.shape[1:]):
+        return None
+    convolution = layers.DepthwiseConv2D(1, use_bias=False, name=name)
+    return _on_images(node, convolution, [np.ones((1, 1, channels, 1), "float32")])
+
+
+def _on_images(node: Node, convolution: Any, weights: list) -> list[Node]:
+    """Returns nodes that apply a 1x1 convolution to a tensor of any rank."""
+    tensor, name = node.inputs[0], convolution.name
     if len(tensor.shape) == 4:
-        return [Node(convolution, (tensor,), {}, node.output, weights)]
-    image = (*spatial, *([1] * (2 - len(spatial))), channels)
-    steps: list[tuple[Any, tuple, Callable[[], list] | None]] = [
-        (layers.Reshape(image, name=f"{name}_image"), image, None),
-        (convolution, image, weights),
-        (layers.Reshape(tensor.shape[1:], name=f"{name}_flat"), (), None),
+        return [Node(convolution, (tensor,), {}, node.output, lambda: weights)]
+    spatial = [size or 1 for size in tensor.shape[1:-1]]
+    image = (math.prod(spatial[:-1]), *(spatial[-1:] or [1]), tensor.shape[-1])
+    return _with_reshapes(node, name, image, convolution, image, weights)
+
+
+def _with_reshapes(
+    node: Node, name: str, image: tuple, convolution: Any, after: tuple, weights: list
+) -> list[Node]:
+    """Returns nodes that reshape to `image`, convolve it to `after`, and reshape."""
+    tensor = node.inputs[0]
+    first = Tensor((tensor.shape[0], *image), "float32")
+    second = Tensor((tensor.shape[0], *after), "float32")
+    before = layers.Reshape(image, name=f"{name}_image")
+    flat = layers.Reshape(node.output.shape[1:], name=f"{name}_flat")
+    return [
+        Node(before, (tensor,), {}, first),
+        Node(convolution, (first,), {}, second, lambda: weights),
+        Node(flat, (second,), {}, node.output),
     ]
-    nodes, current = [], tensor
-    for index, (operation, shape, source) in enumerate(steps):
-        final = index == len(steps) - 1
-        after = node.output if final else Tensor((tensor.shape[0], *shape), "float32")
-        nodes.append(Node(operation, (current,), {}, after, source))
-        current = after
-    return nodes
 
 
 def average_nodes(node: Node, step: float) -> list[Node] | None:
-    """Returns nodes that compute a 2D average pooling as a depthwise convolution.
+    """Returns nodes that compute an average pooling as a depthwise convolution.
 
     Returns `None` where windows reach over the border: they average fewer values.
 
@@ -116,19 +142,28 @@ def average_nodes(node: Node, step: float) -> list[Node] | None:
         node: the pooling.
         step: distance between two neighbouring values of its input.
     """
-    layer, channels = node.operation, node.inputs[0].shape[-1]
-    plain = isinstance(layer, layers.AveragePooling2D) and layer.padding == "valid"
+    layer, tensor = node.operation, node.inputs[0]
+    channels = tensor.shape[-1]
+    kinds = layers.AveragePooling1D | layers.AveragePooling2D
+    plain = isinstance(layer, kinds) and layer.padding == "valid"
     if not plain or layer.data_format != "channels_last" or channels is None:
         return None
     size = math.prod(layer.pool_size)
-    convolution = layers.DepthwiseConv2D(
-        layer.pool_size, layer.strides, name=layer.name
-    )
-
-    def weights() -> list:
-        kernel = np.full((*layer.pool_size, channels, 1), 1.0 / size, "float32")
-        # Means differ by 1/size of a step: less than that decides ties only.
-        decision = np.float32(min(0.25 / size, _TIE_BREAK) * step)
-        return [kernel, np.full(channels, decision)]
-
-    return [Node(convolution, node.args, {}, node.output, weights)]
+    # Means differ by 1/size of a step: less than that decides ties only.
+    decision = np.float32(min(0.25 / size, _TIE_BREAK) * step)
+    window, strides = (*layer.pool_size, 1)[:2], (*layer.strides, 1)[:2]
+    weights = [
+        np.full((*window, channels, 1), 1.0 / size, "float32"),
+        np.full(channels, decision),
+    ]
+    if len(tensor.shape) == 4:
+        convolution = layers.DepthwiseConv2D(window, strides, name=layer.name)
+        return [Node(convolution, node.args, {}, node.output, lambda: weights)]
+    if tensor.shape[1] is None or strides[0] not in (1, window[0]):
+        return None
+    # Rows of one pixel; LiteRT's depthwise convolutions have square strides, and a
+    # stride over an axis of length 1 changes nothing.
+    convolution = layers.DepthwiseConv2D(window, strides[0], name=layer.name)
+    image = (tensor.shape[1], 1, channels)
+    after = (node.output.shape[1], 1, channels)
+    return _with_reshapes(node, layer.name, image, convolution, after, weights)

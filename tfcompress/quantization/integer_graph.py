@@ -12,6 +12,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.layer_rules import rule_of
@@ -19,20 +20,21 @@ from tfcompress.quantization.as_convolution import (
     affine_parameters,
     average_nodes,
     depthwise_nodes,
+    identity_nodes,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of
+from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.wrapper import QuantizedLayer
-
-_LARGEST_INT8 = 127
 
 
 def integer_graph(graph: Graph) -> Graph:
     """Returns the graph of integer operations that a trained `graph` stands for."""
     graph = _unwrap(graph)
+    graph = _integer_forms(graph)
     graph = _fold_scales(graph)
     graph = _use_convolutions(graph)
-    return _round_biases(graph)
+    return _round_weights(graph)
 
 
 def _flow(node: Node | None) -> str:
@@ -59,6 +61,23 @@ def _unwrap(graph: Graph) -> Graph:
             if isinstance(node.operation, QuantizedLayer)
             else node
             for node in graph.nodes
+        ],
+    )
+
+
+def _integer_forms(graph: Graph) -> Graph:
+    """Replaces layers by what is left of them where integers do part of their work."""
+    made: dict[int, Any] = {}
+
+    def form(operation: Any) -> Any:
+        if not hasattr(operation, "integer_form"):
+            return operation
+        return made.setdefault(id(operation), operation.integer_form())
+
+    return dataclasses.replace(
+        graph,
+        nodes=[
+            dataclasses.replace(n, operation=form(n.operation)) for n in graph.nodes
         ],
     )
 
@@ -123,24 +142,37 @@ def _use_convolutions(graph: Graph) -> Graph:
             replaced = None if absorbed else depthwise_nodes(node, rounding.step())
         elif rounding is not None and _flow(node) == "average":
             replaced = average_nodes(node, rounding.step())
+        elif isinstance(node.operation, FakeQuantize) and node.kwargs.get("again"):
+            replaced = _rounded_again(node, len(nodes))
         nodes.extend(replaced or [node])
     return dataclasses.replace(graph, nodes=nodes)
+
+
+def _rounded_again(node: Node, position: int) -> list[Node] | None:
+    nodes = identity_nodes(node, f"{node.name}_again_{position}")
+    if nodes is None:
+        return None
+    between = Tensor(node.output.shape, "float32")
+    nodes[-1] = dataclasses.replace(nodes[-1], outputs=between)
+    kwargs = {**node.kwargs, "again": False}
+    return [*nodes, dataclasses.replace(node, args=(between,), kwargs=kwargs)]
 
 
 def _next_rounding(
     node: Node, consumers: dict[Tensor, list[Node]]
 ) -> FakeQuantize | None:
     """Returns what rounds a node's output, with a fused activation in between."""
-    for reader in consumers.get(node.outputs, []):
+    for reader in consumers.get(node.output_tensors[0], []):
         if isinstance(reader.operation, FakeQuantize):
             return reader.operation
-        if _flow(reader) == "activate":
+        clipped = isinstance(reader.operation, layers.Identity)
+        if clipped or _flow(reader) == "activate":
             return _next_rounding(reader, consumers)
     return None
 
 
-def _round_biases(graph: Graph) -> Graph:
-    """Rounds biases to the grid of the accumulator: input step times kernel step.
+def _round_weights(graph: Graph) -> Graph:
+    """Rounds kernels to what is stored, and biases to the grid of the accumulator.
 
     Source: Jacob et al., 2018, section 2.4: `s_bias = s_input * s_kernel`.
     """
@@ -151,24 +183,20 @@ def _round_biases(graph: Graph) -> Graph:
         if _flow(node) == "compute" and node.weights and id(node.operation) in single:
             step = _input_step(node.inputs[0], producers)
             if step is not None:
-                node = _with_rounded_bias(node, step)
+                node = _with_rounded_weights(node, step)
         nodes.append(node)
     return dataclasses.replace(graph, nodes=nodes)
 
 
-def _with_rounded_bias(node: Node, input_step: float) -> Node:
+def _with_rounded_weights(node: Node, input_step: float) -> Node:
     kernel, bias = _kernel_and_bias(node)
+    kernel, kernel_step = as_stored(kernel, _output_axes(node, kernel.ndim))
     if bias is None:
-        return node
-    axes = _output_axes(node, kernel.ndim)
-    others = tuple(axis for axis in range(kernel.ndim) if axis not in axes)
-    largest = np.abs(kernel.astype("float64")).max(axis=others).reshape(-1)
-    step = input_step * largest / _LARGEST_INT8
-    step = np.where(step > 0, step, 1.0)
-    rounded = np.where(largest > 0, np.round(bias / step) * step, bias)
-    return dataclasses.replace(
-        node, weights=lambda: [kernel, rounded.astype("float32")]
-    )
+        return dataclasses.replace(node, weights=lambda: [kernel])
+    step = input_step * kernel_step.reshape(bias.shape)
+    rounded = np.round(bias / np.where(step > 0, step, 1.0)) * step
+    rounded = np.where(step > 0, rounded, bias).astype("float32")
+    return dataclasses.replace(node, weights=lambda: [kernel, rounded])
 
 
 def _kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:

@@ -11,25 +11,34 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
-from tfcompress.layer_rules import Flow, rule_of
+from tfcompress.layer_rules import OPERATION_FLOWS, Flow, rule_of
 from tfcompress.quantization.activations import (
-    FIXED_RANGES,
-    FUSED,
+    NEVER_FUSED,
     NONNEGATIVE,
     activation_name,
+    clamps,
+    fixed_range,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.primitives import Bounded
 
 _FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
 
 
 def flow_of(operation: Any) -> Flow:
     """Returns how numbers flow through an operation (`"float"` if unknown)."""
+    if not isinstance(operation, keras.Layer):
+        return OPERATION_FLOWS.get(type(operation).__name__, "float")
     rule = rule_of(operation)
-    return rule.flow if rule is not None else "float"
+    if rule is None:
+        return "float"
+    # Other interpolations compute averages of neighbours.
+    mixes = getattr(operation, "interpolation", "nearest") != "nearest"
+    return "average" if rule.flow == "select" and mixes else rule.flow
 
 
 @dataclasses.dataclass(eq=False)
@@ -58,6 +67,7 @@ class _Placement:
         # Where to round: after a tensor is made, or on its way into one node.
         self.after: dict[Tensor, tuple[_Range, int | None]] = {}
         self.into: dict[tuple[Node, Tensor], tuple[_Range, int | None]] = {}
+        self.again: set[Tensor] = set()
         self.merged: dict[_Range, _Range] = {}
         self.names: dict[Tensor, str] = {}
 
@@ -67,8 +77,8 @@ class _Placement:
     def run(self) -> None:
         for tensor in self.graph.input_tensors:
             readers = self.consumers.get(tensor, [])
-            if any(self.flow(node) != "float" for node in readers):
-                self.new_range(tensor, tensor.name, None)
+            if any(self.flow(node) not in ("float", "lookup") for node in readers):
+                self.new_range(tensor, tensor.name)
         for node in self.graph.nodes:
             self.visit(node)
 
@@ -76,22 +86,28 @@ class _Placement:
         flow = self.flow(node)
         if flow in ("select", "average"):
             shared = self.find(node.inputs[0])
-            if shared is not None:
-                self.ranges[node.output] = shared
+            if shared is None:
+                return
+            for tensor in node.output_tensors:
+                self.ranges[tensor] = shared
                 if flow == "average":
-                    self.after[node.output] = (shared, None)
+                    self.after[tensor] = (shared, None)
         elif flow == "concatenate":
             self.join(node)
         elif flow == "float":
             for tensor in node.output_tensors:
                 readers = self.consumers.get(tensor, [])
                 if any(self.flow(reader) != "float" for reader in readers):
-                    self.new_range(tensor, node.name, None)
+                    self.new_range(tensor, node.name)
         elif not self.fuses_with_next(node):
-            name = activation_name(node.operation)
-            self.new_range(node.output, node.name, name)
+            for tensor in node.output_tensors:
+                self.new_range(tensor, node.name, node.operation)
+            if isinstance(node.operation, Bounded) and self.find(node.inputs[0]):
+                self.again.add(node.output)  # nothing is computed in between
 
     def fuses_with_next(self, node: Node) -> bool:
+        if len(node.output_tensors) != 1:
+            return False
         readers = self.consumers.get(node.output, [])
         if len(readers) != 1 or node.output in self.graph.output_tensors:
             return False
@@ -102,18 +118,17 @@ class _Placement:
         may_clamp = self.flow(node) in ("compute", "fold") or isinstance(
             node.operation, _FUSE_ACTIVATION
         )
-        clamps = (
-            follows == "activate" and activation_name(readers[0].operation) in FUSED
-        )
-        return may_clamp and clamps and linear
+        may_clamp &= not isinstance(node.operation, NEVER_FUSED)
+        clamped = follows == "activate" and clamps(readers[0].operation)
+        return may_clamp and clamped and linear
 
-    def new_range(self, tensor: Tensor, name: str, activation: str | None) -> None:
+    def new_range(self, tensor: Tensor, name: str, operation: Any = None) -> None:
         if not tensor.dtype.startswith(("float", "bfloat")):
             return
-        fixed = FIXED_RANGES.get(activation or "")
-        one = _Range(self.names.get(tensor, name), fixed=fixed)
+        nonnegative = activation_name(operation) in NONNEGATIVE
+        one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
         self.ranges[tensor] = one
-        self.after[tensor] = (one, one.add_site(activation in NONNEGATIVE))
+        self.after[tensor] = (one, one.add_site(nonnegative))
 
     def join(self, node: Node) -> None:
         """Gives all inputs of a Concatenate, and its output, one range."""
@@ -186,7 +201,10 @@ def insert_fake_quantize(
         how = {"site": site, "again": True} if again else {"site": site}
         return Node(made[shared], (tensor,), how, rounded)
 
-    after = {t: rounding(t, place) for t, place in placement.after.items()}
+    after = {
+        t: rounding(t, place, t in placement.again)
+        for t, place in placement.after.items()
+    }
     swapped = {t: node.output for t, node in after.items()}
     nodes = [after[t] for t in graph.input_tensors if t in after]
     for node in graph.nodes:

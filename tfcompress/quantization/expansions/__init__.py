@@ -1,0 +1,11 @@
+"""Layers said in simpler ones: one module for each family of layers."""
+
+from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
+    activations,
+    convolutions,
+    merging,
+    operations,
+)
+from tfcompress.quantization.expansions.base import Parts, expansion, expansion_of
+
+__all__ = ["Parts", "expansion", "expansion_of"]

@@ -1,0 +1,68 @@
+"""Linear layers: the activation they apply, and separable convolutions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import layers
+
+from tfcompress.quantization.activations import FUSED, NEVER_FUSED, activation_name
+from tfcompress.quantization.expansions.base import Parts, expansion
+
+
+@expansion(
+    layers.Dense,
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+)
+def split_activation(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
+    """Takes the activation out of a linear layer, unless integers fuse the two."""
+    name = activation_name(layer)
+    if name == "linear" or (name in FUSED and not isinstance(layer, NEVER_FUSED)):
+        return None
+    config = {**layer.get_config(), "activation": "linear"}
+    parts.made.setdefault(layer.name, type(layer).from_config(config))
+    outputs = parts(type(layer), weights=layer.get_weights())(inputs)
+    return parts(layers.Activation, f"_{name}", activation=layer.activation)(outputs)
+
+
+@expansion(layers.SeparableConv1D, layers.SeparableConv2D)
+def split_separable(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
+    """A separable convolution is a depthwise one and a 1x1 one."""
+    depthwise_type, pointwise_type = (
+        (layers.DepthwiseConv1D, layers.Conv1D)
+        if isinstance(layer, layers.SeparableConv1D)
+        else (layers.DepthwiseConv2D, layers.Conv2D)
+    )
+    weights = layer.get_weights()
+    outputs = parts(
+        depthwise_type,
+        "_depthwise",
+        weights=weights[:1],
+        kernel_size=layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        depth_multiplier=layer.depth_multiplier,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+        use_bias=False,
+        depthwise_regularizer=layer.depthwise_regularizer,
+        depthwise_constraint=layer.depthwise_constraint,
+    )(inputs)
+    return parts(
+        pointwise_type,
+        weights=weights[1:],
+        filters=layer.filters,
+        kernel_size=1,
+        data_format=layer.data_format,
+        activation=layer.activation,
+        use_bias=layer.use_bias,
+        kernel_regularizer=layer.pointwise_regularizer,
+        kernel_constraint=layer.pointwise_constraint,
+        bias_regularizer=layer.bias_regularizer,
+        bias_constraint=layer.bias_constraint,
+    )(outputs)

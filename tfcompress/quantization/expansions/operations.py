@@ -1,0 +1,166 @@
+"""`keras.ops` in a Functional graph: the layers that they are under another name."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tfcompress.quantization.expansions.base import Expansion, Parts, expansion
+from tfcompress.quantization.primitives import AddConstant, Bounded
+
+_MERGES = {
+    "Add": layers.Add,
+    "Subtract": layers.Subtract,
+    "Multiply": layers.Multiply,
+    "Maximum": layers.Maximum,
+    "Minimum": layers.Minimum,
+}
+_ACTIVATIONS = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+def _constant(value: Any) -> np.ndarray:
+    return ops.convert_to_numpy(ops.convert_to_tensor(value)).astype("float32")
+
+
+def _merge(name: str) -> Expansion:
+    def merge(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
+        if _is_tensor(x1) and _is_tensor(x2):
+            if len(x1.shape) != len(x2.shape):
+                return None
+            return parts(_MERGES[name])([x1, x2])
+        return _with_constant(name, parts, x1, x2)
+
+    return merge
+
+
+def _with_constant(name: str, parts: Parts, x1: Any, x2: Any) -> Any:
+    """`x + 1` and the like: a scale and an offset."""
+    tensor, other = (x1, _constant(x2)) if _is_tensor(x1) else (x2, _constant(x1))
+    scale: Any = np.float32(1)
+    offset: Any = np.float32(0)
+    if name == "Add":
+        offset = other
+    elif name == "Multiply":
+        scale = other
+    elif name == "Subtract":
+        scale, offset = (scale, -other) if tensor is x1 else (-scale, other)
+    else:
+        return None  # the larger or smaller of it and a number
+    channels = tensor.shape[-1]
+    if other.size == 1 or (other.size == channels and other.shape[-1] == channels):
+        return parts(
+            layers.Rescaling,
+            scale=np.reshape(scale, -1).tolist() if scale.size > 1 else scale.item(),
+            offset=np.reshape(offset, -1).tolist()
+            if offset.size > 1
+            else offset.item(),
+        )(tensor)
+    shape = other.shape[1:] if other.ndim == len(tensor.shape) else other.shape
+    if name == "Multiply" or scale != 1 or shape != tuple(tensor.shape[1:]):
+        return None
+    return parts(AddConstant, value=offset.reshape(shape))(tensor)
+
+
+for _name in _MERGES:
+    expansion(_name)(_merge(_name))
+for _name, _activation in _ACTIVATIONS.items():
+    expansion(_name)(
+        lambda operation, parts, x, _activation=_activation: parts(
+            layers.Activation, activation=_activation
+        )(x)
+    )
+
+
+@expansion("TrueDivide", "Divide")
+def divide(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
+    if not _is_tensor(x1) or _is_tensor(x2):
+        return None
+    return _with_constant("Multiply", parts, x1, 1.0 / _constant(x2))
+
+
+@expansion("Negative")
+def negative(operation: Any, parts: Parts, x: Any) -> Any:
+    return parts(layers.Rescaling, scale=-1.0)(x)
+
+
+@expansion("Absolute", "Abs")
+def absolute(operation: Any, parts: Parts, x: Any) -> Any:
+    return parts(layers.Maximum)(
+        [x, parts(layers.Rescaling, "_negative", scale=-1.0)(x)]
+    )
+
+
+@expansion("Square")
+def square(operation: Any, parts: Parts, x: Any) -> Any:
+    return parts(layers.Multiply)([x, x])
+
+
+@expansion("Power")
+def power(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
+    squared = _is_tensor(x1) and not _is_tensor(x2) and np.all(_constant(x2) == 2)
+    return parts(layers.Multiply)([x1, x1]) if squared else None
+
+
+@expansion("Clip")
+def clip(operation: Any, parts: Parts, x: Any) -> Any:
+    low, high = operation.x_min, operation.x_max
+    numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    if not numbers or not low <= 0 <= high or low == high:
+        return None
+    return parts(Bounded, low=low, high=high)(x)
+
+
+@expansion("Softmax")
+def softmax(operation: Any, parts: Parts, x: Any) -> Any:
+    return parts(layers.Softmax, axis=operation.axis)(x)
+
+
+@expansion("Concatenate")
+def concatenate(operation: Any, parts: Parts, xs: Any) -> Any:
+    return parts(layers.Concatenate, axis=operation.axis)(xs)
+
+
+@expansion("Mean")
+def mean(operation: Any, parts: Parts, x: Any) -> Any:
+    """A mean over all positions is a global pooling."""
+    rank, axis = len(x.shape), operation.axis
+    axis = range(rank) if axis is None else axis
+    axes = {a % rank for a in ([axis] if isinstance(axis, int) else axis)}
+    if rank == 4 and axes == {1, 2}:
+        kind: type = layers.GlobalAveragePooling2D
+    elif rank == 3 and axes == {1}:
+        kind = layers.GlobalAveragePooling1D
+    else:
+        return None
+    return parts(kind, keepdims=operation.keepdims, data_format="channels_last")(x)
+
+
+@expansion("Split")
+def split(operation: Any, parts: Parts, x: Any) -> Any:
+    """Slices: LiteRT's own operation wants a range on every output, read or not."""
+    axis, size = operation.axis % len(x.shape), x.shape[operation.axis]
+    given = operation.indices_or_sections
+    if size is None:
+        return None
+    if isinstance(given, int):
+        edges = list(range(0, size + 1, size // given))
+    else:
+        edges = [0, *map(int, given), size]
+    before = (slice(None),) * axis
+    return [x[(*before, slice(a, b))] for a, b in itertools.pairwise(edges)]
+
+
+@expansion("Unstack")
+def unstack(operation: Any, parts: Parts, x: Any) -> Any:
+    axis, size = operation.axis % len(x.shape), x.shape[operation.axis]
+    if size is None:
+        return None
+    return [x[(*(slice(None),) * axis, index)] for index in range(size)]

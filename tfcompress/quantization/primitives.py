@@ -1,0 +1,181 @@
+"""Small layers that larger ones are expanded into, where Keras has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.registry import PACKAGE
+from tfcompress.layer_rules import LayerRule, register_layer_rule
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Bounded(keras.layers.Layer):
+    """Clips to `[low, high]`, which integers do for nothing.
+
+    When to use: `quantize_aware` puts it in place of `clip`, a `ReLU` with a largest
+    value and the like. The rounding behind it takes exactly these bounds as its range,
+    and integers cannot leave their range.
+
+    Args:
+        low: smallest value, at most 0, which every range contains.
+        high: largest value, at least 0.
+
+    Example:
+
+    >>> Bounded(-1.0, 2.0)(ops.array([-3.0, 0.5, 7.0])).numpy().tolist()
+    [-1.0, 0.5, 2.0]
+    """
+
+    def __init__(self, low: float, high: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        if not low <= 0 <= high or low == high:
+            raise InvalidArgumentError(
+                "The bounds of Bounded do not contain zero.",
+                received=f"low={low!r}, high={high!r}",
+                expected="low <= 0 <= high",
+            )
+        self.low, self.high = float(low), float(high)
+
+    def call(self, inputs: Any) -> Any:
+        return ops.clip(inputs, self.low, self.high)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def integer_form(self) -> keras.Layer:
+        """Returns what is left of it where integers clip by themselves."""
+        return keras.layers.Identity(name=self.name)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "low": self.low, "high": self.high}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ScaleOffset(keras.layers.Layer):
+    """Multiplies each channel by a weight and adds another.
+
+    When to use: `quantize_aware` makes it of the last part of a normalization layer.
+    Like a BatchNormalization it is folded into the operation before it, or becomes a
+    1x1 depthwise convolution.
+
+    Source: `y = gamma * x + beta`, over the last axis.
+
+    Args:
+        scale: whether to have `gamma`.
+        offset: whether to have `beta`.
+
+    Example:
+
+    >>> ScaleOffset()(ops.ones((1, 2))).numpy().tolist()
+    [[1.0, 1.0]]
+    """
+
+    def __init__(self, scale: bool = True, offset: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.scale, self.offset = scale, offset
+        self.gamma = self.beta = None
+
+    def build(self, input_shape: Any) -> None:
+        shape = (input_shape[-1],)
+        if self.scale:
+            self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+        if self.offset:
+            self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
+
+    def call(self, inputs: Any) -> Any:
+        if self.gamma is not None:
+            inputs = inputs * ops.cast(self.gamma, inputs.dtype)
+        if self.beta is not None:
+            inputs = inputs + ops.cast(self.beta, inputs.dtype)
+        return inputs
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "scale": self.scale, "offset": self.offset}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class AddConstant(keras.layers.Layer):
+    """Adds a fixed tensor, such as the positions of tokens, rounded to 8 bits.
+
+    When to use: `quantize_aware` makes it of `x + constant`, where the constant has
+    more axes than the channels.
+
+    Args:
+        value: the constant, a nested list or an array; it is added to each sample.
+
+    Example:
+
+    >>> AddConstant([[1.27], [-0.5]])(ops.ones((1, 2, 1))).numpy().round(2).tolist()
+    [[[2.27], [0.5]]]
+    """
+
+    def __init__(self, value: Any, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.value = np.asarray(value, "float32")
+
+    def call(self, inputs: Any) -> Any:
+        largest = float(np.abs(self.value).max()) or 1.0
+        # 254 steps, so that zero is one of the values.
+        rounded = keras.quantizers.fake_quant_with_min_max_vars(
+            ops.convert_to_tensor(self.value), -largest, largest * 127 / 128
+        )
+        return inputs + ops.cast(rounded, inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "value": self.value.tolist()}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class InverseSqrt(keras.layers.Layer):
+    """Computes `1 / sqrt(x)` of numbers that are not negative.
+
+    When to use: `quantize_aware` makes it of the middle of a normalization layer.
+
+    Args:
+        guarded: whether zero gives a finite value and gradient, as training needs.
+            Integers clip what is too large by themselves.
+
+    Example:
+
+    >>> InverseSqrt()(ops.array([4.0, 0.25])).numpy().tolist()
+    [0.5, 2.0]
+    """
+
+    def __init__(self, guarded: bool = True, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.guarded = guarded
+
+    def call(self, inputs: Any) -> Any:
+        if self.guarded:
+            inputs = ops.maximum(inputs, keras.config.epsilon())
+        return ops.rsqrt(inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def integer_form(self) -> keras.Layer:
+        """Returns the layer without its guard."""
+        return InverseSqrt(False, name=self.name)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "guarded": self.guarded}
+
+
+for _rule in (
+    LayerRule(Bounded, "activate", channels="same"),
+    LayerRule(ScaleOffset, "fold"),
+    LayerRule(AddConstant, "arithmetic"),
+    LayerRule(InverseSqrt, "activate", channels="same"),
+):
+    register_layer_rule(_rule)
