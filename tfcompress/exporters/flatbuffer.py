@@ -70,7 +70,7 @@ class TFLiteFile:
             raise _damaged(path, error.strerror or error) from error
 
     def _read(self, content: bytes) -> None:
-        schema = _schema()
+        schema = read_schema()
         self._content = memoryview(content)
         self._types = _names(schema.TensorType)
         self._codes = _names(schema.BuiltinOperator)
@@ -238,7 +238,7 @@ def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> by
     trade places: the file's layout does not change.
     """
     data = bytearray(content)
-    model = _schema().Model.GetRootAs(content, 0)
+    model = read_schema().Model.GetRootAs(content, 0)
     signature = model.SignatureDefs(0)
     graph = model.Subgraphs(signature.SubgraphIndex())
     for names, entry, length, slot, graph_slot in (
@@ -268,7 +268,7 @@ def with_all_outputs(content: bytes) -> bytes:
     """
     import flatbuffers
 
-    schema = _schema()
+    schema = read_schema()
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     signature = model.signatureDefs[0]
     graph = model.subgraphs[signature.subgraphIndex]
@@ -314,7 +314,7 @@ def _names(enum: Any) -> dict[int, str]:
     }
 
 
-def _schema() -> Any:
+def read_schema() -> Any:
     try:
         from ai_edge_litert import schema_py_generated as schema
     except ImportError:

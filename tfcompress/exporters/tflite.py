@@ -13,6 +13,7 @@ from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
+from tfcompress.exporters.int4 import ALL, EXACT, with_4_bit_weights
 from tfcompress.exporters.publishing import check_free, disk_error, staged
 from tfcompress.exporters.saved_model import write_saved_model
 from tfcompress.exporters.tracing import TracedModel, trace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _IO_DTYPES = ("float32", "int8", "uint8")
 _QUANTIZE = (None, "float16", "dynamic")
+_PACKED = {"exact": EXACT, "all": ALL, "none": frozenset[str]()}
 
 
 @EXPORTERS.register("tflite")
@@ -39,12 +41,17 @@ class TFLiteExporter(Exporter):
         overwrite: whether an existing file may be replaced.
         quantize: None; "float16" to store float weights in half the bytes;
             "dynamic" to store them as 8-bit integers and compute in float.
+        int4: which 4-bit kernels to store in half bytes: "exact" for those with
+            which the runtime computes as fast and as exactly as with bytes (Dense),
+            "all" for convolutions too (the smallest file; slower, and a few values
+            may be off by two steps), "none".
     """
 
     batch_size: int | None = 1
     io_dtype: str = "float32"
     overwrite: bool = False
     quantize: str | None = None
+    int4: str = "exact"
 
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
@@ -61,6 +68,7 @@ class TFLiteExporter(Exporter):
         content = order_signature(
             content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
         )
+        content = with_4_bit_weights(content, _PACKED[self.int4])
         self._check_content(content)
         with staged(filepath, self.overwrite) as stage:
             stage.write_bytes(content)
@@ -109,6 +117,12 @@ class TFLiteExporter(Exporter):
                 "Unknown `quantize`.",
                 received=repr(self.quantize),
                 expected=f"one of {', '.join(map(repr, _QUANTIZE))}",
+            )
+        if self.int4 not in _PACKED:
+            raise InvalidArgumentError(
+                "Unknown `int4`.",
+                received=repr(self.int4),
+                expected=f"one of {', '.join(map(repr, _PACKED))}",
             )
         if self.quantize is not None and calibration_data is not None:
             raise InvalidArgumentError(

@@ -27,13 +27,14 @@ from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
-from tfcompress.quantization.scheme import QuantizationScheme, get_scheme
+from tfcompress.quantization.quantizers import Quantizer
+from tfcompress.quantization.scheme import Scheme, schemes_by_path
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 
 def quantize_aware(
     model: keras.Model,
-    scheme: str | QuantizationScheme = "w8a8",
+    scheme: Scheme = "w8a8",
     filters: Filters = None,
 ) -> keras.Model:
     """Returns a copy of `model` that trains with the rounding of its integer form.
@@ -51,7 +52,9 @@ def quantize_aware(
 
     Args:
         model: a built Functional or Sequential model. It is not changed.
-        scheme: bits of weights and activations; a name or a `QuantizationScheme`.
+        scheme: bits of weights and activations: a name or a `QuantizationScheme`, or
+            a dict of these by regular expression on the layer's path, such as
+            `{"dense": "w4a8"}`; layers that match none get `"w8a8"`.
         filters: which layers to quantize: a regular expression on the layer's path, a
             class, a predicate, or a list of these. `None` means all; the others stay
             in float.
@@ -73,7 +76,8 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
-    resolved = get_scheme(scheme)
+    paths = {id(one): path for path, one in walk(model) if rule_of(one) is not None}
+    resolved, scheme_of = schemes_by_path(scheme, list(paths.values()))
     graph = trace(model, "make the model quantization-aware")
     if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
         raise InvalidArgumentError(
@@ -85,7 +89,12 @@ def quantize_aware(
     _report_float_layers(graph, chosen, filters)
     names = output_names(model)
     graph = insert_fake_quantize(graph, resolved.activations, chosen, names)
-    return build(_wrap_kernels(graph, resolved, chosen))
+
+    def quantizer_of(node: Node) -> Quantizer:
+        # The parts of a layer bear its name, and are no layers of the model.
+        return scheme_of(paths.get(id(node.operation), node.name)).weights
+
+    return build(_wrap_kernels(graph, quantizer_of, chosen))
 
 
 def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
@@ -124,7 +133,7 @@ def _report_float_layers(
 
 
 def _wrap_kernels(
-    graph: Graph, scheme: QuantizationScheme, chosen: Callable[[Any], bool]
+    graph: Graph, quantizer_of: Callable[[Node], Quantizer], chosen: Callable
 ) -> Graph:
     wrapped: dict[int, QuantizedLayer] = {}
 
@@ -133,7 +142,9 @@ def _wrap_kernels(
         if not chosen(layer) or flow_of(layer) != "compute":
             return node
         if id(layer) not in wrapped:
-            wrapped[id(layer)] = QuantizedLayer(clone_operation(layer), scheme.weights)
+            wrapped[id(layer)] = QuantizedLayer(
+                clone_operation(layer), quantizer_of(node)
+            )
             wrapped[id(layer)].trainable = layer.trainable
         return dataclasses.replace(
             node,

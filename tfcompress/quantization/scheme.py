@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable, Mapping
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.quantization.quantizers import Quantizer, UniformQuantizer
+from tfcompress.quantization.quantizers import (
+    BinaryQuantizer,
+    LearnedStepQuantizer,
+    Quantizer,
+    TernaryQuantizer,
+    UniformQuantizer,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationScheme:
     """Number formats of weights and activations.
 
-    When to use: where a name such as `"w8a8"` does not say enough.
+    When to use: where a name such as `"w8a8"` does not say enough. The names are:
+
+    | name | weights | activations |
+    |---|---|---|
+    | `"w8a8"` | 8 bits, `UniformQuantizer(8)` | 8 bits |
+    | `"w4a8"` | 4 bits, `LearnedStepQuantizer(4)` | 8 bits |
+    | `"w2a8"` | 2 bits, `TernaryQuantizer()` | 8 bits |
+    | `"w1a8"` | 1 bit, `BinaryQuantizer()` | 8 bits |
 
     Args:
         weights: quantizer of kernels.
@@ -30,17 +45,65 @@ class QuantizationScheme:
     inputs: int | None = None
 
 
-_SCHEMES = {"w8a8": QuantizationScheme}
+Scheme = str | QuantizationScheme | Mapping[str, str | QuantizationScheme]
+
+_WEIGHTS: dict[str, Callable[[], Quantizer]] = {
+    "w8a8": UniformQuantizer,
+    "w4a8": LearnedStepQuantizer,
+    "w2a8": TernaryQuantizer,
+    "w1a8": BinaryQuantizer,
+}
 
 
 def get_scheme(identifier: str | QuantizationScheme) -> QuantizationScheme:
     """Returns the scheme that a name or instance means."""
     if isinstance(identifier, QuantizationScheme):
         return identifier
-    if isinstance(identifier, str) and identifier in _SCHEMES:
-        return _SCHEMES[identifier]()
+    if isinstance(identifier, str) and identifier in _WEIGHTS:
+        return QuantizationScheme(_WEIGHTS[identifier]())
     raise InvalidArgumentError(
         "Unknown quantization scheme.",
         received=repr(identifier),
-        expected=f"one of {', '.join(map(repr, _SCHEMES))} or a QuantizationScheme",
+        expected=f"one of {', '.join(map(repr, _WEIGHTS))}, a QuantizationScheme, or "
+        "a dict of regular expressions to these",
     )
+
+
+def schemes_by_path(
+    scheme: Scheme, paths: list[str]
+) -> tuple[QuantizationScheme, Callable[[str], QuantizationScheme]]:
+    """Returns the scheme of the model, and a function from a layer's path to its own.
+
+    Args:
+        scheme: one for all, or a dict whose first regular expression that is found
+            in a layer's path counts; layers that match none get 8 bits.
+        paths: the paths of the layers that are there.
+
+    Raises:
+        InvalidArgumentError: for expressions that are invalid or match no layer.
+    """
+    if not isinstance(scheme, Mapping):
+        one = get_scheme(scheme)
+        return one, lambda path: one
+    table = {pattern: get_scheme(value) for pattern, value in scheme.items()}
+    for pattern in table:
+        try:
+            found = any(re.search(pattern, path) for path in paths)
+        except re.error as error:
+            raise InvalidArgumentError(
+                f"`scheme` has no valid regular expression ({error}).",
+                received=repr(pattern),
+            ) from error
+        if not found:
+            raise InvalidArgumentError(
+                "`scheme` names layers that the model does not have.",
+                received=repr(pattern),
+                expected=f"expressions that match some of {', '.join(paths)}",
+            )
+    rest = QuantizationScheme()
+
+    def of(path: str) -> QuantizationScheme:
+        fits = (s for pattern, s in table.items() if re.search(pattern, path))
+        return next(fits, rest)
+
+    return rest, of

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import kernels_of
+from tfcompress.layer_rules import Kernel, kernels_of
 from tfcompress.quantization.quantizers import Quantizer, quantizers
 
 
@@ -39,6 +40,20 @@ class QuantizedLayer(keras.layers.Wrapper):
         self.quantizer = quantizers.get(quantizer)
         self.supports_masking = layer.supports_masking
 
+    def build(self, input_shape: Any = None) -> None:
+        super().build(input_shape)
+        self._states = [
+            {
+                name: self.add_weight(
+                    shape=value.shape,
+                    initializer=keras.initializers.Constant(value),
+                    name=f"{kernel.attribute}_{name}",
+                )
+                for name, value in self._first_states(kernel, variable)
+            }
+            for kernel, variable in kernels_of(self.layer)
+        ]
+
     def call(self, inputs: Any, **kwargs: Any) -> Any:
         rounded = self.rounded_kernels()
         # Variables not named here would be read past a StatelessScope around us.
@@ -56,10 +71,26 @@ class QuantizedLayer(keras.layers.Wrapper):
         """Returns the rounded value of each kernel by the `id` of its variable."""
         return {
             id(variable): self.quantizer(
-                variable, kernel.reduction_axes(len(variable.shape))
+                variable, kernel.reduction_axes(len(variable.shape)), **states
             )
-            for kernel, variable in kernels_of(self.layer)
+            for (kernel, variable), states in zip(kernels_of(self.layer), self._states)
         }
+
+    def set_weights(self, weights: list) -> None:
+        """Sets all weights, or the layer's alone and lets states start from them."""
+        if len(weights) != len(self.layer.weights):
+            super().set_weights(weights)
+            return
+        self.layer.set_weights(weights)
+        for (kernel, variable), states in zip(kernels_of(self.layer), self._states):
+            for name, value in self._first_states(kernel, variable):
+                states[name].assign(value)
+
+    def _first_states(self, kernel: Kernel, variable: Any) -> Iterator[tuple[str, Any]]:
+        axes = kernel.reduction_axes(len(variable.shape))
+        values = ops.convert_to_tensor(variable)
+        for name, value in self.quantizer.states(values, axes).items():
+            yield name, ops.convert_to_numpy(value)
 
     def rounded_weights(self) -> list:
         """Returns the layer's weights as arrays, kernels rounded."""

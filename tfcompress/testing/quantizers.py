@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -35,7 +36,9 @@ def check_quantizer(quantizer: Any) -> None:
         axes = kernel.reduction_axes(len(shape))
         weights = rng.normal(size=shape).astype("float32")
         weights.flat[::3] = 0.0
-        rounded = quantizer(ops.convert_to_tensor(weights), axes)
+        states = quantizer.states(ops.convert_to_tensor(weights), axes)
+        given = functools.partial(quantizer, **states)
+        rounded = given(ops.convert_to_tensor(weights), axes)
         require(
             tuple(rounded.shape) == shape and dtype_of(rounded) == "float32",
             f"{name} of float32 weights of shape {shape} must have their shape and "
@@ -45,14 +48,14 @@ def check_quantizer(quantizer: Any) -> None:
         require(np.isfinite(values).all(), f"{name} gives NaN or infinity")
         lost = int(np.count_nonzero(values[weights == 0]))
         require(not lost, f"{name} moves {lost} zeros: pruned weights would come back")
-        again = ops.convert_to_numpy(quantizer(rounded, axes))
+        again = ops.convert_to_numpy(given(rounded, axes))
         require(
             np.allclose(again, values, rtol=1e-5, atol=1e-6),
             f"{name} rounds what is rounded already, by up to "
             f"{np.max(np.abs(again - values)):.3g}",
         )
         _check_number_of_values(quantizer, values, axes)
-        inside = ops.convert_to_numpy(compiled(quantizer)(weights, axes))
+        inside = ops.convert_to_numpy(compiled(given)(weights, axes))
         require(
             np.allclose(inside, values, rtol=1e-5, atol=1e-6),
             f"{name} compiled differs from eager by "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras import ops
+
 from tfcompress.core.registry import Registry
 
 
@@ -11,16 +13,26 @@ class Quantizer:
     """Base class of weight quantizers: `quantizer(weights, axes)` -> rounded weights.
 
     To write your own, override `__call__` and `get_config` and register the class
-    with `keras.saving.register_keras_serializable`.
+    with `keras.saving.register_keras_serializable`. A quantizer that learns something
+    about a kernel overrides `states` too and gets them as keyword arguments.
+
+    Files hold integers from -127 to 127 with one scale per output channel, or from -7
+    to 7. A kernel whose values are whole multiples of `max|w| / n` with `n <= 7` or
+    `n = 127` is stored exactly; of any other, `finalize` rounds the last digit.
     """
 
-    def __call__(self, weights: Any, axes: tuple[int, ...]) -> Any:
+    def states(self, weights: Any, axes: tuple[int, ...]) -> dict[str, Any]:
+        """Returns the first values of what is trained along with a kernel, by name."""
+        return {}
+
+    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         """Returns `weights` rounded to the grid, with a straight-through gradient.
 
         Args:
             weights: a kernel.
             axes: axes that are *not* output channels; a quantizer with one scale per
                 channel takes its range over them.
+            **states: present values of what `states` named.
         """
         raise NotImplementedError
 
@@ -30,6 +42,11 @@ class Quantizer:
     @classmethod
     def from_config(cls, config: dict) -> Quantizer:
         return cls(**config)
+
+
+def straight_through(weights: Any, rounded: Any) -> Any:
+    """Returns `rounded`, with the gradient of `weights` (Bengio et al., 2013)."""
+    return weights + ops.stop_gradient(rounded - weights)
 
 
 quantizers: Registry[Quantizer] = Registry("quantizer")

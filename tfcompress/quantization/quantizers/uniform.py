@@ -7,7 +7,11 @@ from typing import Any
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.quantization.quantizers.base import Quantizer, quantizers
+from tfcompress.quantization.quantizers.base import (
+    Quantizer,
+    quantizers,
+    straight_through,
+)
 
 
 @quantizers.register("uniform")
@@ -58,7 +62,7 @@ class UniformQuantizer(Quantizer):
         # A channel of zeros has no scale; any will do.
         scale = ops.where(largest > 0, largest, 1.0) / (2 ** (self.num_bits - 1) - 1)
         rounded = ops.round(weights / scale) * scale
-        return weights + ops.stop_gradient(rounded - weights)
+        return straight_through(weights, rounded)
 
     def get_config(self) -> dict:
         return {"num_bits": self.num_bits, "granularity": self.granularity}

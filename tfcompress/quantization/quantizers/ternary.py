@@ -1,0 +1,59 @@
+"""Ternary weights: minus, zero or plus one scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.quantization.quantizers.base import (
+    Quantizer,
+    quantizers,
+    straight_through,
+)
+
+
+@quantizers.register("ternary")
+class TernaryQuantizer(Quantizer):
+    """Rounds weights to `-s`, 0 or `s`, with one scale `s` per output channel.
+
+    When to use: for two bits a weight (`"w2a8"`). It needs some epochs of training;
+    leave the first and the last layer at 8 bits where accuracy matters.
+
+    Source: Li et al., "Ternary Weight Networks", 2016. With the threshold
+    `t = threshold * mean|w|`, weights of `|w| <= t` become 0 and the others
+    `s * sign(w)`, where `s = mean(|w| : |w| > t)` is the best scale in the least
+    squares sense. The gradient passes straight through.
+
+    Args:
+        threshold: the least size that is not zero, in units of the mean size; >= 0.
+            0.7 is nearly the best for normally distributed weights.
+
+    Example:
+
+    >>> weights = ops.array([[1.0], [-0.5], [0.1], [0.0]])
+    >>> TernaryQuantizer()(weights, axes=(0,)).numpy().ravel().tolist()
+    [0.75, -0.75, 0.0, 0.0]
+    """
+
+    def __init__(self, threshold: float = 0.7):
+        if isinstance(threshold, bool) or not threshold >= 0:
+            raise InvalidArgumentError(
+                "`threshold` of TernaryQuantizer is a share of the mean size.",
+                received=repr(threshold),
+                expected="a number >= 0, such as 0.7",
+            )
+        self.threshold = float(threshold)
+
+    def __call__(self, weights: Any, axes: tuple[int, ...]) -> Any:
+        weights = ops.convert_to_tensor(weights)
+        sizes = ops.abs(weights)
+        least = self.threshold * ops.mean(sizes, axis=axes, keepdims=True)
+        kept = ops.cast(sizes > least, weights.dtype)
+        count = ops.maximum(ops.sum(kept, axis=axes, keepdims=True), 1.0)
+        scale = ops.sum(kept * sizes, axis=axes, keepdims=True) / count
+        return straight_through(weights, scale * kept * ops.sign(weights))
+
+    def get_config(self) -> dict:
+        return {"threshold": self.threshold}
