@@ -32,7 +32,7 @@ class BinaryQuantizer(Quantizer):
     [0.75, -0.75, 0.0]
     """
 
-    def __call__(self, weights: Any, axes: tuple[int, ...]) -> Any:
+    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)
         sizes = ops.abs(weights)
         present = ops.cast(sizes > 0, weights.dtype)

@@ -61,11 +61,9 @@ class LearnedStepQuantizer(Quantizer):
         sizes = ops.mean(ops.abs(weights), axis=axes, keepdims=True)
         return {"step": ops.maximum(2.0 * sizes / math.sqrt(self.levels), 1e-8)}
 
-    def __call__(self, weights: Any, axes: tuple[int, ...], step: Any = None) -> Any:
+    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)
-        if step is None:
-            step = self.states(weights, axes)["step"]
-        step = ops.convert_to_tensor(step)
+        step = ops.convert_to_tensor((states or self.states(weights, axes))["step"])
         size = math.prod(weights.shape) / math.prod(step.shape)
         factor = 1.0 / math.sqrt(size * self.levels)
         # The step is used as it is, its gradient as the paper scales it.

@@ -46,7 +46,7 @@ class TernaryQuantizer(Quantizer):
             )
         self.threshold = float(threshold)
 
-    def __call__(self, weights: Any, axes: tuple[int, ...]) -> Any:
+    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)
         sizes = ops.abs(weights)
         least = self.threshold * ops.mean(sizes, axis=axes, keepdims=True)

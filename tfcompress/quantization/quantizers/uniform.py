@@ -55,7 +55,7 @@ class UniformQuantizer(Quantizer):
         self.num_bits = num_bits
         self.granularity = granularity
 
-    def __call__(self, weights: Any, axes: tuple[int, ...]) -> Any:
+    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)
         over = axes if self.granularity == "channel" else None
         largest = ops.max(ops.abs(weights), axis=over, keepdims=True)
