@@ -4,6 +4,7 @@ import numpy as np
 
 SHAPE = (28, 28, 1)
 CLASSES = 10
+BATCHES = 16
 
 
 def lenet_300_100(keras):
@@ -66,13 +67,13 @@ MODELS = {
 }
 
 
-def images(batch, batches=16):
+def images(batch):
     """Returns an endless data set of random images: time does not depend on them."""
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
-    x = rng.uniform(size=(batches, batch, *SHAPE)).astype("float32")
-    y = rng.integers(0, CLASSES, (batches, batch))
+    x = rng.uniform(size=(BATCHES, batch, *SHAPE)).astype("float32")
+    y = rng.integers(0, CLASSES, (BATCHES, batch))
     return tf.data.Dataset.from_tensor_slices((x, y)).repeat()
 
 

@@ -54,15 +54,16 @@ class Fit:
         return self._times
 
 
-def open_fit(model, callbacks, options, callback_class):
+def open_fit(model, callbacks, options, callback_class, attach=lambda data: data):
     """Returns the open fit of a compiled model on random images."""
     from _models import images
 
     steps = options["steps"] * options["rounds"]
+    data = attach(images(options["batch"]))
 
     def run(turn):
         model.fit(
-            images(options["batch"]),
+            data,
             epochs=1,
             steps_per_epoch=steps,
             shuffle=False,

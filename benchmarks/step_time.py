@@ -8,7 +8,10 @@ round (see _rounds.py). A figure is the median over the rounds of the variant's 
 divided by that of the plain fit of the same framework in the same round; by default CPU
 time of the process, which other programs on the machine disturb least. Traces are not
 counted: the first round is thrown away. Mask updates are: with 100 steps a round and a
-frequency of 100 there is one in each.
+frequency of 100 there is one in each. Reading the data counts too: every fit reads
+batches from a tf.data data set, that of "distil cached" attaches the teacher's outputs
+to them. Teachers are as large as their students; "plain+teacher" runs the teacher's
+forward pass in the plain step, which is the least that a live teacher can cost.
 """
 
 import argparse
@@ -17,13 +20,14 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
-from _models import MODELS, compiled
+from _models import BATCHES, MODELS, compiled
 from _rounds import open_fit
 from rich.console import Console
 from rich.progress import Progress
@@ -45,6 +49,39 @@ def distilled(make):
     return Distiller(make(), make(), temperature_loss())
 
 
+class WithForward(keras.Model):
+    """A model whose step also runs another one, to no purpose."""
+
+    def __init__(self, model, other):
+        super().__init__()
+        self.model, self.other = model, other
+        other.trainable = False
+
+    def call(self, x, training=None):
+        return self.model(x, training=training)
+
+    def train_step(self, data):
+        outputs = self.other(data[0], training=False)
+        return {**super().train_step(data), "other": keras.ops.mean(outputs)}
+
+
+FOLDERS = []  # of caches; they vanish with the process
+
+
+def cached(make):
+    """Returns a distiller, no callbacks, and what turns plain data into its data."""
+    from tfcompress.distillation import Distiller, cache_teacher
+
+    teacher, folder = make(), tempfile.TemporaryDirectory()
+    FOLDERS.append(folder)
+
+    def attach(data):
+        batches = data.take(BATCHES)
+        return cache_teacher(teacher, batches, folder.name).repeat()
+
+    return Distiller(teacher, make(), temperature_loss()), [], attach
+
+
 def quantized(make):
     return tfcompress.quantize_aware(make())
 
@@ -59,7 +96,8 @@ def sparse(method):
     return tfcompress.SparseTraining(0.8, method, end_step=1.0)
 
 
-# Each takes what makes the plain model and returns a model and its callbacks.
+# Each takes what makes the plain model and returns a model, its callbacks and perhaps
+# what turns the plain data set into its own.
 OURS = {
     "plain": lambda make: (make(), []),
     "prune": lambda make: (make(), [prune()]),
@@ -70,6 +108,8 @@ OURS = {
         keras.distillation.Distiller(make(), make(), temperature_loss()),
         [],
     ),
+    "distil cached": cached,
+    "plain+teacher": lambda make: (WithForward(make(), make()), []),
     "prune global": lambda make: (make(), [prune(scope="global")]),
     "lamp global": lambda make: (make(), [prune(criterion="lamp", scope="global")]),
     "random": lambda make: (make(), [prune(criterion="random")]),
@@ -122,9 +162,9 @@ def measure(model, arguments, child, tick):
     turns = {}
     for name in OURS:
         if name in arguments.variants:
-            made, callbacks = OURS[name](lambda: MODELS[model](keras))
+            made, callbacks, *attach = OURS[name](lambda: MODELS[model](keras))
             compiled(keras, made)
-            fit = open_fit(made, callbacks, options, keras.callbacks.Callback)
+            fit = open_fit(made, callbacks, options, keras.callbacks.Callback, *attach)
             turns["Keras 3", name] = fit.advance
     if child is not None:
         wanted = [name for name in TFMOT if name in arguments.variants]

@@ -51,8 +51,13 @@ def main(smoke: bool = False, output: str = "distill_tree") -> dict[str, float]:
     path = Path(output)
     path.mkdir(parents=True, exist_ok=True)
     taught.save(path / "tree.keras")
-    (path / "rules.txt").write_text(taught.rules(terms=2), encoding="utf-8")
-    print(f"the way of the first test image: {taught.path(data.x_test[0])}")
+    names = data.class_names
+    rules = taught.rules(terms=2, class_names=names)
+    (path / "rules.txt").write_text(rules, encoding="utf-8")
+    image, label = data.x_test[0], names[data.y_test[0]]
+    taught.plot_path(image, str(path / "path.png"), names)
+    print(f"the way of the first test image ({label}): {taught.path(image)}")
+    print(f"tree.keras, rules.txt and path.png are in {path}")
     return accuracies
 
 

@@ -17,4 +17,5 @@ def test_distill_tree(tmp_path, capsys):
     assert set(accuracies) == {"teacher", "tree", "taught tree"}
     assert min(accuracies.values()) > 0.3
     assert "the way of the first test image" in capsys.readouterr().out
+    assert (tmp_path / "path.png").stat().st_size > 1000
     assert (tmp_path / "rules.txt").read_text().count("class") == 16

@@ -1,5 +1,7 @@
 """Trees as students: soft ones in Keras, boosted ones in scikit-learn."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import compiled_loss, softmax
 from tfcompress.core.errors import ExportError, InvalidArgumentError
-from tfcompress.distillation.boosted_trees import distill_into_trees
+from tfcompress.distillation.boosted_trees import BoostedTrees, distill_into_trees
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.tree import SoftDecisionTree
 
@@ -75,11 +77,41 @@ def test_path_and_rules_say_what_the_tree_does(tree):
 
 
 def test_plot_of_a_path(tree, tmp_path):
-    figure = tree.plot_path(np.ones((2, 2), "float32"), str(tmp_path / "path.png"))
+    x = np.ones((2, 2), "float32")
+    figure = tree.plot_path(x, str(tmp_path / "path.png"), ["ant", "bee", "cat"])
+    way = tree.path(x)
     titles = [axis.get_title() for axis in figure.axes]
-    assert titles[0] == "input"
-    assert titles[1].startswith("node 0: ")
+    sides = ["right" if right else "left" for right in way.went_right]
+    assert titles == [
+        "input",
+        *(
+            f"node {n}\n{s}, {c:.2f}"
+            for n, s, c in zip(way.nodes, sides, way.confidence)
+        ),
+        f"leaf {way.leaf}\n{['ant', 'bee', 'cat'][way.predicted]}",
+    ]
+    low, high = figure.axes[1].images[0].get_clim()
+    kernel = tree.splits.kernel.numpy()[:, list(way.nodes)]
+    assert -low == high == pytest.approx(np.abs(kernel).max())
+    shown = [bar.get_width() for bar in figure.axes[-1].patches]
+    held = np.sort(softmax(tree.leaves.numpy()[way.leaf]))
+    np.testing.assert_allclose(shown, held, rtol=1e-5)
     assert (tmp_path / "path.png").stat().st_size > 1000
+    flat = SoftDecisionTree(2, 3)
+    flat(np.zeros((1, 5), "float32"))
+    bars = flat.plot_path(np.arange(5.0)).axes[1].patches
+    node = flat.splits.kernel.numpy()[:, 0]
+    np.testing.assert_allclose([bar.get_height() for bar in bars], node)
+
+
+def test_a_path_in_words(tree):
+    way = tree.path(np.ones((2, 2), "float32"))
+    first = f"{'right' if way.went_right[0] else 'left'} at node 0"
+    assert str(way).startswith(f"{first} ({way.confidence[0]:.2f}), ")
+    assert str(way).endswith(
+        f"-> leaf {way.leaf}: class {way.predicted} ({way.probability:.2f})"
+    )
+    assert "class bee" in tree.rules(class_names=["bee"] * 3)
 
 
 def test_tree_learns_from_a_teacher_and_is_saved(rng, tmp_path):
@@ -135,6 +167,17 @@ def test_boosted_trees_answer_like_the_teacher(rng, tmp_path):
     np.testing.assert_allclose(served, trees.predict(x), atol=1e-4)
     with pytest.raises(ExportError, match="file exists"):
         trees.export_onnx(path)
+
+
+def test_packages_that_are_missing(monkeypatch, tmp_path):
+    trees = BoostedTrees(None, 1.0)
+    for package in ("skl2onnx", "sklearn.ensemble"):
+        monkeypatch.setitem(sys.modules, package, None)
+    advice = r"not installed.*pip install 'tfcompress\[trees\]'"
+    with pytest.raises(ExportError, match="skl2onnx.*" + advice):
+        trees.export_onnx(tmp_path / "trees.onnx")
+    with pytest.raises(InvalidArgumentError, match="scikit-learn.*" + advice):
+        distill_into_trees(dense_model(4), np.zeros((8, 4), "float32"))
 
 
 def test_boosted_trees_need_one_flat_output(rng):

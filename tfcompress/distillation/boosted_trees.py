@@ -46,7 +46,8 @@ class BoostedTrees:
             from skl2onnx.common.data_types import FloatTensorType
         except ImportError as error:
             raise ExportError(
-                "Trees are exported with skl2onnx.", fix="pip install skl2onnx"
+                "Trees are exported with skl2onnx, which is not installed.",
+                fix="pip install 'tfcompress[trees]'",
             ) from error
         first = self.model.estimators_[0]
         spec = FloatTensorType([None, first.n_features_in_])
@@ -105,7 +106,8 @@ def distill_into_trees(
         from sklearn.multioutput import MultiOutputRegressor
     except ImportError as error:
         raise InvalidArgumentError(
-            "Boosted trees are those of scikit-learn.", fix="pip install scikit-learn"
+            "Boosted trees are those of scikit-learn, which is not installed.",
+            fix="pip install 'tfcompress[trees]'",
         ) from error
     check_teacher_is_finite(teacher)
     answers = teacher.predict(x, batch_size=batch_size, verbose=0)

@@ -16,7 +16,7 @@ from tfcompress.core.registry import PACKAGE
 
 @dataclasses.dataclass(frozen=True)
 class TreePath:
-    """The way of one input through a tree.
+    """The way of one input through a tree; `print` shows it in one line.
 
     Attributes:
         nodes: numbers of the inner nodes on the way, 0 being the root.
@@ -33,6 +33,14 @@ class TreePath:
     leaf: int
     predicted: int
     probability: float
+
+    def __str__(self) -> str:
+        steps = [
+            f"{'right' if right else 'left'} at node {node} ({sure:.2f})"
+            for node, right, sure in zip(self.nodes, self.went_right, self.confidence)
+        ]
+        end = f"leaf {self.leaf}: class {self.predicted} ({self.probability:.2f})"
+        return ", ".join(steps) + f" -> {end}"
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -164,15 +172,22 @@ class SoftDecisionTree(keras.Model):
             node = 2 * node + 1 + right
         return way
 
-    def rules(self, feature_names: Sequence[str] | None = None, terms: int = 3) -> str:
+    def rules(
+        self,
+        feature_names: Sequence[str] | None = None,
+        terms: int = 3,
+        class_names: Sequence[str] | None = None,
+    ) -> str:
         """Returns the tree as text, with the strongest `terms` of each question.
 
         Args:
             feature_names: names of the flattened inputs; `x0`, `x1`, ... if absent.
             terms: how many inputs to name per node.
+            class_names: names of the classes; their numbers if absent.
         """
         kernel, bias = (ops.convert_to_numpy(w) for w in self.splits.weights)
         names = feature_names or [f"x{i}" for i in range(len(kernel))]
+        classes = class_names or range(self.num_classes)
         held = ops.convert_to_numpy(ops.softmax(self.leaves))
         lines: list[str] = []
 
@@ -180,7 +195,8 @@ class SoftDecisionTree(keras.Model):
             indent = "  " * level
             if level == self.depth:
                 leaf = held[node - (2**self.depth - 1)]
-                lines.append(f"{indent}class {leaf.argmax()} ({leaf.max():.2f})")
+                name = classes[leaf.argmax()]
+                lines.append(f"{indent}class {name} ({leaf.max():.2f})")
                 return
             strongest = np.argsort(-np.abs(kernel[:, node]))[:terms]
             question = " ".join(f"{kernel[i, node]:+.2f}*{names[i]}" for i in strongest)
@@ -193,38 +209,36 @@ class SoftDecisionTree(keras.Model):
         describe(0, 0)
         return "\n".join(lines)
 
-    def plot_path(self, x: Any, filepath: str | None = None) -> Any:
+    def plot_path(
+        self,
+        x: Any,
+        filepath: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Any:
         """Plots the questions on the way of one input; returns the figure.
 
+        The first panel is the input, the last one what the leaf says. Those between
+        are the weights of the questions: where they are red, brightness speaks for
+        the right side, where they are blue, for the left.
+
         Args:
-            x: one input of shape `(...)`; images show the filters as images.
+            x: one input of shape `(...)`; images show the weights as images.
             filepath: where to save the figure as well, e.g. "path.png".
+            class_names: names of the classes; their numbers if absent.
         """
-        from matplotlib.figure import Figure
+        from tfcompress.distillation.tree_plot import plot
 
         way = self.path(x)
-        image = np.squeeze(ops.convert_to_numpy(x))
         kernel = ops.convert_to_numpy(self.splits.kernel)
-        figure = Figure(figsize=(2.2 * (len(way.nodes) + 1), 2.6))
-        axes = figure.subplots(1, len(way.nodes) + 1)
-        panels = [("input", image)] + [
-            (
-                f"node {n}: {'right' if r else 'left'}\n{c:.2f}",
-                kernel[:, n].reshape(image.shape),
-            )
-            for n, r, c in zip(way.nodes, way.went_right, way.confidence)
-        ]
-        for axis, (title, values) in zip(axes, panels):
-            axis.set_title(title, fontsize=9)
-            if values.ndim == 2:
-                axis.imshow(values, cmap="gray" if title == "input" else "coolwarm")
-                axis.axis("off")
-            else:
-                axis.bar(np.arange(values.size), values.ravel())
-        figure.suptitle(f"class {way.predicted} ({way.probability:.2f})", fontsize=10)
-        figure.tight_layout()
+        figure = plot(
+            way,
+            np.squeeze(ops.convert_to_numpy(x)),
+            [kernel[:, node] for node in way.nodes],
+            ops.convert_to_numpy(ops.softmax(self.leaves[way.leaf])),
+            list(map(str, class_names or range(self.num_classes))),
+        )
         if filepath is not None:
-            figure.savefig(filepath)
+            figure.savefig(filepath, dpi=150)
         return figure
 
     def get_config(self) -> dict[str, Any]:
