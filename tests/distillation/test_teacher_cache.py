@@ -43,8 +43,9 @@ def batches(data):
     return tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(5)  # 5 * 6 + 2
 
 
-def fitted(teacher, dataset, losses, **kwargs):
-    distiller = Distiller(teacher, dense_model(6, 2), losses)
+def fitted(teacher, dataset, losses, preprocessing=None, **kwargs):
+    student = dense_model(6, 2)
+    distiller = Distiller(teacher, student, losses, teacher_preprocessing=preprocessing)
     distiller.compile("adam", compiled_loss())
     history = distiller.fit(dataset, epochs=2, verbose=0, **kwargs).history
     return distiller, history
@@ -113,6 +114,28 @@ def test_a_killed_run_is_resumed(data, tmp_path, monkeypatch):
     for inputs, _ in cached:
         expected = teacher(inputs["inputs"]).numpy()
         np.testing.assert_allclose(inputs["teacher_outputs"], expected, atol=2e-3)
+
+
+def test_preprocessing_is_the_teachers_alone(batches, tmp_path):
+    teacher, scale = dense_model(6, 1), keras.layers.Rescaling(10.0)
+    logs = [
+        fitted(teacher, batches, "soft_labels", scale),
+        fitted(
+            teacher, cached_scaled(teacher, batches, tmp_path, scale), "soft_labels"
+        ),
+    ]
+    assert logs[0][1]["loss"] == pytest.approx(logs[1][1]["loss"], rel=1e-5)
+    for x, _, _ in cached_scaled(teacher, batches, tmp_path, scale):
+        expected = teacher(10.0 * x["inputs"]).numpy()
+        np.testing.assert_allclose(x["teacher_outputs"], expected, rtol=1e-4)
+    with pytest.raises(ArtifactError, match=r"for another teacher\."):
+        cached_scaled(teacher, batches, tmp_path, keras.layers.Rescaling(9.0))
+
+
+def cached_scaled(teacher, batches, path, scale):
+    return cache_teacher(
+        teacher, batches, path, dtype="float32", teacher_preprocessing=scale
+    )
 
 
 def test_structures_of_inputs_and_outputs(tmp_path):
