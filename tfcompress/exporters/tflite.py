@@ -16,6 +16,7 @@ from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
 from tfcompress.exporters.int4 import ALL, EXACT, with_4_bit_weights
 from tfcompress.exporters.publishing import check_free, disk_error, staged
 from tfcompress.exporters.saved_model import write_saved_model
+from tfcompress.exporters.single_scale import with_single_scales
 from tfcompress.exporters.tracing import TracedModel, trace
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class TFLiteExporter(Exporter):
             content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
         )
         content = with_4_bit_weights(content, _PACKED[self.int4])
+        content = with_single_scales(content)
         self._check_content(content)
         with staged(filepath, self.overwrite) as stage:
             stage.write_bytes(content)

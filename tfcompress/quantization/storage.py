@@ -59,5 +59,13 @@ def as_stored(
     others = tuple(a for a in range(kernel.ndim) if a not in output_axes)
     exact = kernel.astype("float64")
     step = np.abs(exact).max(axis=others, keepdims=True) / integers
+    if (integers == INT8).all() and _on_one_grid(exact, step.max()):
+        # Rounded with one scale for all channels: it is stored with one as well.
+        step = np.full_like(step, step.max())
     divisor = np.where(step > 0, step, 1.0)
     return (np.round(exact / divisor) * step).astype(kernel.dtype), step
+
+
+def _on_one_grid(kernel: np.ndarray, step: float) -> bool:
+    multiples = kernel / step if step > 0 else kernel
+    return bool(np.abs(multiples - np.round(multiples)).max() <= INT8 * FLOAT_ERROR)

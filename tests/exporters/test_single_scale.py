@@ -1,0 +1,70 @@
+"""Kernels that were rounded with one scale keep it, and their few integers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import tfcompress
+from tfcompress.exporters.flatbuffer import TFLiteFile
+
+pytestmark = pytest.mark.export
+CLUSTERS = 6
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 2), name="image"),
+            layers.Conv2D(6, 3, activation="relu", name="conv"),
+            layers.DepthwiseConv2D(3, name="depthwise"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flatten"),
+            layers.Dense(12, activation="relu", name="dense"),
+            layers.Dense(5, name="logits"),
+        ]
+    )
+
+
+def exported(folder, granularity, *callbacks):
+    keras.utils.set_random_seed(3)
+    scheme = tfcompress.QuantizationScheme(tfcompress.UniformQuantizer(8, granularity))
+    model = tfcompress.quantize_aware(network(), scheme)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(64, 8, 8, 2)).astype("float32")
+    y = generator.integers(0, 5, 64)
+    model.fit(x, y, epochs=3, verbose=0, callbacks=list(callbacks))
+    final = tfcompress.finalize(model)
+    artifact = tfcompress.export(final, folder / f"{granularity}.tflite")
+    check = tfcompress.verify(artifact, final, x, min_integer_coverage=1.0)
+    kernels = {
+        tensor.info.shape: (len(np.unique(values)), len(tensor.zero_points))
+        for tensor, values in TFLiteFile.open(artifact.path).weights()
+    }
+    return check, kernels
+
+
+def test_a_clustered_int8_file_has_so_many_integers(tmp_path):
+    check, kernels = exported(tmp_path, "tensor", tfcompress.ClusterWeights(CLUSTERS))
+    # The file computes what the finalized model does, to the last bit.
+    assert check.max_abs_error == 0
+    conv, dense, logits = (6, 3, 3, 2), (12, 96), (5, 12)
+    for shape in (conv, dense, logits):
+        count, scales = kernels[shape]
+        assert scales == 1
+        assert count <= CLUSTERS
+    # Batch normalization is folded into the depthwise kernel: a scale per channel.
+    assert kernels[1, 3, 3, 6][1] == 6
+
+
+def test_scales_per_channel_stay(tmp_path):
+    check, kernels = exported(tmp_path, "channel")
+    assert check.passed
+    assert {shape: scales for shape, (_, scales) in kernels.items()} == {
+        (6, 3, 3, 2): 6,
+        (1, 3, 3, 6): 6,
+        (12, 96): 12,
+        (5, 12): 5,
+    }
