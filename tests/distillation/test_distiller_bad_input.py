@@ -7,6 +7,7 @@ import pytest
 from tests.distillation.conftest import dense_model
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.distiller import Distiller
+from tfcompress.distillation.ensemble import TeacherEnsemble
 
 Logits = keras.distillation.LogitsDistillation
 Features = keras.distillation.FeatureDistillation
@@ -45,6 +46,27 @@ def test_softmax_where_logits_are_needed(kind, role):
     ):
         Distiller(**models, distillation_losses=Logits())
     assert Distiller(**models, distillation_losses=Features("mse")).built
+
+
+class Subclassed(keras.Model):
+    def __init__(self, activation=None):
+        super().__init__()
+        self.dense = keras.layers.Dense(3, activation=activation)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_softmax_of_a_model_without_a_graph():
+    teachers = [Subclassed("softmax"), Subclassed()]
+    for teacher in teachers:
+        teacher(np.zeros((1, 4), "float32"))
+    with pytest.raises(InvalidArgumentError, match=r"answers with probabilities.*let"):
+        Distiller(teachers[0], dense_model(4), Logits())
+    assert Distiller(teachers[1], dense_model(4), Logits()).built
+    ensemble = TeacherEnsemble([dense_model(4), teachers[0]])
+    with pytest.raises(InvalidArgumentError, match="answers with probabilities"):
+        Distiller(ensemble, dense_model(4), Logits())
 
 
 def test_advice_about_softmax_works():

@@ -313,9 +313,23 @@ def test_files_as_teachers(exported, batches, tmp_path, kind):
     assert fitted(teacher, cached, "soft_labels")[1]["loss"] == pytest.approx(
         theirs["loss"], rel=1e-4
     )
+    if kind != "saved_model":
+        x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+        np.testing.assert_allclose(teacher(x), model(x), rtol=1e-4, atol=1e-5)
     if kind == "any":
         again = Distiller.from_config(distiller.get_config()).teacher
         assert again.fingerprint == teacher.fingerprint
+
+
+def test_softmax_in_a_file_is_found(tmp_path):
+    model = dense_model(6, 1)
+    model.add(keras.layers.Softmax())
+    model.export(tmp_path / "model", verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "model"))
+    (tmp_path / "model.tflite").write_bytes(converter.convert())
+    teacher = TFLiteTeacher(tmp_path / "model.tflite")
+    with pytest.raises(InvalidArgumentError, match="answers with probabilities"):
+        Distiller(teacher, dense_model(6, 2), "soft_labels")
 
 
 def test_file_that_is_no_teacher(tmp_path):

@@ -101,6 +101,12 @@ class TFLiteTeacher(keras.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0], *(int(n) for n in self._output["shape"][1:]))
 
+    def get_build_config(self) -> dict[str, Any]:
+        return {"input_shape": (None, *(int(n) for n in self._input["shape"][1:]))}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        pass  # the file has everything
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         config.pop("trainable")

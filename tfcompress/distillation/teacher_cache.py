@@ -138,6 +138,8 @@ def on_host(function: Callable, arguments: list, spec: list) -> list:
     import tensorflow as tf
 
     results = tf.numpy_function(function, arguments, [s.dtype for s in spec])
+    if not isinstance(results, list | tuple):  # a single one, called eagerly
+        results = [results]
     for result, s in zip(results, spec):
         result.set_shape(s.shape)
     return list(results)

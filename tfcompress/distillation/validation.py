@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
@@ -223,12 +224,21 @@ def check_outputs(teacher: Any, student: Any, loss: Any) -> None:
 
 def check_logits(model: Any, role: str, loss: Any) -> None:
     """Raises if `model` ends in probabilities where `loss` needs logits."""
-    ends = [
-        end
-        for one in getattr(model, "teachers", None) or [model]
-        for end in _final_activations(one)
-    ]
-    for layer, function in ends:
+    for one in getattr(model, "teachers", None) or [model]:
+        _check_logits_of(one, role, loss)
+
+
+def _check_logits_of(model: Any, role: str, loss: Any) -> None:
+    if output_of(model) is None and _answers_with_probabilities(model):
+        raise InvalidArgumentError(
+            f"{type(loss).__name__} compares logits, but the {role} '{model.name}' "
+            "answers with probabilities.",
+            received="outputs >= 0 that sum to 1 for random inputs",
+            expected="logits: a last layer without activation",
+            fix="let it return what goes into its softmax, or use "
+            "SoftLabels(from_probabilities=True) if the other model has one too",
+        )
+    for layer, function in _final_activations(model):
         raise InvalidArgumentError(
             f"{type(loss).__name__} compares logits, but the {role} '{model.name}' "
             f"ends in {function}.",
@@ -238,6 +248,26 @@ def check_logits(model: Any, role: str, loss: Any) -> None:
             "keras.activations.linear (the weights stay as they are) or drop the "
             f"{function} layer, and compile losses with from_logits=True",
         )
+
+
+def _answers_with_probabilities(model: Any) -> bool:
+    """Asks a model whose layers cannot be followed, if its input shape is known."""
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if not shape or not all(isinstance(size, int) for size in shape[1:]):
+        return False
+    x = np.random.default_rng(0).uniform(size=(4, *shape[1:])).astype("float32")
+    try:
+        answers = keras.tree.flatten(model(x, training=False))
+    except Exception:  # it wants other numbers than these, which is its right
+        return False
+    arrays = [ops.convert_to_numpy(ops.cast(a, "float32")) for a in answers]
+    return any(
+        array.ndim > 1
+        and array.shape[-1] > 1
+        and bool((array >= 0).all())
+        and bool(np.allclose(array.sum(-1), 1.0, atol=0.02))
+        for array in arrays
+    )
 
 
 def _final_activations(model: Any) -> Iterator[tuple[keras.Layer, str]]:
