@@ -42,6 +42,11 @@ from tfcompress.layer_rules import (
     macs,
     register_layer_rule,
 )
+from tfcompress.packing import (
+    Packed,
+    pack,
+    unpack,
+)
 from tfcompress.pruning.callback import PruneWeights
 from tfcompress.pruning.criteria import (
     BatchNormScale,
@@ -131,6 +136,7 @@ __all__ = [
     "Movement",
     "NOfM",
     "OneCycleSparsity",
+    "Packed",
     "Pattern",
     "PenalizeWeights",
     "PolynomialSparsity",
@@ -168,10 +174,12 @@ __all__ = [
     "initialize_from",
     "load",
     "macs",
+    "pack",
     "quantize_aware",
     "reconstruct",
     "register_layer_rule",
     "report",
     "shrink",
+    "unpack",
     "verify",
 ]

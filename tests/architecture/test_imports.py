@@ -21,7 +21,7 @@ RANKS = {
     "distillation": 2,
     "finalization": 3,
     "exporters": 4,
-    "packing": 4,
+    "packing": 5,
     "verification": 5,
     "benchmarking": 5,
     "reporting": 6,
@@ -43,11 +43,14 @@ TENSORFLOW_MODULES = {
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
     "tfcompress/testing/tools.py": "compares compiled with eager",
     "tfcompress/reporting/measures.py": "reads variables from a checkpoint",
+    "tfcompress/packing/spans.py": "reads which variables a checkpoint has",
 }
 
 # What `import tfcompress` must not cost. TensorFlow comes with Keras' back end.
 HEAVY = [
     "ai_edge_litert",
+    "brotli",
+    "constriction",
     "matplotlib",
     "onnx",
     "onnxruntime",

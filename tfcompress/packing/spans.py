@@ -1,0 +1,133 @@
+"""Where the arrays are in the files of artifacts: .tflite, .keras, SavedModel."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError
+from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.packing.blocks import Span
+
+# Smaller arrays gain nothing from a model of their own.
+_SMALLEST = 64
+
+
+def find_spans(path: Path) -> list[Span]:
+    """Returns the arrays in a file, in order and apart; none if it is no known file."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[4:8] == b"TFL3":
+        found = _tflite(path)
+    elif head[:4] == b"PK\x03\x04":
+        found = _keras(path)
+    elif ".data-" in path.name:
+        found = _checkpoint(path)
+    else:
+        found = []
+    apart: list[Span] = []
+    for span in sorted(found, key=lambda span: span.start):
+        if span.size >= _SMALLEST and (not apart or span.start >= apart[-1].end):
+            apart.append(span)
+    return apart
+
+
+def _tflite(path: Path) -> list[Span]:
+    content = path.read_bytes()
+    start = np.frombuffer(content, "u1").__array_interface__["data"][0]
+    found = []
+    try:
+        file = TFLiteFile(content, path)
+    except ArtifactError:
+        return []
+    for tensor in (t for tensors in file.tensors for t in tensors):
+        if not tensor.constant:
+            continue
+        view = np.frombuffer(tensor.constant, "u1")
+        width = _width(tensor.info.dtype)
+        shape = tuple(size or 0 for size in tensor.info.shape)
+        if width and math.prod(shape) * width == len(view):
+            # Kernels are stored output channel first.
+            rows = shape[0] if len(shape) > 1 else 1
+            place = view.__array_interface__["data"][0] - start
+            found.append(Span(place, width, rows, math.prod(shape) // max(rows, 1)))
+    return found
+
+
+def _keras(path: Path) -> list[Span]:
+    import h5py
+
+    found = []
+    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                continue
+            if not entry.filename.endswith(".h5"):
+                continue
+            raw.seek(entry.header_offset)
+            name, extra = struct.unpack("<26x2H", raw.read(30))
+            start = entry.header_offset + 30 + name + extra
+            with archive.open(entry) as inner, h5py.File(inner, "r") as store:
+                found += _datasets(store, start)
+    return found
+
+
+def _datasets(store: object, start: int) -> list[Span]:
+    found: list[Span] = []
+
+    def visit(name: str, dataset: object) -> None:
+        place = getattr(getattr(dataset, "id", None), "get_offset", lambda: None)()
+        if place is not None and dataset.size:  # type: ignore[attr-defined]
+            found.append(
+                _span(start + place, str(dataset.dtype), dataset.shape)  # type: ignore
+            )
+
+    store.visititems(visit)  # type: ignore[attr-defined]
+    return [span for span in found if span.width]
+
+
+def _checkpoint(path: Path) -> list[Span]:
+    """Returns the arrays of a checkpoint shard: one after the other, sorted by name."""
+    import tensorflow as tf
+
+    prefix = str(path).split(".data-", maxsplit=1)[0]
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+    except (ValueError, tf.errors.OpError):
+        return []
+    shapes = reader.get_variable_to_shape_map()
+    dtypes = reader.get_variable_to_dtype_map()
+    found, place = [], 0
+    for name in sorted(shapes):
+        dtype = dtypes[name].name
+        if not _width(dtype):
+            continue
+        span = _span(place, dtype, shapes[name])
+        found.append(span)
+        place = span.end
+    # Strings have no fixed size; arrays are only where they are if there are none
+    # in front, which one look at the largest confirms.
+    if not found:
+        return []
+    largest = max(found, key=lambda span: span.size)
+    name = sorted(n for n in shapes if _width(dtypes[n].name))[found.index(largest)]
+    with path.open("rb") as file:
+        file.seek(largest.start)
+        same = file.read(largest.size) == reader.get_tensor(name).tobytes()
+    return found if same else []
+
+
+def _span(start: int, dtype: str, shape: tuple) -> Span:
+    rows = math.prod(shape[:-1]) if len(shape) > 1 else 1
+    return Span(start, _width(dtype), rows, shape[-1] if shape else 1)
+
+
+def _width(dtype: str) -> int:
+    widths = {"8": 1, "16": 2, "32": 4, "64": 8}
+    kind = dtype.rstrip("0123456789")
+    known = kind in ("int", "uint", "float", "bfloat")
+    return widths.get(dtype[len(kind) :], 0) if known else 0
