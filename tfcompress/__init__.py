@@ -69,6 +69,13 @@ from tfcompress.pruning.patterns import (
 from tfcompress.pruning.penalty import PenalizeWeights
 from tfcompress.pruning.reconstruction import reconstruct
 from tfcompress.pruning.sparse_training import SparseTraining
+from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.observers import (
+    MinMaxObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+)
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
@@ -131,14 +138,18 @@ __all__ = [
     "Lamp",
     "LayerRule",
     "LearnedStepQuantizer",
+    "MSEObserver",
     "Magnitude",
     "MagnitudeThreshold",
+    "MinMaxObserver",
     "Movement",
     "NOfM",
+    "Observer",
     "OneCycleSparsity",
     "Packed",
     "Pattern",
     "PenalizeWeights",
+    "PercentileObserver",
     "PolynomialSparsity",
     "PruneChannels",
     "PruneWeights",
@@ -164,6 +175,7 @@ __all__ = [
     "benchmark",
     "born_again",
     "cache_teacher",
+    "calibrate",
     "channel_groups",
     "compress_predictions",
     "deep_supervision",

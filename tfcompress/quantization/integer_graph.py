@@ -32,7 +32,7 @@ def integer_graph(graph: Graph) -> Graph:
     """Returns the graph of integer operations that a trained `graph` stands for."""
     graph = _unwrap(graph)
     graph = _integer_forms(graph)
-    graph = _fold_scales(graph)
+    graph = fold_scales(graph)
     graph = _use_convolutions(graph)
     return _round_weights(graph)
 
@@ -82,7 +82,7 @@ def _integer_forms(graph: Graph) -> Graph:
     )
 
 
-def _fold_scales(graph: Graph) -> Graph:
+def fold_scales(graph: Graph) -> Graph:
     """Folds scales and offsets into the linear operation right before them."""
     producers, consumers = graph.producers(), graph.consumers()
     single = _called_once(graph)

@@ -42,7 +42,7 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
-        self._states = [
+        self.states = [
             {
                 name: self.add_weight(
                     shape=value.shape,
@@ -73,7 +73,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             id(variable): self.quantizer(
                 variable, kernel.reduction_axes(len(variable.shape)), **states
             )
-            for (kernel, variable), states in zip(kernels_of(self.layer), self._states)
+            for (kernel, variable), states in zip(kernels_of(self.layer), self.states)
         }
 
     def set_weights(self, weights: list) -> None:
@@ -82,7 +82,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             super().set_weights(weights)
             return
         self.layer.set_weights(weights)
-        for (kernel, variable), states in zip(kernels_of(self.layer), self._states):
+        for (kernel, variable), states in zip(kernels_of(self.layer), self.states):
             for name, value in self._first_states(kernel, variable):
                 states[name].assign(value)
 

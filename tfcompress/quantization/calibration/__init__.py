@@ -1,0 +1,1 @@
+"""Calibration: integers without training, from typical inputs."""

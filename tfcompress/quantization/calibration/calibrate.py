@@ -1,0 +1,195 @@
+"""calibrate: a model in integers without training, from typical inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.graph import build, trace
+from tfcompress.core.layer_inputs import batches, check_data
+from tfcompress.core.select import Filters
+from tfcompress.quantization.calibration.folding import (
+    equalize,
+    fold_batch_norms,
+    without_fake_quantization,
+)
+from tfcompress.quantization.calibration.observers import Observer, observers
+from tfcompress.quantization.calibration.rounding import round_kernels
+from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.scheme import Scheme
+from tfcompress.quantization.wrapper import QuantizedLayer
+
+_BINS = 2048
+_ROUNDINGS = ("adaptive", "nearest")
+
+
+def calibrate(
+    model: keras.Model,
+    data: Any,
+    scheme: Scheme = "w8a8",
+    filters: Filters = None,
+    observer: Observer | dict | str = "mse",
+    rounding: str = "adaptive",
+    correct_bias: bool = True,
+    equalize_channels: bool = False,
+) -> keras.Model:
+    """Returns a copy of `model` in integers, with ranges taken from typical inputs.
+
+    When to use: to quantize a trained model when there is no time, or no labelled
+    data, to train it; a few hundred typical inputs do. The result is the kind of model
+    that `quantize_aware` and `fit` give: `finalize` and `export` it, or train it on.
+
+    Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021, section
+    3. BatchNormalization is folded into the kernels; ranges of activations come from a
+    histogram; kernels of 4 bits and fewer are rounded layer by layer so that their
+    outputs change least (GPTQ, Frantar et al., 2023); then biases move so that the
+    mean of each channel stays.
+
+    Args:
+        model: a built and trained Functional or Sequential model; it is not changed.
+        data: typical inputs: an array of shape `(n, ...)` (or a structure of arrays
+            for several inputs), a `tf.data.Dataset` or a list of batches `x`,
+            `(x, y)` or `(x, y, w)`; labels are not used. It is read several times.
+        scheme: bits of weights and activations, as in `quantize_aware`.
+        filters: which layers to quantize, as in `quantize_aware`.
+        observer: what chooses ranges: `"mse"`, `"min_max"`, `"percentile"` or an
+            `Observer`.
+        rounding: `"adaptive"`, or `"nearest"` for plain rounding. It matters for
+            quantizers with a step of their own (`"w4a8"`).
+        correct_bias: whether to move biases.
+        equalize_channels: whether to even out the ranges of channels between layers in
+            a row first (Nagel et al., 2019). Scales per channel make up for most of
+            that already.
+
+    Returns:
+        A new Functional model.
+
+    Raises:
+        InvalidArgumentError: for data that are empty, of the wrong shape, can be read
+            only once, or hold NaN or infinity, and for what `quantize_aware` refuses.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,), name="x"),
+    ...                           keras.layers.Dense(8, "relu", name="hidden"),
+    ...                           keras.layers.Dense(2, name="head")])
+    >>> x = np.random.default_rng(0).normal(size=(100, 4)).astype("float32")
+    >>> integers = calibrate(model, x)
+    >>> change = integers.predict(x, verbose=0) - model.predict(x, verbose=0)
+    >>> bool(np.abs(change).max() < 0.1)
+    True
+    """
+    chooser = observers.get(observer)
+    if rounding not in _ROUNDINGS:
+        raise InvalidArgumentError(
+            "Unknown `rounding`.",
+            received=repr(rounding),
+            expected=" or ".join(map(repr, _ROUNDINGS)),
+        )
+    check_data(data)
+    graph = trace(quantize_aware(model, scheme, filters))
+    nodes = [
+        dataclasses.replace(n, weights=_layer_of(n.operation).get_weights)
+        if isinstance(n.operation, keras.Layer)
+        else n
+        for n in graph.nodes
+    ]
+    graph = fold_batch_norms(dataclasses.replace(graph, nodes=nodes))
+    if equalize_channels:
+        graph = equalize(graph)
+    aware = build(graph)
+    float_graph, taps = without_fake_quantization(trace(aware))
+    _check_inputs(model, data)
+    _set_ranges(float_graph, taps, data, chooser)
+    reference = build(float_graph)
+    round_kernels(aware, reference, data, rounding == "adaptive", correct_bias)
+    return aware
+
+
+def _layer_of(layer: keras.Layer) -> keras.Layer:
+    return layer.layer if isinstance(layer, QuantizedLayer) else layer
+
+
+def _check_inputs(model: keras.Model, data: Any) -> None:
+    for batch in batches(data):
+        for value in keras.tree.flatten(batch):
+            array = np.asarray(ops.convert_to_numpy(value))
+            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+                raise InvalidArgumentError(
+                    "The calibration data are not finite.",
+                    received=f"{int((~np.isfinite(array)).sum())} NaN or infinite "
+                    f"values in a batch of shape {array.shape}",
+                    expected="finite numbers",
+                )
+        try:
+            model(batch, training=False)
+        except Exception as error:
+            shapes = [tuple(np.shape(x)) for x in keras.tree.flatten(batch)]
+            wanted = [tuple(x.shape) for x in model.inputs]
+            raise InvalidArgumentError(
+                f"Model '{model.name}' cannot run on the calibration data.",
+                received=f"a batch of shapes {shapes}",
+                expected=f"inputs of shapes {wanted}",
+            ) from error
+        return
+
+
+def _set_ranges(graph: Any, taps: list, data: Any, observer: Observer) -> None:
+    """Gives every FakeQuantize the range that `observer` chooses."""
+    outputs = [tensor for _, _, tensor in taps]
+    probe = build(dataclasses.replace(graph, outputs=outputs))
+    ends: dict[int, np.ndarray] = {}
+    for values in _watched(probe, data, taps):
+        for (layer, _, _), value in zip(taps, values):
+            own = np.array([value.min(), value.max()], "float64")
+            seen = ends.get(id(layer), own)
+            ends[id(layer)] = np.array([min(seen[0], own[0]), max(seen[1], own[1])])
+    edges = {
+        key: np.linspace(low, high, _BINS + 1) for key, (low, high) in ends.items()
+    }
+    counts = {key: np.zeros(_BINS) for key in ends}
+    for values in _watched(probe, data, taps):
+        for (layer, _, _), value in zip(taps, values):
+            low, high = ends[id(layer)]
+            if high > low:
+                counts[id(layer)] += np.histogram(value, _BINS, (low, high))[0]
+    constant = []
+    for layer in {id(one): one for one, _, _ in taps}.values():
+        if layer.fixed_range is not None:
+            continue
+        low, high = ends[id(layer)]
+        if high > low:
+            low, high = observer.range_of(
+                counts[id(layer)], edges[id(layer)], layer.num_bits
+            )
+        elif low == 0:
+            constant.append(layer.name.removesuffix("_quantizer"))
+        layer.ranges.assign(np.tile([[low, high]], (layer.sites, 1)))
+        layer.batches.assign(np.ones(layer.sites))
+    if constant:
+        warnings.warn(
+            f"Always zero on the calibration data: {', '.join(constant)}. Their range "
+            "is a guess; are the data typical?",
+            CompressionWarning,
+            stacklevel=3,
+        )
+
+
+def _watched(probe: keras.Model, data: Any, taps: list) -> Any:
+    for batch in batches(data):
+        values = keras.tree.flatten(probe(batch, training=False))
+        values = [ops.convert_to_numpy(value) for value in values]
+        for (layer, _, _), value in zip(taps, values):
+            if not np.isfinite(value).all():
+                raise InvalidArgumentError(
+                    "A layer computes NaN or infinity on the calibration data.",
+                    received=f"the output of '{layer.name.removesuffix('_quantizer')}'",
+                    fix="load a checkpoint from before the training diverged",
+                )
+        yield values
