@@ -90,7 +90,9 @@ from tfcompress.quantization.scheme import QuantizationScheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 from tfcompress.reporting import (
     Report,
+    Storage,
     report,
+    storage,
 )
 from tfcompress.restructuring.callback import PruneChannels
 from tfcompress.restructuring.dependencies import (
@@ -163,6 +165,7 @@ __all__ = [
     "Snip",
     "SoftDecisionTree",
     "SparseTraining",
+    "Storage",
     "TFLiteTeacher",
     "Taylor",
     "TeacherEnsemble",
@@ -192,6 +195,7 @@ __all__ = [
     "register_layer_rule",
     "report",
     "shrink",
+    "storage",
     "unpack",
     "verify",
 ]

@@ -43,6 +43,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
     "tfcompress/testing/tools.py": "compares compiled with eager",
     "tfcompress/reporting/measures.py": "reads variables from a checkpoint",
+    "tfcompress/reporting/storage.py": "reads variables from a checkpoint",
     "tfcompress/packing/spans.py": "reads which variables a checkpoint has",
 }
 

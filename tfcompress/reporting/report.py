@@ -14,6 +14,7 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.reporting import measures, tables
+from tfcompress.reporting.storage import storage
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Row:
         latency_ratio: how many times faster than the baseline.
         metric_change: `metric` minus the baseline's.
         path: where the artifact is; None for a Keras model.
+        zip_size: bytes in a zip archive such as an APK.
+        entropy_size: bytes that the weights need at least, given how often each value
+            occurs, and all other bytes.
+        packed_size: bytes after `pack`.
+        packed_ratio: how many times smaller than the baseline's `size` that is.
     """
 
     name: str
@@ -51,6 +57,10 @@ class Row:
     latency_ratio: float | None = None
     metric_change: float | None = None
     path: str | None = None
+    zip_size: int | None = None
+    entropy_size: int | None = None
+    packed_size: int | None = None
+    packed_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,7 @@ def report(
     latency_inputs: Any = None,
     threads: int = 1,
     runs: int = 50,
+    packed: bool = False,
 ) -> Report:
     """Puts sizes, sparsity, cost, metric and latency of artifacts side by side.
 
@@ -114,6 +125,8 @@ def report(
             measures none. The calls of all rows are interleaved.
         threads: CPU threads of "tflite" artifacts while latency is measured.
         runs: timed calls of each row.
+        packed: whether to measure zipped, packed and least possible bytes too, which
+            takes about a second per megabyte; `storage` has them layer by layer.
 
     Returns:
         A `Report`.
@@ -146,6 +159,8 @@ def report(
     rows: list[Row] = []
     for subject, metric, latency in zip(subjects, metrics, latencies):
         row = dataclasses.replace(_measure(subject), metric=metric, latency=latency)
+        if packed:
+            row = dataclasses.replace(row, **_sizes(subject))
         rows.append(_compared(row, rows[0] if rows else row))
     return Report(tuple(rows))
 
@@ -166,6 +181,12 @@ def _measure(subject: keras.Model | Artifact) -> Row:
     return Row(subject.name, "keras", size, gzip_size, **common)  # type: ignore
 
 
+def _sizes(subject: keras.Model | Artifact) -> dict[str, Any]:
+    found = storage(subject)
+    names = ("zip_size", "entropy_size", "packed_size")
+    return {name: getattr(found, name) for name in names}
+
+
 def _compared(row: Row, baseline: Row) -> Row:
     change = None
     if row.metric is not None and baseline.metric is not None:
@@ -176,6 +197,7 @@ def _compared(row: Row, baseline: Row) -> Row:
         gzip_ratio=_ratio(baseline.gzip_size, row.gzip_size),
         latency_ratio=_ratio(baseline.latency, row.latency),
         metric_change=change,
+        packed_ratio=_ratio(baseline.size, row.packed_size),
     )
 
 
