@@ -70,6 +70,7 @@ from tfcompress.pruning.penalty import PenalizeWeights
 from tfcompress.pruning.reconstruction import reconstruct
 from tfcompress.pruning.sparse_training import SparseTraining
 from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.mixed_precision import mixed_precision
 from tfcompress.quantization.calibration.observers import (
     MinMaxObserver,
     MSEObserver,
@@ -189,6 +190,7 @@ __all__ = [
     "initialize_from",
     "load",
     "macs",
+    "mixed_precision",
     "pack",
     "quantize_aware",
     "reconstruct",

@@ -28,7 +28,7 @@ from tfcompress.quantization.expand import expand
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
 from tfcompress.quantization.quantizers import Quantizer
-from tfcompress.quantization.scheme import Scheme, schemes_by_path
+from tfcompress.quantization.scheme import Scheme, owner_path, schemes_by_path
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 
@@ -76,7 +76,7 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
-    paths = {id(one): path for path, one in walk(model) if rule_of(one) is not None}
+    paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
     resolved, scheme_of = schemes_by_path(scheme, list(paths.values()))
     graph = trace(model, "make the model quantization-aware")
     if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
@@ -91,8 +91,7 @@ def quantize_aware(
     graph = insert_fake_quantize(graph, resolved.activations, chosen, names)
 
     def quantizer_of(node: Node) -> Quantizer:
-        # The parts of a layer bear its name, and are no layers of the model.
-        return scheme_of(paths.get(id(node.operation), node.name)).weights
+        return scheme_of(owner_path(node.name, paths)).weights
 
     return build(_wrap_kernels(graph, quantizer_of, chosen))
 

@@ -107,3 +107,19 @@ def schemes_by_path(
         return next(fits, rest)
 
     return rest, of
+
+
+def owner_path(name: str, paths: Mapping[str, str]) -> str:
+    """Returns the path of the layer that a layer of the expanded graph is part of.
+
+    Args:
+        name: name of the layer or part; parts begin with the name of their owner.
+        paths: paths of the model's layers by name.
+
+    Example:
+
+    >>> owner_path("sep_1_depthwise", {"sep": "block/sep", "sep_1": "block/sep_1"})
+    'block/sep_1'
+    """
+    owners = [known for known in paths if name.startswith(known)]
+    return paths[max(owners, key=len)] if owners else name

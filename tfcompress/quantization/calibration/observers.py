@@ -141,4 +141,4 @@ class MSEObserver(Observer):
 
         top = best(high, lambda end: error(low, end))
         bottom = best(low, lambda end: error(end, top))
-        return bottom, top
+        return float(bottom), float(top)
