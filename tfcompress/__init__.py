@@ -100,6 +100,7 @@ from tfcompress.restructuring.dependencies import (
     ChannelGroup,
     channel_groups,
 )
+from tfcompress.restructuring.factorize import factorize
 from tfcompress.restructuring.shrink import shrink
 from tfcompress.schedules import (
     ConstantSparsity,
@@ -186,6 +187,7 @@ __all__ = [
     "distill_chain",
     "distill_into_trees",
     "export",
+    "factorize",
     "finalize",
     "initialize_from",
     "load",

@@ -1,0 +1,300 @@
+"""factorize: an ordinary model whose layers are products of smaller ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
+from tfcompress.core.graph import Node, Tensor, build, trace
+from tfcompress.core.select import Filters, select
+from tfcompress.layer_rules import macs as count_macs
+from tfcompress.restructuring.low_rank import Form, Link, Option, form_of
+
+_FACTORIZED = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Embedding,
+    keras.layers.Conv2D,
+)
+_CONV = ("tucker", "spatial")
+_PASSES = 100
+
+
+def factorize(
+    model: keras.Model,
+    rank: int | None = None,
+    energy: float | None = None,
+    macs: float | None = None,
+    size: float | None = None,
+    conv: str = "tucker",
+    filters: Filters = None,
+) -> keras.Model:
+    """Returns a model whose layers are products of smaller layers.
+
+    When to use: to make large Dense layers, embeddings and convolutions cheaper
+    everywhere, with no special kernels. Fine-tune the result with `fit`. A layer
+    that would become larger stays as it is.
+
+    Source: a Dense, EinsumDense or Embedding by truncated SVD, `W = A B` with
+    `rank` columns in `A`. A Conv2D by Tucker-2 (Kim et al., 2016), a 1x1 convolution
+    to few channels, the window on these, and a 1x1 convolution back; or by spatial
+    SVD (Jaderberg et al., 2014), a column and a row of the window.
+
+    Args:
+        model: a built Functional or Sequential model; it is not changed. Nested
+            models are inlined.
+        rank: the rank of every layer; of a Tucker-2 convolution both, where it has
+            as many channels.
+        energy: the share of each kernel's squared norm to keep, in (0, 1].
+        macs: share of the model's multiply-accumulates to keep, in (0, 1); ranks are
+            chosen across layers so that least is cut off.
+        size: likewise, the share of the model's weights. Give one of the four.
+        conv: `"tucker"` or `"spatial"`.
+        filters: which layers: a regular expression on the layer's path, a layer
+            class, a predicate, or a list of these. `None` means all.
+
+    Returns:
+        A new, uncompiled Functional model. The last layer of each product has the
+        name of the layer it stands for.
+
+    Raises:
+        InvalidArgumentError: for a rank of 0 or above full rank, a target out of
+            range or out of reach, or weights that are NaN.
+        UnsupportedLayerError: if `filters` ask for a layer that would grow.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((64,)),
+    ...                           keras.layers.Dense(64, name="head")])
+    >>> small = factorize(model, rank=8)
+    >>> [(layer.name, layer.units) for layer in small.layers[1:]]
+    [('head_reduced', 8), ('head', 64)]
+    """
+    _check_arguments(rank, energy, macs, size, conv)
+    graph = trace(model, "factorize the model")
+    chosen = select(model, filters, lambda layer: isinstance(layer, _FACTORIZED))
+    names = {id(layer): path for path, layer in chosen}
+    calls: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if id(node.operation) in names:
+            calls.setdefault(id(node.operation), []).append(node)
+    _check_weights(names, calls)
+    forms = {
+        key: form
+        for key, nodes in calls.items()
+        if (form := form_of(nodes, conv)) is not None
+    }
+    if macs is None and size is None:
+        asked_for = filters is not None
+        wanted = _for_each(forms, names, (rank, energy), asked_for)
+        ranks = _without_growth(forms, wanted, names, asked_for)
+    else:
+        ranks = _for_target(model, forms, macs, size)
+    made = {key: forms[key].links(found) for key, found in ranks.items()}
+    nodes = [part for node in graph.nodes for part in _parts(node, made)]
+    return build(dataclasses.replace(graph, nodes=nodes))
+
+
+def _for_each(
+    forms: dict[int, Form],
+    names: dict[int, str],
+    target: tuple[int | None, float | None],
+    asked_for: bool,
+) -> dict[int, Option]:
+    """Returns what each layer becomes with a rank, or with a share of its energy."""
+    rank, energy = target
+    if rank is None:
+        kept = float(energy or 1.0)
+        return {
+            key: form.option(form.energy_ranks(kept)) for key, form in forms.items()
+        }
+    low = {key: form.full for key, form in forms.items() if rank > form.full}
+    if low and (asked_for or len(low) == len(forms)):
+        key = min(low, key=lambda key: low[key]) if asked_for else max(low, key=low.get)  # type: ignore[arg-type]
+        raise InvalidArgumentError(
+            f"Layer '{names[key]}' has no such rank.",
+            received=f"rank={rank}",
+            expected=f"a rank from 1 to {low[key]}",
+            fix="take a lower rank, or name the layers with `filters`",
+        )
+    return {
+        key: form.option(tuple(min(rank, most) for most in form.options[-1].ranks))
+        for key, form in forms.items()
+        if key not in low
+    }
+
+
+def _without_growth(
+    forms: dict[int, Form],
+    wanted: dict[int, Option],
+    names: dict[int, str],
+    asked_for: bool,
+) -> dict[int, tuple[int, ...]]:
+    grown = [
+        f"{names[key]} (rank {'/'.join(map(str, option.ranks))}: "
+        f"{option.size} weights instead of {forms[key].size})"
+        for key, option in wanted.items()
+        if option.size >= forms[key].size
+    ]
+    if grown and (asked_for or len(grown) == len(wanted)):
+        raise UnsupportedLayerError(
+            "Factorizing would make layers larger.",
+            received=", ".join(grown),
+            expected="ranks at which the product is smaller than the layer",
+            fix="take a lower rank or energy, or leave the layers out with `filters`",
+        )
+    return {
+        key: option.ranks
+        for key, option in wanted.items()
+        if option.size < forms[key].size
+    }
+
+
+def _for_target(
+    model: keras.Model, forms: dict[int, Form], macs: float | None, size: float | None
+) -> dict[int, tuple[int, ...]]:
+    """Returns the ranks that cut off least and meet the target.
+
+    Each layer takes the option with least `error + price * cost`; the price at which
+    the target is met is found by bisection. All errors count alike, as shares.
+    """
+    if macs is not None:
+        share, name, total = macs, "macs", count_macs(model)
+    else:
+        share, name, total = float(size or 0), "size", model.count_params()
+
+    def cost(thing: Form | Option) -> int:
+        return getattr(thing, name)
+
+    fixed = total - sum(cost(form) for form in forms.values())
+    choices = {
+        key: [
+            *(
+                o
+                for o in form.options
+                if o.size < form.size and o.macs <= max(form.macs, o.size)
+            ),
+            Option((), form.size, form.macs, 0.0),
+        ]
+        for key, form in forms.items()
+    }
+
+    def best(price: float) -> dict[int, Option]:
+        return {
+            key: min(options, key=lambda o: o.error + price * cost(o) / total)
+            for key, options in choices.items()
+        }
+
+    def reached(found: dict[int, Option]) -> float:
+        return (fixed + sum(cost(option) for option in found.values())) / total
+
+    high, low = 1e9, 1e-12
+    if not total or reached(best(high)) > share:
+        least = reached(best(high)) if total else 1.0
+        raise InvalidArgumentError(
+            f"{name}={share} cannot be met.",
+            received=f"a model of {total} {'MACs' if macs is not None else 'weights'}",
+            expected=f"{name} >= {least:.3g}, what the lowest ranks leave",
+            fix="take a larger share, or let `filters` take more layers",
+        )
+    for _ in range(_PASSES):
+        middle = float(np.sqrt(low * high))
+        if reached(best(middle)) > share:
+            low = middle
+        else:
+            high = middle
+    found = best(high)
+    # What a price cannot say, because a jump is too large, is spent step by step.
+    left = share * total - fixed - sum(cost(option) for option in found.values())
+    while True:
+        steps = [
+            ((found[key].error - o.error) / (cost(o) - cost(found[key])), key, o)
+            for key, options in choices.items()
+            for o in options
+            if 0 < cost(o) - cost(found[key]) <= left and o.error < found[key].error
+        ]
+        if not steps:
+            break
+        _, key, option = max(steps, key=lambda step: step[0])
+        left -= cost(option) - cost(found[key])
+        found[key] = option
+    return {key: option.ranks for key, option in found.items() if option.ranks}
+
+
+def _parts(node: Node, made: dict[int, list[Link]]) -> list[Node]:
+    """Returns the calls that stand for a call of a layer."""
+    links = made.get(id(node.operation))
+    if links is None:
+        return [node]
+    parts: list[Node] = []
+    args = node.args
+    for position, (layer, weights) in enumerate(links):
+        last = position == len(links) - 1
+        outputs = node.outputs
+        if not last:
+            outputs = Tensor((), node.output.dtype)
+        parts.append(
+            Node(
+                layer,
+                args,
+                node.kwargs if position == 0 else {},
+                outputs,
+                functools.partial(list, weights),
+            )
+        )
+        layer.trainable = node.operation.trainable
+        args = (outputs,)
+    return parts
+
+
+def _check_weights(names: dict[int, str], calls: dict[int, list[Node]]) -> None:
+    for key, nodes in calls.items():
+        for weight in nodes[0].operation.weights:
+            values = keras.ops.convert_to_numpy(weight)
+            if not np.isfinite(values).all():
+                raise InvalidArgumentError(
+                    f"Cannot factorize layer '{names[key]}': '{weight.name}' is not "
+                    "finite.",
+                    received=f"{np.count_nonzero(~np.isfinite(values))} of "
+                    f"{values.size} values are NaN or infinite",
+                    fix="go back to a checkpoint from before the training diverged",
+                )
+
+
+def _check_arguments(rank: Any, energy: Any, macs: Any, size: Any, conv: str) -> None:
+    targets = {"rank": rank, "energy": energy, "macs": macs, "size": size}
+    given = {name: value for name, value in targets.items() if value is not None}
+    if len(given) != 1:
+        raise InvalidArgumentError(
+            "factorize needs one target.",
+            received=", ".join(f"{k}={v!r}" for k, v in given.items()) or "none",
+            expected="one of rank, energy, macs and size",
+        )
+    if rank is not None and (
+        isinstance(rank, bool) or not isinstance(rank, int) or rank < 1
+    ):
+        raise InvalidArgumentError(
+            "`rank` must be a number of columns.",
+            received=repr(rank),
+            expected="an int >= 1",
+        )
+    for name in ("energy", "macs", "size"):
+        value, top = given.get(name, 0.5), 1.0
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 < value <= top or (name != "energy" and value == 1):
+            raise InvalidArgumentError(
+                f"`{name}` must be a share to keep.",
+                received=repr(value),
+                expected="a number in (0, 1]" if name == "energy" else "in (0, 1)",
+            )
+    if conv not in _CONV:
+        raise InvalidArgumentError(
+            "Unknown `conv`.",
+            received=repr(conv),
+            expected=f"one of {', '.join(map(repr, _CONV))}",
+        )
