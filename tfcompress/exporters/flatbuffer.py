@@ -260,31 +260,6 @@ def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> by
     return bytes(data)
 
 
-def with_all_outputs(content: bytes) -> bytes:
-    """Returns the file with every tensor it computes as an output of its signature.
-
-    Runtimes give memory back during a run, and delegates have no inner tensors at
-    all, except of what is an output. The new ones are named by their index.
-    """
-    import flatbuffers
-
-    schema = read_schema()
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    signature = model.signatureDefs[0]
-    graph = model.subgraphs[signature.subgraphIndex]
-    known = {*map(int, graph.outputs), *map(int, graph.inputs)}
-    made = [int(i) for op in graph.operators for i in op.outputs]
-    added = [i for i in dict.fromkeys(made) if i not in known]
-    for index in added:
-        entry = schema.TensorMapT()
-        entry.name, entry.tensorIndex = f"tensor_{index}", index
-        signature.outputs.append(entry)
-    graph.outputs = [*map(int, graph.outputs), *added]
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
 def _activations(op: Operator) -> set[str]:
     tensors = [t for t in op.inputs if not t.constant] + list(op.outputs)
     return {t.info.dtype for t in tensors}

@@ -7,10 +7,16 @@ half a byte per weight where the runtime computes with that as well.
 
 from typing import Any
 
-import flatbuffers
 import numpy as np
 
 from tfcompress.exporters.flatbuffer import read_schema
+from tfcompress.exporters.rewriting import (
+    as_bytes,
+    integers,
+    operators,
+    put_together,
+    take_apart,
+)
 from tfcompress.quantization.storage import BYTE_ERROR, INT8, largest_integers
 
 # Half bytes in these operators are as exact and as fast as bytes. XNNPACK leaves 4-bit
@@ -31,68 +37,48 @@ def with_4_bit_weights(content: bytes, packed: frozenset[str] = EXACT) -> bytes:
         A file that computes with exactly the values of the finalized model, or
         `content` itself if no kernel is on such a grid.
     """
-    schema = read_schema()
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    model = take_apart(content)
     done: dict[int, bool] = {}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode))
-            if name not in ALL or len(operator.inputs) < 2:
-                continue
-            kernel = graph.tensors[operator.inputs[1]]
-            if kernel.type != schema.TensorType.INT8 or kernel.buffer in done:
-                continue
-            biases = [graph.tensors[i] for i in operator.inputs[2:3] if i >= 0]
-            done[kernel.buffer] = _narrow(schema, model, kernel, biases, name in packed)
-    if not any(done.values()):
-        return content
-    builder = flatbuffers.Builder(len(content))
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
+    for name, _, tensors in operators(model):
+        if name not in ALL or len(tensors) < 2 or tensors[1] is None:
+            continue
+        kernel, bias = tensors[1], (tensors[2:] or [None])[0]
+        if kernel.buffer not in done:
+            done[kernel.buffer] = _narrow(model, kernel, bias, name in packed)
+    return put_together(model) if any(done.values()) else content
 
 
-def _narrow(schema: Any, model: Any, kernel: Any, biases: list, pack: bool) -> bool:
+def _narrow(model: Any, kernel: Any, bias: Any, pack: bool) -> bool:
     """Gives a kernel of 15 values, and its bias, the scale of 4 bits; says if it is."""
-    stored = model.buffers[kernel.buffer].data
-    if stored is None or not len(stored):
+    types = read_schema().TensorType
+    values = integers(model, kernel, np.int8).astype(int)
+    if kernel.type != types.INT8 or not values.size or kernel.quantization is None:
         return False
-    axis = kernel.quantization.quantizedDimension if kernel.quantization else 0
-    values = np.frombuffer(bytes(bytearray(stored)), np.int8).astype(int)
+    axis = kernel.quantization.quantizedDimension
     values = values.reshape(kernel.shape)
     others = tuple(a for a in range(values.ndim) if a != axis)
     largest = np.abs(values).max(axis=others, keepdims=True)
-    integers = largest_integers(values, (axis,), BYTE_ERROR)
-    factor = (INT8 / integers).reshape(-1)
+    tops = largest_integers(values, (axis,), BYTE_ERROR)
+    factor = (INT8 / tops).reshape(-1)
     whole = np.isin(largest, (0, INT8)).all()
-    if not whole or (integers == INT8).all() or _count(kernel) != len(factor):
+    per_channel = len(kernel.quantization.scale) == len(factor)
+    if not whole or not per_channel or (tops == INT8).all():
         return False
-    narrow = np.round(values * (integers / INT8)).astype(np.int8)
+    narrow = np.round(values * (tops / INT8)).astype(np.int8)
     kernel.quantization.scale = _scaled(kernel.quantization.scale, factor)
     if pack:
-        kernel.type = schema.TensorType.INT4
-    model.buffers[kernel.buffer].data = _half_bytes(narrow) if pack else _bytes(narrow)
-    for bias in biases:
-        data = model.buffers[bias.buffer].data
-        added = np.frombuffer(bytes(bytearray(data)), np.int32)
+        kernel.type = types.INT4
+    stored = _half_bytes(narrow) if pack else as_bytes(narrow)
+    model.buffers[kernel.buffer].data = stored
+    if bias is not None:
+        added = integers(model, bias, np.int32) / factor
         bias.quantization.scale = _scaled(bias.quantization.scale, factor)
-        model.buffers[bias.buffer].data = _bytes(
-            np.round(added / factor).astype(np.int32)
-        )
+        model.buffers[bias.buffer].data = as_bytes(np.round(added).astype(np.int32))
     return True
-
-
-def _count(kernel: Any) -> int:
-    return 0 if kernel.quantization is None else len(kernel.quantization.scale)
 
 
 def _scaled(scale: Any, factor: np.ndarray) -> list[float]:
     return [float(s) for s in np.asarray(scale, np.float32) * factor]
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    return np.frombuffer(values.tobytes(), np.uint8)
 
 
 def _half_bytes(values: np.ndarray) -> np.ndarray:

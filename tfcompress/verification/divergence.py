@@ -19,7 +19,7 @@ import numpy as np
 from tfcompress.core.graph import Graph, Node, Tensor, build, is_graph_model, trace
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.export import load
-from tfcompress.exporters.flatbuffer import with_all_outputs
+from tfcompress.exporters.rewriting import with_all_outputs
 from tfcompress.exporters.runners import KerasRunner
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
