@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.compact import rebuilders
 from tfcompress.exporters.publishing import check_free, staged
 from tfcompress.exporters.tracing import TracedModel, trace
 
@@ -34,10 +35,15 @@ class SavedModelExporter(Exporter):
         version: the version to write into the base directory `filepath`; None takes
             the number at the end of `filepath`, or else the next free one.
         batch_size: samples per call; None leaves it free.
+        weights: "variables" stores every weight once, in its dtype; "compact" stores
+            those that are 8-bit integers times a scale, or at most 256 different
+            values, as bytes or half bytes, from which the graph makes the very same
+            floats. It makes them in each call, where TensorFlow does not fold them.
     """
 
     version: int | None = None
     batch_size: int | None = None
+    weights: str = "variables"
 
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
@@ -50,9 +56,17 @@ class SavedModelExporter(Exporter):
                 expected='calibration data with format="tflite" only',
                 fix="use `tfcompress.calibrate` on the model first",
             )
+        if self.weights not in ("variables", "compact"):
+            raise InvalidArgumentError(
+                "Unknown `weights`.",
+                received=repr(self.weights),
+                expected="'variables' or 'compact'",
+            )
         target = self._version_directory(filepath)
         check_free(target)
-        traced = trace(model, self.batch_size, input_signature)
+        built = self.weights == "compact" and getattr(model, "built", False)
+        rebuilt = rebuilders(model) if built else ()
+        traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
         with staged(target) as stage:
             write_saved_model(traced, stage)
         return _describe(target, traced.inputs, traced.outputs)

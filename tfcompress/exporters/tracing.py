@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ def trace(
     batch_size: int | None = None,
     input_signature: Any = None,
     float32: bool = False,
+    rebuilt: Sequence[tuple[keras.Variable, Callable[[], Any]]] = (),
 ) -> TracedModel:
     """Traces the inference pass of `model`; the model stays as it was.
 
@@ -53,6 +54,7 @@ def trace(
             takes them from the model.
         float32: whether to compute in float32 what a mixed-precision model computes
             in 16 bits.
+        rebuilt: variables that the graph makes from constants, and how.
 
     Raises:
         InvalidArgumentError: if the model is not built or has unknown inputs.
@@ -65,7 +67,11 @@ def trace(
     output_names: list[str] = []
 
     def serve(*tensors):
-        outputs = model(keras.tree.pack_sequence_as(structure, tensors), training=False)
+        given = keras.tree.pack_sequence_as(structure, tensors)
+        values = [(variable, make()) for variable, make in rebuilt]
+        scope = keras.StatelessScope(values) if values else contextlib.nullcontext()
+        with scope:
+            outputs = model(given, training=False)
         named = _name_outputs(model, outputs)
         output_names[:] = named
         return named

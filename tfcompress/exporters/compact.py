@@ -1,0 +1,92 @@
+"""Weights of a SavedModel as what they were made of: bytes and scales, or codes.
+
+The graph rebuilds them from constants, to the last bit. Where that is not possible a
+weight stays a variable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+_LARGEST = 127
+_MOST_VALUES = 256
+# Smaller weights gain less than the nodes that rebuild them take.
+_SMALLEST = 512
+
+
+def rebuilders(model: keras.Model) -> list[tuple[keras.Variable, Callable[[], Any]]]:
+    """Returns the weights that can be stored smaller, and what makes them in a graph.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        Pairs of a variable and a function that returns its value as a tensor.
+    """
+    found = []
+    for variable in model.variables:
+        if str(variable.dtype) != "float32" or math.prod(variable.shape) < _SMALLEST:
+            continue
+        values = keras.ops.convert_to_numpy(variable)
+        rebuild = _from_bytes(values) or _from_codes(values)
+        if rebuild is not None:
+            found.append((variable, rebuild))
+    return found
+
+
+def _from_bytes(values: np.ndarray) -> Callable[[], Any] | None:
+    """One byte a weight and a scale per tensor or channel, if that gives it exactly."""
+    for axes in (None, tuple(range(values.ndim - 1))):
+        largest = np.abs(values).max(axis=axes, keepdims=True)
+        scale = (np.where(largest > 0, largest, 1) / _LARGEST).astype("float32")
+        codes = np.round(values / scale)
+        if np.abs(codes).max() <= _LARGEST:
+            codes = codes.astype("int8")
+            if _same(codes.astype("float32") * scale, values):
+                return lambda: _scaled(codes, scale)
+    return None
+
+
+def _scaled(codes: np.ndarray, scale: np.ndarray) -> Any:
+    import tensorflow as tf
+
+    return tf.cast(tf.constant(codes), tf.float32) * tf.constant(scale)
+
+
+def _from_codes(values: np.ndarray) -> Callable[[], Any] | None:
+    """Half a byte or a byte a weight, as an index into the values that there are."""
+    book, codes = np.unique(values.view("uint32"), return_inverse=True)
+    if len(book) > _MOST_VALUES:
+        return None
+    table, flat = book.view("float32"), codes.reshape(-1).astype("uint8")
+    if len(book) > 16:
+        return lambda: _looked_up(flat, table, values.shape)
+    even = np.append(flat, np.zeros(flat.size % 2, "uint8"))
+    return lambda: _halves(even[::2] | even[1::2] << 4, table, values.shape)
+
+
+def _looked_up(codes: Any, table: np.ndarray, shape: tuple) -> Any:
+    import tensorflow as tf
+
+    index = tf.cast(tf.convert_to_tensor(codes), tf.int32)
+    return tf.reshape(tf.gather(tf.constant(table), index), shape)
+
+
+def _halves(pairs: np.ndarray, table: np.ndarray, shape: tuple) -> Any:
+    import tensorflow as tf
+
+    packed = tf.constant(pairs)
+    low = tf.bitwise.bitwise_and(packed, tf.constant(15, tf.uint8))
+    high = tf.bitwise.right_shift(packed, tf.constant(4, tf.uint8))
+    codes = tf.reshape(tf.stack([low, high], axis=-1), [-1])
+    return _looked_up(codes[: math.prod(shape)], table, shape)
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    # Minus zero is not zero to a file that has to be the same.
+    return bool(np.array_equal(one.view("uint32"), other.view("uint32")))
