@@ -38,7 +38,7 @@ class Row:
         path: where the artifact is; None for a Keras model.
         zip_size: bytes in a zip archive such as an APK.
         entropy_size: bytes that the weights need at least, given how often each value
-            occurs, and all other bytes.
+            occurs, and all others as they are packed.
         packed_size: bytes after `pack`.
         packed_ratio: how many times smaller than the baseline's `size` that is.
     """

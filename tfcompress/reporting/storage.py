@@ -59,7 +59,7 @@ class Storage:
         layers: its arrays of weights.
         size: bytes, all files together.
         zip_size: bytes in a zip archive such as an APK (deflate, without the names).
-        entropy_size: entropy of the arrays and the bytes of everything else.
+        entropy_size: entropy of the arrays, and everything else as it is packed.
         packed_size: bytes that `pack` makes of it.
     """
 
@@ -139,8 +139,8 @@ def storage(subject: keras.Model | Artifact) -> Storage:
         zipped = sum(len(zlib.compress(content, 9)) for content in contents)
         packed = pack(subject, io.BytesIO()).size
     layers = tuple(_layer(*array) for array in arrays)
-    stored = sum(layer.count * layer.bits // 8 for layer in layers)
-    entropy = sum(layer.entropy_size for layer in layers) + max(total - stored, 0)
+    others = max(packed - sum(layer.packed_size for layer in layers), 0)
+    entropy = sum(layer.entropy_size for layer in layers) + others
     return Storage(layers, total, zipped, entropy, packed)
 
 

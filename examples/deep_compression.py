@@ -1,0 +1,179 @@
+"""Deep Compression's three stages on its two networks: prune, share, entropy-code.
+
+python examples/deep_compression.py
+python examples/deep_compression.py --smoke
+"""
+
+import dataclasses
+import math
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tfcompress
+from tfcompress.datasets import load_images
+
+BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One stage after the other: train, prune, share and quantize.
+
+    Attributes:
+        epochs: of the three stages.
+        rates: learning rate that each stage begins with; all end at zero (cosine).
+        sparsity: of all kernels together.
+        clusters: values of a kernel, zero included.
+        temperature, student_loss_weight: of distillation, in the last two stages.
+    """
+
+    epochs: tuple[int, int, int] = (12, 24, 12)
+    rates: tuple[float, float, float] = (1e-3, 3e-3, 2e-3)
+    sparsity: float = 0.95
+    clusters: int = 16
+    temperature: float = 4.0
+    student_loss_weight: float = 0.1
+
+
+def lenet_300_100(shape, classes):
+    return keras.Sequential(
+        [
+            keras.Input(shape, name="image"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(300, activation="relu", name="fc1"),
+            keras.layers.Dense(100, activation="relu", name="fc2"),
+            keras.layers.Dense(classes, name="fc3"),
+        ],
+        name="lenet_300_100",
+    )
+
+
+def lenet_5(shape, classes):
+    """LeNet-5 in the widths of the paper: 20-50-500, 431 080 weights."""
+    return keras.Sequential(
+        [
+            keras.Input(shape, name="image"),
+            keras.layers.Conv2D(20, 5, activation="relu", name="conv1"),
+            keras.layers.MaxPooling2D(name="pool1"),
+            keras.layers.Conv2D(50, 5, activation="relu", name="conv2"),
+            keras.layers.MaxPooling2D(name="pool2"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(500, activation="relu", name="fc1"),
+            keras.layers.Dense(classes, name="fc2"),
+        ],
+        name="lenet_5",
+    )
+
+
+def fit(model, train, steps, stage, recipe, *callbacks):
+    """Trains one stage of a recipe."""
+    epochs, rate = recipe.epochs[stage], recipe.rates[stage]
+    decay = keras.optimizers.schedules.CosineDecay(rate, steps * epochs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(decay), loss, metrics=["accuracy"])
+    model.fit(
+        train,
+        epochs=epochs,
+        steps_per_epoch=steps,
+        verbose=0,
+        shuffle=False,
+        callbacks=list(callbacks),
+    )
+    return model
+
+
+def batches(samples, size):
+    """Returns endless shuffled batches."""
+    return samples.shuffle(size, reshuffle_each_iteration=True).repeat().batch(BATCH)
+
+
+def train_dense(model, data, recipe, stages=(0, 1, 2)):
+    """Trains a network with the epochs and rates of a recipe, and nothing else."""
+    samples = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
+    train = batches(samples, len(data.x_train))
+    for stage in stages:
+        fit(model, train, math.ceil(len(data.x_train) / BATCH), stage, recipe)
+    return model
+
+
+def compress_network(model, teacher, data, recipe, cache):
+    """Prunes, shares and quantizes a trained network; returns it as it is deployed."""
+    size = len(data.x_train)
+    steps = math.ceil(size / BATCH)
+    samples = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
+    # The teacher runs once; its outputs travel with the images.
+    taught = tfcompress.cache_teacher(teacher, samples.batch(500), cache)
+    train = batches(taught.unbatch(), size)
+
+    def distilled(student):
+        loss = keras.distillation.LogitsDistillation(recipe.temperature)
+        weight = recipe.student_loss_weight
+        return tfcompress.Distiller(teacher, student, loss, student_loss_weight=weight)
+
+    grow = tfcompress.PolynomialSparsity(0.0, recipe.sparsity, end_step=0.6)
+    prune = tfcompress.PruneWeights(grow, scope="global")
+    fit(distilled(model), train, steps, 1, recipe, prune)
+
+    # One scale per kernel, so that shared values are the same integers everywhere.
+    scheme = tfcompress.QuantizationScheme(tfcompress.UniformQuantizer(8, "tensor"))
+    student = tfcompress.quantize_aware(model, scheme)
+    share = tfcompress.ClusterWeights(recipe.clusters)
+    last = max(recipe.epochs[2] - 2, 1)
+    freeze = tfcompress.FreezeQuantization(ranges_at_epoch=last)
+    fit(distilled(student), train, steps, 2, recipe, share, freeze)
+    return tfcompress.finalize(student)
+
+
+def accuracy(model, data):
+    """Returns the share of test images that a model or runner gets right."""
+    predict = model if not isinstance(model, keras.Model) else model.predict_on_batch
+    found = np.concatenate(
+        [
+            np.argmax(predict(data.x_test[start : start + 1000]), axis=-1)
+            for start in range(0, len(data.x_test), 1000)
+        ]
+    )
+    return float(np.mean(found == data.y_test))
+
+
+def main(smoke: bool = False, output: str = "deep_compression") -> dict[str, dict]:
+    """Prints the paper's table for both networks; returns sizes and accuracies."""
+    data = load_images(limit=1000 if smoke else None)
+    recipe = Recipe(epochs=(1, 2, 1), sparsity=0.9) if smoke else Recipe()
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(1)
+    # The larger network teaches both.
+    teacher = train_dense(lenet_5(data.image_shape, data.num_classes), data, recipe)
+    results = {}
+    for make in (lenet_300_100, lenet_5):
+        model = make(data.image_shape, data.num_classes)
+        train_dense(model, data, recipe, stages=(0,))
+        cache = folder / f"{model.name}_teacher"
+        final = compress_network(model, teacher, data, recipe, cache)
+        path = folder / f"{model.name}.tflite"
+        artifact = tfcompress.export(final, path, overwrite=True)
+        check = tfcompress.verify(artifact, final, data.x_test[:500])
+        check.raise_if_failed()
+        packed = tfcompress.pack(artifact, path.with_suffix(".tfc"), overwrite=True)
+        original = 4 * model.count_params()
+        results[model.name] = {
+            "accuracy": accuracy(tfcompress.load(artifact), data),
+            "original": original,
+            "gzip": artifact.gzip_size,
+            "packed": packed.size,
+        }
+        print(f"{model.name}: {original:,} bytes of weights in float32")
+        print(tfcompress.storage(artifact))
+        ratio = original / packed.size
+        print(f"packed {ratio:.1f}x, gzip {original / artifact.gzip_size:.1f}x")
+        print(f"accuracy {results[model.name]['accuracy']:.2%}\n")
+    return results
+
+
+if __name__ == "__main__":
+    main(smoke="--smoke" in sys.argv)
