@@ -29,6 +29,11 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     )
     if job["optimize"]:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job.get("sparse"):
+        converter.optimizations = [
+            *(converter.optimizations or []),
+            tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
+        ]
     if job["float16"]:
         converter.target_spec.supported_types = [tf.float16]
     if job["calibration"]:
@@ -81,7 +86,40 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     return {"invoked": True}
 
 
-JOBS = {"warm": warm, "convert": convert, "probe": probe}
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs the .tflite file at `path` on random inputs; writes `outputs`, times it."""
+    import time
+
+    import numpy as np
+
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_path=job["path"], num_threads=1)
+    interpreter.allocate_tensors()
+    generator = np.random.default_rng(0)
+    for d in interpreter.get_input_details():
+        values = generator.uniform(0, 1, d["shape"])
+        if np.issubdtype(d["dtype"], np.integer):
+            values = np.round(100 * values)
+        interpreter.set_tensor(d["index"], values.astype(d["dtype"]))
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        interpreter.invoke()
+        times.append(time.perf_counter() - start)
+    outputs = {
+        str(position): interpreter.get_tensor(d["index"])
+        for position, d in enumerate(interpreter.get_output_details())
+    }
+    np.savez(job["outputs"], **outputs)
+    return {"latency": 1000 * sorted(times)[len(times) // 2]}
+
+
+JOBS = {"warm": warm, "convert": convert, "probe": probe, "measure": measure}
 
 
 def main() -> None:

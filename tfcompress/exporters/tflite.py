@@ -1,7 +1,7 @@
 """The "tflite" format: one file for LiteRT, on phones and small boards."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.converter import WORKER, ConverterFailure
+from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
 from tfcompress.exporters.int4 import ALL, EXACT, with_4_bit_weights
 from tfcompress.exporters.publishing import check_free, disk_error, staged
@@ -46,6 +47,12 @@ class TFLiteExporter(Exporter):
             which the runtime computes as fast and as exactly as with bytes (Dense),
             "all" for convolutions too (the smallest file; slower, and a few values
             may be off by two steps), "none".
+        sparse: whether to store only the weights that are not zero, with their
+            positions (`EXPERIMENTAL_SPARSITY`). A smaller file, but a larger zip; the
+            runtime refuses some of them, and then there is no file.
+        smallest: tries the encodings above in the runtime and takes the best one that
+            loads and computes the same: by "raw" bytes, "zip" bytes or "latency".
+            Float models may get 16-bit weights by it. None tries nothing.
     """
 
     batch_size: int | None = 1
@@ -53,6 +60,8 @@ class TFLiteExporter(Exporter):
     overwrite: bool = False
     quantize: str | None = None
     int4: str = "exact"
+    sparse: bool = False
+    smallest: str | None = None
 
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
@@ -64,18 +73,33 @@ class TFLiteExporter(Exporter):
         # LiteRT has no 16-bit float convolutions: mixed precision is for training.
         traced = trace(model, self.batch_size, input_signature, float32=True)
         self._check_numbers(traced, calibration_data)
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
-            content = self._convert(traced, Path(directory), calibration_data)
-        content = order_signature(
-            content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
-        )
-        content = with_4_bit_weights(content, _PACKED[self.int4])
-        content = with_single_scales(content)
+        if self.smallest is None:
+            content = self._content(traced, calibration_data)
+        else:
+            integer = traced.fake_quantized or calibration_data is not None
+            content, _ = smallest(
+                lambda options: replace(self, **options)._content(
+                    traced, calibration_data
+                ),
+                integer,
+                self.smallest,
+            )
         self._check_content(content)
         with staged(filepath, self.overwrite) as stage:
             stage.write_bytes(content)
             _probe(stage, "The converter's file does not run in LiteRT.", ExportError)
         return self.inspect(filepath)
+
+    def _content(self, traced: TracedModel, calibration_data: Any) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
+            content = self._convert(traced, Path(directory), calibration_data)
+        content = order_signature(
+            content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
+        )
+        if self.sparse:
+            return content  # its kernels are no plain arrays
+        content = with_4_bit_weights(content, _PACKED[self.int4])
+        return with_single_scales(content)
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the file has the .tflite identifier or name."""
@@ -125,6 +149,12 @@ class TFLiteExporter(Exporter):
                 "Unknown `int4`.",
                 received=repr(self.int4),
                 expected=f"one of {', '.join(map(repr, _PACKED))}",
+            )
+        if self.smallest not in (None, *OBJECTIVES):
+            raise InvalidArgumentError(
+                "Unknown `smallest`.",
+                received=repr(self.smallest),
+                expected=f"None or one of {', '.join(map(repr, OBJECTIVES))}",
             )
         if self.quantize is not None and calibration_data is not None:
             raise InvalidArgumentError(
@@ -184,6 +214,7 @@ class TFLiteExporter(Exporter):
                         traced.fake_quantized or calibration or self.quantize
                     ),
                     "float16": self.quantize == "float16",
+                    "sparse": self.sparse,
                     "calibration": str(calibration) if calibration else None,
                     "inputs": [i.name for i in traced.inputs],
                     "batch_size": self.batch_size,
