@@ -329,12 +329,22 @@ def _fill_table() -> None:
         macs=_einsum_macs,
         kernels=(EinsumKernel("kernel"),),
     )
-    add("float", layers.Embedding, kernels=(Kernel("embeddings", (0,), ()),))
+    add("lookup", layers.Embedding, kernels=(Kernel("embeddings", (0,), ()),))
     for recurrent, gates in ((layers.LSTM, 4), (layers.GRU, 3), (layers.SimpleRNN, 1)):
         names = ("cell.kernel", "cell.recurrent_kernel")
         kernels = tuple(Kernel(name, gates=gates) for name in names)
         add("float", recurrent, kernels=kernels, macs=_recurrent_macs)
     add("float", layers.MultiHeadAttention, macs=_attention_macs)
+    # Expanded into operations with integer kernels where their options allow it.
+    add(
+        "float",
+        layers.GroupQueryAttention,
+        layers.LayerNormalization,
+        layers.RMSNormalization,
+        layers.GroupNormalization,
+        layers.UnitNormalization,
+        layers.Bidirectional,
+    )
     add("fold", layers.BatchNormalization, layers.Rescaling, layers.Normalization)
     add(
         "activate",

@@ -29,7 +29,7 @@ NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "softmax", "exponential", "
 _OPERATIONS = {
     "Exp": "exponential",
     "Gelu": "gelu",
-    "InverseSqrt": "rsqrt",
+    "GuardedLog": "log",
     "Log": "log",
     "LogSoftmax": "log_softmax",
     "Rsqrt": "rsqrt",

@@ -42,7 +42,7 @@ class FakeQuantize(keras.layers.Layer):
     the range spans those of all sites.
 
     Args:
-        num_bits: bits of an activation.
+        num_bits: bits of an activation: 8, or 16 for a range that is even about 0.
         fixed_range: `(min, max)` for tensors whose scale the kernels prescribe, such
             as softmax; nothing is learned then.
         nonnegative: whether values are known to be >= 0 (after ReLU): the smallest
@@ -50,6 +50,8 @@ class FakeQuantize(keras.layers.Layer):
         sites: how many calls share the range.
         momentum: weight of the past in the moving average, in [0, 1).
         frozen: whether the range no longer moves in training.
+        symmetric: whether the range is as wide below zero as above, so that zero is
+            the integer 0, as some kernels want their second operand.
 
     Example:
 
@@ -68,11 +70,13 @@ class FakeQuantize(keras.layers.Layer):
         frozen: bool = False,
         **kwargs: Any,
     ):
+        # Not an argument like the others, of which there are many enough.
+        self.symmetric = bool(kwargs.pop("symmetric", False))
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
         self.num_bits = num_bits
-        self.fixed_range = None if fixed_range is None else (*fixed_range,)
+        self.fixed_range = None if fixed_range is None else tuple(fixed_range)
         self.nonnegative = nonnegative
         self.sites = sites
         self.momentum = momentum
@@ -109,7 +113,7 @@ class FakeQuantize(keras.layers.Layer):
         if again:
             inputs = _kept_apart(inputs)
         if self.fixed_range is not None:
-            low, high = self.fixed_range
+            low, high = self._fixed()
         elif self.frozen:
             low, high = self._span(ops.convert_to_tensor(self.ranges))
         elif training:
@@ -126,8 +130,26 @@ class FakeQuantize(keras.layers.Layer):
                 )
             )
         return keras.quantizers.fake_quant_with_min_max_vars(
-            inputs, low, high, num_bits=self.num_bits
+            inputs, low, high, num_bits=self.num_bits, narrow_range=self.is_wide
         )
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether integers go from -32767 to 32767, as LiteRT's 16-bit kernels want."""
+        return self.num_bits > 8
+
+    @property
+    def _steps(self) -> int:
+        return 2**self.num_bits - (2 if self.is_wide else 1)
+
+    def _fixed(self) -> tuple[float, float]:
+        """Returns the range that kernels prescribe; that of 16 bits is even about 0."""
+        low, high = self.fixed_range
+        if not self.is_wide:
+            return low, high
+        half = self._steps // 2
+        step = 2 ** math.ceil(math.log2(max(-low, high))) / (half + 1)
+        return -half * step, half * step
 
     def _batch_range(self, inputs: Any) -> Any:
         high = ops.max(inputs)
@@ -151,6 +173,13 @@ class FakeQuantize(keras.layers.Layer):
         """Returns the range of all sites, shifted so that zero is on its grid."""
         low = ops.minimum(ops.min(ranges[:, 0]), 0.0)
         high = ops.maximum(ops.max(ranges[:, 1]), low + _SMALLEST_SPAN)
+        if self.is_wide:
+            high = ops.maximum(high, -low)
+            return -high, high
+        if self.symmetric:
+            half = 2 ** (self.num_bits - 1)
+            step = ops.maximum(high / (half - 1), -low / half)
+            return -half * step, (half - 1) * step
         levels = 2**self.num_bits - 1
         step = (high - low) / levels
         # A symmetric range has its zero half-way between two values, and TensorFlow
@@ -165,8 +194,7 @@ class FakeQuantize(keras.layers.Layer):
             InvalidArgumentError: if the layer has not seen any data in training.
         """
         if self.fixed_range is not None:
-            low, high = self.fixed_range
-            return low, high
+            return self._fixed()
         if float(ops.max(self.batches)) == 0:
             raise InvalidArgumentError(
                 f"'{self.name}' has no range yet.",
@@ -180,7 +208,7 @@ class FakeQuantize(keras.layers.Layer):
     def step(self) -> float:
         """Returns the distance between two neighbouring values."""
         low, high = self.learned_range()
-        return (high - low) / (2**self.num_bits - 1)
+        return (high - low) / self._steps
 
     def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
         return input_shape
@@ -194,4 +222,5 @@ class FakeQuantize(keras.layers.Layer):
             "sites": self.sites,
             "momentum": self.momentum,
             "frozen": self.frozen,
+            "symmetric": self.symmetric,
         }

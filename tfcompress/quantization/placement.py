@@ -48,6 +48,7 @@ class _Range:
     name: str
     nonnegative: bool = True
     fixed: tuple[float, float] | None = None
+    symmetric: bool = False
     sites: int = 0
 
     def add_site(self, nonnegative: bool) -> int:
@@ -100,10 +101,18 @@ class _Placement:
                 if any(self.flow(reader) != "float" for reader in readers):
                     self.new_range(tensor, node.name)
         elif not self.fuses_with_next(node):
+            self.ask_for_symmetry(node)
             for tensor in node.output_tensors:
                 self.new_range(tensor, node.name, node.operation)
             if isinstance(node.operation, Bounded) and self.find(node.inputs[0]):
                 self.again.add(node.output)  # nothing is computed in between
+
+    def ask_for_symmetry(self, node: Node) -> None:
+        """LiteRT's exact kernel for products wants the second factor around zero."""
+        if type(node.operation).__name__ == "Matmul":
+            shared = self.find(node.inputs[-1])
+            if shared is not None:
+                shared.symmetric = True
 
     def fuses_with_next(self, node: Node) -> bool:
         if len(node.output_tensors) != 1:
@@ -157,6 +166,7 @@ class _Placement:
                     places[place] = (new, moved)  # type: ignore[index]
         new.sites += old.sites
         new.nonnegative &= old.nonnegative
+        new.symmetric |= old.symmetric
         self.merged[old] = new
 
 
@@ -195,6 +205,7 @@ def insert_fake_quantize(
                 fixed_range=shared.fixed,
                 nonnegative=shared.nonnegative,
                 sites=max(shared.sites, 1),
+                symmetric=shared.symmetric,
                 name=name,
             )
         rounded = Tensor(tensor.shape, tensor.dtype, tensor.name)

@@ -137,45 +137,56 @@ class AddConstant(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
-class InverseSqrt(keras.layers.Layer):
-    """Computes `1 / sqrt(x)` of numbers that are not negative.
+class GuardedLog(keras.layers.Layer):
+    """Computes the logarithm of numbers that are not negative.
 
-    When to use: `quantize_aware` makes it of the middle of a normalization layer.
+    When to use: `quantize_aware` makes it of the middle of a normalization layer,
+    where `1 / sqrt(x)` is `exp(-log(x) / 2)`.
 
     Args:
-        guarded: whether zero gives a finite value and gradient, as training needs.
-            Integers clip what is too large by themselves.
+        smallest: numbers up to this one are taken for the smallest of the batch that
+            is larger, so that training sees finite values and gradients; integers clip
+            what is too small by themselves.
+        guarded: whether to do so.
 
     Example:
 
-    >>> InverseSqrt()(ops.array([4.0, 0.25])).numpy().tolist()
-    [0.5, 2.0]
+    >>> GuardedLog(smallest=1.0)(ops.array([0.0, 1.0])).numpy().tolist()
+    [0.0, 0.0]
     """
 
-    def __init__(self, guarded: bool = True, **kwargs: Any):
+    def __init__(self, smallest: float = 1e-7, guarded: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
-        self.guarded = guarded
+        self.smallest, self.guarded = smallest, guarded
 
     def call(self, inputs: Any) -> Any:
         if self.guarded:
-            inputs = ops.maximum(inputs, keras.config.epsilon())
-        return ops.rsqrt(inputs)
+            # What was rounded to zero is taken for the smallest number that was not:
+            # a lower one would widen the range of all.
+            known = ops.where(inputs > self.smallest, inputs, ops.max(inputs))
+            smallest = ops.maximum(ops.min(known), self.smallest)
+            inputs = ops.maximum(inputs, ops.stop_gradient(smallest))
+        return ops.log(inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def integer_form(self) -> keras.Layer:
         """Returns the layer without its guard."""
-        return InverseSqrt(False, name=self.name)
+        return GuardedLog(self.smallest, False, name=self.name)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "guarded": self.guarded}
+        return {
+            **super().get_config(),
+            "smallest": self.smallest,
+            "guarded": self.guarded,
+        }
 
 
 for _rule in (
     LayerRule(Bounded, "activate", channels="same"),
     LayerRule(ScaleOffset, "fold"),
     LayerRule(AddConstant, "arithmetic"),
-    LayerRule(InverseSqrt, "activate", channels="same"),
+    LayerRule(GuardedLog, "activate", channels="same"),
 ):
     register_layer_rule(_rule)

@@ -2,9 +2,12 @@
 
 from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     activations,
+    attention,
     convolutions,
     merging,
+    normalization,
     operations,
+    recurrent,
 )
 from tfcompress.quantization.expansions.base import Parts, expansion, expansion_of
 

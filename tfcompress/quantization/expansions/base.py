@@ -14,18 +14,43 @@ Expansion = Callable[..., Any]
 _expansions: dict[type | str, Expansion] = {}
 
 
+class Part:
+    """One layer that another is expanded into: called, it gets its weights first."""
+
+    def __init__(self, layer: keras.Layer, weights: list | None):
+        self.layer, self.weights = layer, weights
+
+    def build(self, shape: tuple) -> None:
+        """Builds the layer and sets its weights, once."""
+        if not self.layer.built:
+            self.layer.build(shape)
+            if self.weights is not None:
+                self.layer.set_weights(self.weights)
+        self.weights = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        fresh = not self.layer.built
+        outputs = self.layer(*args, **kwargs)
+        if fresh and self.weights is not None:
+            self.layer.set_weights(self.weights)
+        self.weights = None
+        return outputs
+
+
 class Parts:
     """Makes the layers that one layer is expanded into, each of them once.
 
     Called with a type, a suffix for the name, weights and the type's arguments, it
-    returns a function that calls the layer. A layer that is shared gets the same parts
-    at each of its calls.
+    returns the part to call. A layer that is shared gets the same parts at each of
+    its calls.
     """
 
     def __init__(self, operation: Any):
         self.name = operation.name
         self.policy = getattr(operation, "dtype_policy", None)
-        self.made: dict[str, keras.Layer] = {}
+        self.made: dict[str, Part] = {}
+        # Of layers inside of the layer, by their names.
+        self.inner: dict[str, Parts] = {}
 
     def __call__(
         self,
@@ -34,20 +59,16 @@ class Parts:
         *,
         weights: list | None = None,
         **config: Any,
-    ) -> Callable[..., Any]:
+    ) -> Part:
         name = self.name + suffix
         if name not in self.made:
-            self.made[name] = kind(name=name, dtype=self.policy, **config)
-        layer = self.made[name]
+            layer = kind(name=name, dtype=self.policy, **config)
+            self.made[name] = Part(layer, weights)
+        return self.made[name]
 
-        def call(*args: Any, **kwargs: Any) -> Any:
-            fresh = not layer.built
-            outputs = layer(*args, **kwargs)
-            if fresh and weights is not None:
-                layer.set_weights(weights)
-            return outputs
-
-        return call
+    def add(self, layer: keras.Layer, weights: list) -> Part:
+        """Takes a layer that is there already for a part."""
+        return self.made.setdefault(layer.name, Part(layer, weights))
 
 
 def expansion(*kinds: type | str) -> Callable[[Expansion], Expansion]:
@@ -71,4 +92,7 @@ def expansion_of(operation: Any) -> Expansion | None:
             # A subclass that computes something else is not what the function knows.
             same = type(operation).call is known.call
             return _expansions[known] if same else None
+    # Layers of keras.applications that have no public name.
+    if "applications" in type(operation).__module__:
+        return _expansions.get(f"applications.{type(operation).__name__}")
     return None

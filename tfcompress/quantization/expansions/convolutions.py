@@ -25,8 +25,8 @@ def split_activation(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     if name == "linear" or (name in FUSED and not isinstance(layer, NEVER_FUSED)):
         return None
     config = {**layer.get_config(), "activation": "linear"}
-    parts.made.setdefault(layer.name, type(layer).from_config(config))
-    outputs = parts(type(layer), weights=layer.get_weights())(inputs)
+    linear = parts.add(type(layer).from_config(config), layer.get_weights())
+    outputs = linear(inputs)
     return parts(layers.Activation, f"_{name}", activation=layer.activation)(outputs)
 
 

@@ -1,0 +1,103 @@
+"""Layer, RMS, group and unit normalization in integer operations.
+
+The sum of squares is the product of a row with itself, which integer kernels
+accumulate in 32 bits and round once. Its inverse square root is `exp(-log(x) / 2)`: two
+lookups in tables that are exact, which LiteRT's own kernel for it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from keras import layers, ops
+
+from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.primitives import GuardedLog, ScaleOffset
+
+
+@expansion(layers.LayerNormalization)
+def layer_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """Source: Ba et al., 2016: `gamma * (x - mean) / sqrt(variance + eps) + beta`."""
+    if not _over_channels(layer.axis, x) or getattr(layer, "rms_scaling", False):
+        return None
+    rows = _normalized(parts, _centered(parts, x), layer.epsilon)
+    return _scaled(parts, rows, layer.gamma, layer.beta)
+
+
+@expansion(layers.RMSNormalization)
+def rms_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """Source: Zhang and Sennrich, 2019: `gamma * x / sqrt(mean(x ** 2) + eps)`."""
+    if not _over_channels(layer.axis, x):
+        return None
+    return _scaled(parts, _normalized(parts, x, layer.epsilon), layer.scale, None)
+
+
+@expansion(layers.UnitNormalization)
+def unit_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """`x / sqrt(sum(x ** 2))`."""
+    if not _over_channels(layer.axis, x):
+        return None
+    return _normalized(parts, x, 1e-12, mean=False)
+
+
+@expansion(layers.GroupNormalization)
+def group_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """Source: Wu and He, 2018: each group of channels over all positions."""
+    channels, spatial = x.shape[-1], x.shape[1:-1]
+    if not _over_channels(layer.axis, x) or None in x.shape[1:]:
+        return None
+    groups = channels if layer.groups == -1 else layer.groups
+    positions, inner = math.prod(spatial), channels // groups
+    rows = ops.reshape(x, (-1, positions, groups, inner))
+    rows = ops.transpose(rows, (0, 2, 1, 3))
+    rows = ops.reshape(rows, (-1, groups, positions * inner))
+    rows = _normalized(parts, _centered(parts, rows), layer.epsilon)
+    rows = ops.reshape(rows, (-1, groups, positions, inner))
+    rows = ops.reshape(ops.transpose(rows, (0, 2, 1, 3)), (-1, *x.shape[1:]))
+    return _scaled(parts, rows, layer.gamma, layer.beta)
+
+
+def _over_channels(axis: Any, x: Any) -> bool:
+    axes = axis if isinstance(axis, list | tuple) else [axis]
+    rank = len(x.shape)
+    return [a % rank for a in axes] == [rank - 1] and x.shape[-1] is not None
+
+
+def _centered(parts: Parts, x: Any) -> Any:
+    return parts(layers.Subtract, "_centered")([x, ops.mean(x, -1, keepdims=True)])
+
+
+def _normalized(parts: Parts, x: Any, epsilon: float, mean: bool = True) -> Any:
+    rank, size = len(x.shape), x.shape[-1]
+    squares = ops.matmul(ops.expand_dims(x, rank - 1), ops.expand_dims(x, rank))
+    squares = ops.squeeze(squares, rank)
+    scale = 1.0 / size if mean else 1.0
+    variance = parts(layers.Rescaling, "_variance", scale=scale, offset=epsilon)(
+        squares
+    )
+    logarithm = parts(GuardedLog, "_log", smallest=epsilon)(variance)
+    exponent = parts(layers.Rescaling, "_exponent", scale=-0.5)(logarithm)
+    return parts(layers.Multiply, "_normalized")([x, ops.exp(exponent)])
+
+
+def _scaled(parts: Parts, x: Any, gamma: Any, beta: Any) -> Any:
+    found = [v for v in (gamma, beta) if v is not None]
+    weights = [ops.convert_to_numpy(v) for v in found]
+    scaled = parts(
+        ScaleOffset, weights=weights, scale=gamma is not None, offset=beta is not None
+    )
+    return scaled(x) if found else x
+
+
+@expansion("applications.LayerScale")
+def layer_scale(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """ConvNeXt's scale per channel."""
+    return _scaled(parts, x, layer.gamma, None)
+
+
+@expansion("applications.StochasticDepth")
+def stochastic_depth(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """ConvNeXt's dropout of whole samples."""
+    shape = (None, *[1] * (len(x.shape) - 1))
+    return parts(layers.Dropout, rate=layer.drop_path_rate, noise_shape=shape)(x)

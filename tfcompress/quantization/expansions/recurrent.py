@@ -1,0 +1,163 @@
+"""Recurrent layers, step by step: the form in which LiteRT runs them in integers.
+
+What the inputs give is one matrix product for all steps; what the state gives is one
+for each step, with the same kernel. LiteRT has no loop whose body stays in integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import layers, ops
+
+from tfcompress.quantization.activations import activation_name
+from tfcompress.quantization.expansions.base import Parts, expansion
+
+# `(parts, inputs of the step, state, number of the step) -> state`; the first state is
+# None, and the last output of a state is its first entry.
+Step = Callable[[Parts, Any, Any, int], tuple]
+
+
+@expansion(layers.LSTM)
+def lstm(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+    """Source: Hochreiter and Schmidhuber, 1997, with a forget gate."""
+    units = layer.units
+    # Input, forget and output gate side by side: one sigmoid for the three.
+    order = np.r_[0 : 2 * units, 3 * units : 4 * units, 2 * units : 3 * units]
+
+    def step(parts: Parts, given: Any, state: Any, at: int) -> tuple:
+        if state is not None:
+            recurrent = parts(layers.Dense, "_recurrent")(state[0])
+            given = parts(layers.Add, f"_sum_{at}")([given, recurrent])
+        gates = ops.sigmoid(given[:, : 3 * units])
+        new = ops.tanh(given[:, 3 * units :])
+        carry = _times(parts, f"_new_{at}", gates[:, :units], new)
+        if state is not None:
+            kept = _times(parts, f"_kept_{at}", gates[:, units : 2 * units], state[1])
+            carry = parts(layers.Add, f"_carry_{at}")([kept, carry])
+        output = gates[:, 2 * units :]
+        return _times(parts, f"_state_{at}", output, ops.tanh(carry)), carry
+
+    return _unrolled(layer, parts, x, options, order, step)
+
+
+@expansion(layers.GRU)
+def gru(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+    """Source: Cho et al., 2014; the reset gate after the product, as in cuDNN."""
+    units, bias = layer.units, None
+    if not layer.reset_after:
+        return None
+    if layer.use_bias:
+        bias = layer.get_weights()[2][1]
+
+    def step(parts: Parts, given: Any, state: Any, at: int) -> tuple:
+        both, new = given[:, : 2 * units], given[:, 2 * units :]
+        if state is not None:
+            recurrent = parts(layers.Dense, "_recurrent")(state[0])
+            both = parts(layers.Add, f"_sum_{at}")([both, recurrent[:, : 2 * units]])
+        elif bias is not None:
+            both = both + bias[: 2 * units]
+        gates = ops.sigmoid(both)
+        update, reset = gates[:, :units], gates[:, units:]
+        if state is not None:
+            past = _times(parts, f"_reset_{at}", reset, recurrent[:, 2 * units :])
+            new = parts(layers.Add, f"_new_{at}")([new, past])
+        elif bias is not None:
+            new = parts(layers.Add, f"_new_{at}")([new, reset * bias[2 * units :]])
+        new = ops.tanh(new)
+        if state is None:
+            old = _times(parts, f"_kept_{at}", update, new)
+            return (parts(layers.Subtract, f"_state_{at}")([new, old]),)
+        change = parts(layers.Subtract, f"_change_{at}")([state[0], new])
+        kept = _times(parts, f"_kept_{at}", update, change)
+        return (parts(layers.Add, f"_state_{at}")([new, kept]),)
+
+    return _unrolled(layer, parts, x, options, None, step)
+
+
+@expansion(layers.SimpleRNN)
+def simple_rnn(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+    """`tanh(W x + U h + b)`."""
+
+    def step(parts: Parts, given: Any, state: Any, at: int) -> tuple:
+        if state is not None:
+            recurrent = parts(layers.Dense, "_recurrent")(state[0])
+            given = parts(layers.Add, f"_sum_{at}")([given, recurrent])
+        return (ops.tanh(given),)
+
+    return _unrolled(layer, parts, x, options, None, step)
+
+
+@expansion(layers.Bidirectional)
+def bidirectional(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+    """Two layers, one of which reads the sequence from its end."""
+    known = {layers.LSTM: lstm, layers.GRU: gru, layers.SimpleRNN: simple_rnn}
+    function = known.get(type(layer.forward_layer))
+    if function is None or type(layer.backward_layer) is not type(layer.forward_layer):
+        return None
+    both = []
+    for one in (layer.forward_layer, layer.backward_layer):
+        own = parts.inner.setdefault(one.name, Parts(one))
+        outputs = function(one, own, x, **options)
+        if outputs is None:
+            return None
+        # A layer that reads backwards gives its outputs in the order it made them.
+        flipped = one is layer.backward_layer and one.return_sequences
+        both.append(ops.flip(outputs, axis=1) if flipped else outputs)
+    if layer.merge_mode == "concat":
+        return parts(layers.Concatenate)(both)
+    merges = {"sum": layers.Add, "mul": layers.Multiply, "ave": layers.Average}
+    merge = merges.get(layer.merge_mode)
+    return parts(merge)(both) if merge else both
+
+
+def _times(parts: Parts, suffix: str, left: Any, right: Any) -> Any:
+    return parts(layers.Multiply, suffix)([left, right])
+
+
+def _unrolled(
+    layer: Any, parts: Parts, x: Any, options: dict, order: Any, step: Step
+) -> Any:
+    """Returns the outputs of a recurrent layer as one node after the other."""
+    asked = {k for k, v in options.items() if v is not None and k != "training"}
+    gate = getattr(layer, "recurrent_activation", None)
+    usual = activation_name(layer) == "tanh" and (
+        gate is None or getattr(gate, "__name__", "") == "sigmoid"
+    )
+    special = layer.stateful or layer.return_state or layer.recurrent_dropout
+    length = x.shape[1]
+    if asked or special or not usual or length is None:
+        return None
+    kernel, recurrent, *bias = layer.get_weights()
+    order = slice(None) if order is None else order
+    inside = [b[1][order] for b in bias if b.ndim == 2]
+    outside = [(b[0] if b.ndim == 2 else b)[order] for b in bias]
+    cell = layer.cell
+    if layer.dropout:
+        shape = (None, 1, x.shape[-1])  # the same inputs at every step
+        x = parts(layers.Dropout, "_dropout", rate=layer.dropout, noise_shape=shape)(x)
+    given = parts(
+        layers.Dense,
+        "_inputs",
+        weights=[kernel[:, order], *outside],
+        units=kernel.shape[-1],
+        use_bias=bool(outside),
+        kernel_regularizer=cell.kernel_regularizer,
+    )(x)
+    # Made once; every step calls it by its name.
+    parts(
+        layers.Dense,
+        "_recurrent",
+        weights=[recurrent[:, order], *inside],
+        units=kernel.shape[-1],
+        use_bias=bool(inside),
+        kernel_regularizer=cell.recurrent_regularizer,
+    ).build((None, layer.units))
+    steps = range(length)[:: -1 if layer.go_backwards else 1]
+    state, outputs = None, []
+    for at in steps:
+        state = step(parts, given[:, at], state, at)
+        outputs.append(state[0])
+    return ops.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
