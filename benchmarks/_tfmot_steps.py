@@ -23,6 +23,14 @@ def pruned(model, steps):
     return sparsity.prune_low_magnitude(model, pruning_schedule=schedule)
 
 
+def clustered(model):
+    keras = tfmot.clustering.keras
+    start = keras.CentroidInitialization.KMEANS_PLUS_PLUS
+    return keras.cluster_weights(
+        model, number_of_clusters=16, cluster_centroids_init=start
+    )
+
+
 def variants(make, options):
     """Returns the open fits of one model by name."""
     total = options["steps"] * options["rounds"]
@@ -30,6 +38,7 @@ def variants(make, options):
         "plain": lambda: (make(), []),
         "prune": lambda: (pruned(make(), total), [sparsity.UpdatePruningStep()]),
         "qat": lambda: (tfmot.quantization.keras.quantize_model(make()), []),
+        "cluster": lambda: (clustered(make()), []),
     }
     fits = {}
     for name in options["variants"]:

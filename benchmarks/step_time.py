@@ -36,7 +36,7 @@ from rich.table import Table
 import tfcompress
 
 WARM_UP = 1
-TFMOT = ("plain", "prune", "qat")
+TFMOT = ("plain", "prune", "qat", "cluster")
 
 
 def temperature_loss():
@@ -120,6 +120,11 @@ OURS = {
     "2:4": lambda make: (make(), [prune(0.5, pattern="n_of_m")]),
     "rigl": lambda make: (make(), [sparse("rigl")]),
     "set": lambda make: (make(), [sparse("set")]),
+    "cluster": lambda make: (make(), [tfcompress.ClusterWeights(16)]),
+    "prune+cluster": lambda make: (
+        make(),
+        [prune(), tfcompress.ClusterWeights(16, begin_step=1)],
+    ),
     "l1 penalty": lambda make: (make(), [tfcompress.PenalizeWeights(1e-4)]),
 }
 

@@ -68,6 +68,8 @@ def _join(schema: Any, model: Any, data: bytearray, tensors: list) -> None:
         return
     scale = scales.max()
     bias = rest[0] if rest else None
+    if bias is not None and bias.Type() == schema.TensorType.INT64:
+        return  # 16-bit activations have kernels of their own
     if bias is not None and len(_scales(bias)):
         _rescale_bias(model, data, bias, _scales(source)[0] * scale)
     data[place : place + size] = np.moveaxis(integers, 0, axis).tobytes()
