@@ -342,7 +342,6 @@ def _fill_table() -> None:
         layers.LayerNormalization,
         layers.RMSNormalization,
         layers.GroupNormalization,
-        layers.UnitNormalization,
         layers.Bidirectional,
     )
     add("fold", layers.BatchNormalization, layers.Rescaling, layers.Normalization)

@@ -144,6 +144,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def _fixed(self) -> tuple[float, float]:
         """Returns the range that kernels prescribe; that of 16 bits is even about 0."""
+        assert self.fixed_range is not None
         low, high = self.fixed_range
         if not self.is_wide:
             return low, high

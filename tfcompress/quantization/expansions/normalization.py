@@ -1,4 +1,4 @@
-"""Layer, RMS, group and unit normalization in integer operations.
+"""Layer, RMS and group normalization in integer operations.
 
 The sum of squares is the product of a row with itself, which integer kernels
 accumulate in 32 bits and round once. Its inverse square root is `exp(-log(x) / 2)`: two
@@ -33,14 +33,6 @@ def rms_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     return _scaled(parts, _normalized(parts, x, layer.epsilon), layer.scale, None)
 
 
-@expansion(layers.UnitNormalization)
-def unit_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
-    """`x / sqrt(sum(x ** 2))`."""
-    if not _over_channels(layer.axis, x):
-        return None
-    return _normalized(parts, x, 1e-12, mean=False)
-
-
 @expansion(layers.GroupNormalization)
 def group_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Source: Wu and He, 2018: each group of channels over all positions."""
@@ -68,11 +60,11 @@ def _centered(parts: Parts, x: Any) -> Any:
     return parts(layers.Subtract, "_centered")([x, ops.mean(x, -1, keepdims=True)])
 
 
-def _normalized(parts: Parts, x: Any, epsilon: float, mean: bool = True) -> Any:
+def _normalized(parts: Parts, x: Any, epsilon: float) -> Any:
     rank, size = len(x.shape), x.shape[-1]
     squares = ops.matmul(ops.expand_dims(x, rank - 1), ops.expand_dims(x, rank))
     squares = ops.squeeze(squares, rank)
-    scale = 1.0 / size if mean else 1.0
+    scale = 1.0 / size
     variance = parts(layers.Rescaling, "_variance", scale=scale, offset=epsilon)(
         squares
     )
