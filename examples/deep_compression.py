@@ -31,12 +31,12 @@ class Recipe:
         temperature, student_loss_weight: of distillation, in the last two stages.
     """
 
-    epochs: tuple[int, int, int] = (12, 24, 12)
-    rates: tuple[float, float, float] = (1e-3, 3e-3, 2e-3)
+    epochs: tuple[int, int, int] = (12, 50, 20)
+    rates: tuple[float, float, float] = (1e-3, 4e-3, 2e-3)
     sparsity: float = 0.95
     clusters: int = 16
-    temperature: float = 4.0
-    student_loss_weight: float = 0.1
+    temperature: float = 3.0
+    student_loss_weight: float = 0.2
 
 
 def lenet_300_100(shape, classes):
@@ -114,7 +114,7 @@ def compress_network(model, teacher, data, recipe, cache):
         weight = recipe.student_loss_weight
         return tfcompress.Distiller(teacher, student, loss, student_loss_weight=weight)
 
-    grow = tfcompress.PolynomialSparsity(0.0, recipe.sparsity, end_step=0.6)
+    grow = tfcompress.PolynomialSparsity(0.0, recipe.sparsity, end_step=0.4)
     prune = tfcompress.PruneWeights(grow, scope="global")
     fit(distilled(model), train, steps, 1, recipe, prune)
 
