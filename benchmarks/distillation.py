@@ -4,19 +4,19 @@
     python benchmarks/distillation.py --seeds 1 --epochs 1 --train-size 500
     python benchmarks/distillation.py --rows alone soft_labels --json gains.json
 
-A teacher (a small ResNet) is trained once per seed; then a student with about a tenth
-of its weights is trained alone and with each loss, from the same start, on the same
-images as the teacher, in the same order, for the same number of epochs. "keras" is
-`keras.distillation.Distiller` with `LogitsDistillation`, once with its default loss
+A teacher (a small ResNet) is trained on all images. Its students, with about a tenth
+of its weights, get a few of them only, which is where a teacher has something to add:
+trained alone they overfit. Per seed they are trained alone and with each loss, from the
+same start, on the same images in the same order, for the same number of epochs. "keras"
+is `keras.distillation.Distiller` with `LogitsDistillation`, once with its default loss
 (which compares raw logits) and once with a `KLDivergence` instance. The teacher's
 outputs are cached, so a run costs what training the student costs; a loss that needs
-features takes them from the cache too. With `--json` every run is written at once and
-is not repeated when it is found there.
+features takes them from the cache too. With `--json` every run, and the teacher, is
+written at once and not repeated when it is found there.
 
-The training images are a sixth of what there is, so that a run fits into three quarters
-of an hour on one core. Accuracy is that of the last epoch on all test images; no choice
-is made by it. A gain is the mean over the seeds of the difference to the student alone
-with the same seed, and counts as help if it is larger than twice its standard error.
+Accuracy is that of the last epoch on all test images; no choice is made by it. A gain
+is the mean over the seeds of the difference to the student alone with the same seed,
+and counts as help if it is larger than twice its standard error.
 """
 
 import argparse
@@ -33,6 +33,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -108,25 +109,55 @@ KERAS = {
 ROWS = ("teacher", "alone", *KERAS, *LOSSES, "deep_supervision")
 
 
-class Trial:
-    """One seed: a teacher, its cached outputs, and every way to train the student."""
+def compiled(model, steps):
+    rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
 
-    def __init__(self, data, seed, options, folder):
-        self.data, self.seed, self.options = data, seed, options
-        keras.utils.set_random_seed(seed)
-        train = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
+
+def trained_teacher(data, options):
+    """Returns the teacher, trained on all images, or as an earlier call left it."""
+    keras.utils.set_random_seed(1)
+    teacher = make_teacher(data)
+    steps = math.ceil(len(data.x_train) / BATCH) * options.teacher_epochs
+    kept = options.json and options.json.with_suffix(".teacher.weights.h5")
+    if kept and kept.exists():
+        teacher.load_weights(kept)
+        return teacher
+    compiled(teacher, steps).fit(
+        data.x_train,
+        data.y_train,
+        batch_size=BATCH,
+        epochs=options.teacher_epochs,
+        verbose=0,
+    )
+    if kept:
+        teacher.save_weights(kept)
+    return teacher
+
+
+class Trial:
+    """One seed: its images, the teacher's outputs, and every way to train a student."""
+
+    def __init__(self, teacher, data, seed, options, folder):
+        chosen = np.random.default_rng(seed).permutation(len(data.x_train))
+        chosen = chosen[: options.train_size or None]
+        self.data = dataclasses.replace(
+            data, x_train=data.x_train[chosen], y_train=data.y_train[chosen]
+        )
+        self.seed, self.options, self.teacher = seed, options, teacher
+        train = tf.data.Dataset.from_tensor_slices(
+            (self.data.x_train, self.data.y_train)
+        )
         self.train = train.batch(BATCH)
         self.steps = int(self.train.cardinality())
-        self.teacher = make_teacher(data)
-        self.fit(self.teacher, self.train, options.teacher_epochs)
         self.cached = cache_teacher(self.teacher, self.train, folder, LAYERS)
 
     def fit(self, model, batches, epochs):
-        rate = keras.optimizers.schedules.CosineDecay(RATE, self.steps * epochs)
-        model.compile(
-            keras.optimizers.Adam(rate),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        )
+        compiled(model, self.steps * epochs)
         # Samples, not batches: relations within a batch should not repeat.
         mixed = batches.unbatch().shuffle(len(self.data.x_train), seed=self.seed)
         mixed = mixed.batch(BATCH).prefetch(2)
@@ -172,13 +203,10 @@ def read_results(path):
 def measure(options, console):
     data = load_images()
     size = min(options.train_size or len(data.x_train), len(data.x_train))
-    data = dataclasses.replace(
-        data, x_train=data.x_train[:size], y_train=data.y_train[:size]
-    )
     teacher, student = (m(data).count_params() for m in (make_teacher, make_student))
     console.print(
-        f"{data.name}: {size} training images; teacher {teacher} weights, student "
-        f"{student}, 1:{teacher / student:.1f}"
+        f"{data.name}: {size} of {len(data.x_train)} images for students; teacher "
+        f"{teacher} weights, student {student}, 1:{teacher / student:.1f}"
     )
     setting = {
         "train_size": size,
@@ -187,13 +215,15 @@ def measure(options, console):
         "student_loss_weight": options.student_loss_weight,
     }
     results = read_results(options.json)
+    model = None
     for seed in range(1, options.seeds + 1):
         done = {r["row"] for r in results if {**r, **setting, "seed": seed} == r}
         missing = [row for row in options.rows if row not in done]
         if not missing:
             continue
+        model = model or trained_teacher(data, options)
         with tempfile.TemporaryDirectory() as folder:
-            trial = Trial(data, seed, options, folder)
+            trial = Trial(model, data, seed, options, folder)
             for row in missing:
                 began = time.process_time()
                 accuracy = trial.run(row)
@@ -238,10 +268,10 @@ def table_of(results):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--teacher-epochs", type=int, default=12)
-    parser.add_argument("--train-size", type=int, default=10000, help="0: all images")
-    parser.add_argument("--student-loss-weight", type=float, default=0.3)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--teacher-epochs", type=int, default=6)
+    parser.add_argument("--train-size", type=int, default=2000, help="0: all")
+    parser.add_argument("--student-loss-weight", type=float, default=0.1)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
     parser.add_argument(
         "--json", type=Path, help="write every run here; those found are not repeated"

@@ -14,6 +14,7 @@ from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
+from tfcompress.exporters.int16 import with_64_bit_biases
 from tfcompress.exporters.int4 import ALL, EXACT, with_4_bit_weights
 from tfcompress.exporters.publishing import check_free, disk_error, staged
 from tfcompress.exporters.saved_model import write_saved_model
@@ -99,7 +100,7 @@ class TFLiteExporter(Exporter):
         if self.sparse:
             return content  # its kernels are no plain arrays
         content = with_4_bit_weights(content, _PACKED[self.int4])
-        return with_single_scales(content)
+        return with_64_bit_biases(with_single_scales(content))
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the file has the .tflite identifier or name."""

@@ -24,12 +24,19 @@ from tfcompress.core.graph import (
 )
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import rule_of
+from tfcompress.quantization.activations import fixed_range
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
 from tfcompress.quantization.quantizers import Quantizer
 from tfcompress.quantization.scheme import Scheme, owner_path, schemes_by_path
 from tfcompress.quantization.wrapper import QuantizedLayer
+
+_EIGHT_BITS_ONLY = (
+    keras.layers.Concatenate,
+    keras.layers.UpSampling1D,
+    keras.layers.UpSampling2D,
+)
 
 
 def quantize_aware(
@@ -86,6 +93,8 @@ def quantize_aware(
         )
     chosen = _chooser(model, filters)
     graph = expand(graph, chosen)
+    if resolved.activations > 8:
+        _check_16_bits(graph, chosen)
     _report_float_layers(graph, chosen, filters)
     names = output_names(model)
     graph = insert_fake_quantize(graph, resolved.activations, chosen, names)
@@ -103,6 +112,27 @@ def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
         id(layer) for path, layer in walk(model) if not matches(path, layer, filters)
     }
     return lambda operation: id(operation) not in left_out
+
+
+def _check_16_bits(graph: Graph, chosen: Callable[[Any], bool]) -> None:
+    """Refuses layers that the converter knows no 16-bit kernel for."""
+    names = [
+        node.name
+        for node in graph.nodes
+        if chosen(node.operation)
+        and (
+            isinstance(node.operation, _EIGHT_BITS_ONLY)
+            or fixed_range(node.operation) is not None
+        )
+    ]
+    if names:
+        raise UnsupportedLayerError(
+            "The converter has no 16-bit form of these layers.",
+            received=", ".join(names),
+            expected="activations such as ReLU, logits as outputs, no Concatenate",
+            fix="use 8 bits, such as scheme='w8a8'; or end the model with its logits "
+            "and let the application compute the softmax",
+        )
 
 
 def _report_float_layers(

@@ -25,14 +25,14 @@ class QuantizationScheme:
     | name | weights | activations |
     |---|---|---|
     | `"w8a8"` | 8 bits, `UniformQuantizer(8)` | 8 bits |
+    | `"w8a16"` | 8 bits, `UniformQuantizer(8)` | 16 bits |
     | `"w4a8"` | 4 bits, `LearnedStepQuantizer(4)` | 8 bits |
     | `"w2a8"` | 2 bits, `TernaryQuantizer()` | 8 bits |
     | `"w1a8"` | 1 bit, `BinaryQuantizer()` | 8 bits |
 
     Args:
         weights: quantizer of kernels.
-        activations: bits of activations; only 8 at present.
-        inputs: bits of the model's inputs; `None` = as the activations.
+        activations: bits of activations, 8 or 16.
 
     Example:
 
@@ -42,16 +42,24 @@ class QuantizationScheme:
 
     weights: Quantizer = dataclasses.field(default_factory=UniformQuantizer)
     activations: int = 8
-    inputs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.activations not in (8, 16):
+            raise InvalidArgumentError(
+                "`activations` is a number of bits.",
+                received=repr(self.activations),
+                expected="8 or 16",
+            )
 
 
 Scheme = str | QuantizationScheme | Mapping[str, str | QuantizationScheme]
 
-_WEIGHTS: dict[str, Callable[[], Quantizer]] = {
-    "w8a8": UniformQuantizer,
-    "w4a8": LearnedStepQuantizer,
-    "w2a8": TernaryQuantizer,
-    "w1a8": BinaryQuantizer,
+_SCHEMES: dict[str, tuple[Callable[[], Quantizer], int]] = {
+    "w8a8": (UniformQuantizer, 8),
+    "w8a16": (UniformQuantizer, 16),
+    "w4a8": (LearnedStepQuantizer, 8),
+    "w2a8": (TernaryQuantizer, 8),
+    "w1a8": (BinaryQuantizer, 8),
 }
 
 
@@ -59,12 +67,13 @@ def get_scheme(identifier: str | QuantizationScheme) -> QuantizationScheme:
     """Returns the scheme that a name or instance means."""
     if isinstance(identifier, QuantizationScheme):
         return identifier
-    if isinstance(identifier, str) and identifier in _WEIGHTS:
-        return QuantizationScheme(_WEIGHTS[identifier]())
+    if isinstance(identifier, str) and identifier in _SCHEMES:
+        quantizer, activations = _SCHEMES[identifier]
+        return QuantizationScheme(quantizer(), activations)
     raise InvalidArgumentError(
         "Unknown quantization scheme.",
         received=repr(identifier),
-        expected=f"one of {', '.join(map(repr, _WEIGHTS))}, a QuantizationScheme, or "
+        expected=f"one of {', '.join(map(repr, _SCHEMES))}, a QuantizationScheme, or "
         "a dict of regular expressions to these",
     )
 
@@ -100,7 +109,14 @@ def schemes_by_path(
                 received=repr(pattern),
                 expected=f"expressions that match some of {', '.join(paths)}",
             )
-    rest = QuantizationScheme()
+    widths = {one.activations for one in table.values()}
+    if len(widths) > 1:
+        raise InvalidArgumentError(
+            "Layers of one model share their activations, so these have one width.",
+            received=f"schemes with activations of {sorted(widths)} bits",
+            expected="the same for all layers",
+        )
+    rest = QuantizationScheme(activations=widths.pop() if widths else 8)
 
     def of(path: str) -> QuantizationScheme:
         fits = (s for pattern, s in table.items() if re.search(pattern, path))
