@@ -54,9 +54,8 @@ def run_ours(job, recipe, data, folder):
     key = f"{job['model']}-{job['seed']}"
     keras.utils.set_random_seed(job["seed"])
     if job["row"] == "teacher":
-        # The larger network teaches both; it is its own control, trained apart.
-        keras.utils.set_random_seed(1000 + job["seed"])
-        model = example.train_dense(example.lenet_5(shape, classes), data, recipe)
+        model = example.teacher_network(shape, classes)
+        example.train_dense(model, data, recipe, stages=(0,))
         model.save(folder / f"teacher-{job['seed']}.keras")
         return {"accuracy": example.accuracy(model, data)}
     if job["row"] == "control":
@@ -114,7 +113,9 @@ def jobs(arguments):
                     continue
                 if row == "tfmot" and arguments.no_tfmot:
                     continue
-                recipe = recipe_of(model if row != "teacher" else "lenet-5", arguments)
+                recipe = recipe_of(model, arguments)
+                if row == "teacher" and not arguments.epochs:
+                    recipe = example.TEACHING
                 job = {"model": model, "seed": seed, "row": row}
                 job |= {"limit": arguments.limit, "data": arguments.data}
                 job |= json.loads(json.dumps(dataclasses.asdict(recipe)))
