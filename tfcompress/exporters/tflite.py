@@ -14,8 +14,8 @@ from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
-from tfcompress.exporters.int16 import with_64_bit_biases
 from tfcompress.exporters.int4 import ALL, EXACT, with_4_bit_weights
+from tfcompress.exporters.int16 import with_64_bit_biases
 from tfcompress.exporters.publishing import check_free, disk_error, staged
 from tfcompress.exporters.saved_model import write_saved_model
 from tfcompress.exporters.single_scale import with_single_scales
