@@ -46,8 +46,14 @@ def test_expanded_layer_computes_the_same(name):
     assert len(quantized.trainable_variables) >= len(model.trainable_variables)
 
 
+SLOW = ("lstm", "bilstm")
+
+
 @pytest.mark.export
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in MODELS],
+)
 def test_file_equals_finalized_model(name, tmp_path):
     artifact, final, result = shipped(MODELS[name](), SAMPLES, tmp_path)
     assert artifact.integer_coverage == 1.0

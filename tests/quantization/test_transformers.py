@@ -79,6 +79,7 @@ def encoder_block(x, heads=2, size=8):
     return L.LayerNormalization(epsilon=1e-6)(L.Add()([x, L.Dense(16)(y)]))
 
 
+@pytest.mark.slow
 def test_transformer_encoder_on_tokens(tmp_path):
     keras.utils.set_random_seed(1)
     tokens = keras.Input((12,), dtype="int32", name="tokens")

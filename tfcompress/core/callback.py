@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
@@ -71,6 +70,8 @@ def run_when(due: Any, action: Callable[[], None]) -> None:
     hundreds of operations would be walked past in every step in which it is not due,
     which costs more than multiplying with masks does.
     """
+
+    import tensorflow as tf
 
     def act() -> Any:
         action()

@@ -83,9 +83,9 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
+    graph = trace(model, "make the model quantization-aware")
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
     resolved, scheme_of = schemes_by_path(scheme, list(paths.values()))
-    graph = trace(model, "make the model quantization-aware")
     if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
         raise InvalidArgumentError(
             f"Model '{model.name}' is quantization-aware already.",
