@@ -48,7 +48,8 @@ def fit(data):
         (lambda: keras.optimizers.AdamW(weight_decay=0.1), {}),
         (lambda: keras.optimizers.Muon(), {}),
     ],
-    ids=str,
+    # Addresses in names would differ between the processes of pytest-xdist.
+    ids=lambda value: "made" if callable(value) else str(value),
 )
 def test_every_kernel_has_so_many_values(fit, optimizer, how):
     optimizer = optimizer if isinstance(optimizer, str) else optimizer()
