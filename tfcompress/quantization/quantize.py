@@ -22,16 +22,19 @@ from tfcompress.core.graph import (
     output_names,
     trace,
 )
+from tfcompress.core.inlining import inlined
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.activations import fixed_range
 from tfcompress.quantization.expand import expand
+from tfcompress.quantization.expansions import expansion_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
 from tfcompress.quantization.quantizers import Quantizer
 from tfcompress.quantization.scheme import Scheme, owner_path, schemes_by_path
 from tfcompress.quantization.wrapper import QuantizedLayer
 
+_PURPOSE = "make the model quantization-aware"
 _EIGHT_BITS_ONLY = (
     keras.layers.Concatenate,
     keras.layers.UpSampling1D,
@@ -58,7 +61,9 @@ def quantize_aware(
     one range for all inputs of a Concatenate. Nested models are inlined.
 
     Args:
-        model: a built Functional or Sequential model. It is not changed.
+        model: a built model: Functional, Sequential or subclassed. Of the latter, and
+            of layers that are made of layers, the `call` is run on symbolic tensors.
+            It is not changed.
         scheme: bits of weights and activations: a name or a `QuantizationScheme`, or
             a dict of these by regular expression on the layer's path, such as
             `{"dense": "w4a8"}`; layers that match none get `"w8a8"`.
@@ -70,8 +75,9 @@ def quantize_aware(
         A new Functional model with the same weights.
 
     Raises:
-        InvalidArgumentError: if the model is unbuilt, empty, subclassed or quantized
-            already, if `scheme` is unknown or `filters` match nothing.
+        InvalidArgumentError: if the model is unbuilt, empty, quantized already or does
+            in `call` what cannot be run on symbolic tensors, if `scheme` is unknown
+            or `filters` match nothing.
 
     Example:
 
@@ -83,7 +89,8 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
-    graph = trace(model, "make the model quantization-aware")
+    functional = inlined(model, _is_known, _PURPOSE)
+    graph = trace(functional, _PURPOSE)
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
     resolved, scheme_of = schemes_by_path(scheme, list(paths.values()))
     if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
@@ -96,7 +103,7 @@ def quantize_aware(
     if resolved.activations > 8:
         _check_16_bits(graph, chosen)
     _report_float_layers(graph, chosen, filters)
-    names = output_names(model)
+    names = output_names(functional)
     graph = insert_fake_quantize(graph, resolved.activations, chosen, names)
 
     def quantizer_of(node: Node) -> Quantizer:
@@ -112,6 +119,10 @@ def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
         id(layer) for path, layer in walk(model) if not matches(path, layer, filters)
     }
     return lambda operation: id(operation) not in left_out
+
+
+def _is_known(layer: Any) -> bool:
+    return rule_of(layer) is not None or expansion_of(layer) is not None
 
 
 def _check_16_bits(graph: Graph, chosen: Callable[[Any], bool]) -> None:
