@@ -97,10 +97,14 @@ class TFLiteExporter(Exporter):
         content = order_signature(
             content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
         )
-        if self.sparse:
-            return content  # its kernels are no plain arrays
+        if self.sparse or not self._has_integers(traced, calibration_data):
+            return content  # its kernels are no plain arrays of integers
         content = with_4_bit_weights(content, _PACKED[self.int4])
         return with_64_bit_biases(with_single_scales(content))
+
+    def _has_integers(self, traced: TracedModel, calibration_data: Any) -> bool:
+        calibrated = calibration_data is not None
+        return traced.fake_quantized or calibrated or self.quantize == "dynamic"
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the file has the .tflite identifier or name."""
@@ -211,9 +215,8 @@ class TFLiteExporter(Exporter):
                     "job": "convert",
                     "saved_model": str(directory / "saved_model"),
                     "output": str(output),
-                    "optimize": bool(
-                        traced.fake_quantized or calibration or self.quantize
-                    ),
+                    "optimize": self._has_integers(traced, calibration_data)
+                    or self.quantize == "float16",
                     "float16": self.quantize == "float16",
                     "sparse": self.sparse,
                     "calibration": str(calibration) if calibration else None,

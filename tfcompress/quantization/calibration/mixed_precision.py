@@ -15,8 +15,9 @@ from tfcompress.core.layer_inputs import batches
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import kernels_of, rule_of
 from tfcompress.quantization.calibration.calibrate import calibrate
-from tfcompress.quantization.calibration.rounding import best_steps
+from tfcompress.quantization.calibration.rounding import as_matrix, best_steps
 from tfcompress.quantization.scheme import owner_path
+from tfcompress.quantization.storage import INT4
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _SCHEMES = {8: "w8a8", 4: "w4a8"}
@@ -145,9 +146,6 @@ def _sensitivity(
 
 
 def _rounded(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    order = [*axes, *(a for a in range(values.ndim) if a not in axes)]
-    moved = values.astype("float64").transpose(order)
-    matrix = moved.reshape(math.prod(moved.shape[: len(axes)]), -1)
-    step = best_steps(matrix, 7, np.ones(len(matrix)))
-    rounded = np.clip(np.round(matrix / step), -7, 7) * step
-    return rounded.reshape(moved.shape).transpose(np.argsort(order)).astype("float32")
+    matrix, restored = as_matrix(values, axes)
+    step = best_steps(matrix, INT4, np.ones(len(matrix)))
+    return restored(np.clip(np.round(matrix / step), -INT4, INT4) * step)

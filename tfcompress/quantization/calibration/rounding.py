@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,6 +18,31 @@ from tfcompress.quantization.wrapper import QuantizedLayer
 # Share of the mean diagonal that is added to the Hessian, as in GPTQ.
 _DAMPING = 0.01
 _STEP_SHARES = np.linspace(1.0, 0.4, 31)
+
+
+def as_matrix(
+    values: np.ndarray, axes: tuple[int, ...]
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Returns a kernel as (inputs, outputs), float64, and what turns it back.
+
+    Args:
+        values: the kernel.
+        axes: its axes that are not output channels.
+
+    Example:
+
+    >>> matrix, restored = as_matrix(np.ones((4, 3, 2)), axes=(0, 2))
+    >>> matrix.shape, restored(matrix).shape
+    ((8, 3), (4, 3, 2))
+    """
+    order = [*axes, *(a for a in range(values.ndim) if a not in axes)]
+    moved = values.astype("float64").transpose(order)
+
+    def restored(matrix: np.ndarray) -> np.ndarray:
+        back = matrix.reshape(moved.shape).transpose(np.argsort(order))
+        return back.astype("float32")
+
+    return moved.reshape(math.prod(moved.shape[: len(axes)]), -1), restored
 
 
 def best_steps(matrix: np.ndarray, levels: int, importance: np.ndarray) -> np.ndarray:
@@ -108,18 +135,14 @@ def _round(wrapper: Any, model: keras.Model, data: Any, adaptive: bool) -> None:
     gram = _gram(wrapper, model, data) if known else None
     for (kernel, variable), states in zip(kernels_of(layer), wrapper.states):
         axes = kernel.reduction_axes(len(variable.shape))
-        order = [*axes, *(a for a in range(len(variable.shape)) if a not in axes)]
-        values = ops.convert_to_numpy(variable).astype("float64").transpose(order)
-        matrix = values.reshape(int(np.prod(values.shape[: len(axes)])), -1)
+        matrix, restored = as_matrix(ops.convert_to_numpy(variable), axes)
         importance = np.ones(len(matrix)) if gram is None else np.diag(gram)
         levels = wrapper.quantizer.levels
         step = best_steps(matrix, levels, importance)
         states["step"].assign(step.reshape(states["step"].shape))
         if adaptive and gram is not None:
             stored = ops.convert_to_numpy(states["step"]).reshape(-1).astype("float64")
-            matrix = adaptive_rounding(matrix, gram, stored, levels)
-            values = matrix.reshape(values.shape).transpose(np.argsort(order))
-            variable.assign(values.astype("float32"))
+            variable.assign(restored(adaptive_rounding(matrix, gram, stored, levels)))
 
 
 def _gram(wrapper: Any, model: keras.Model, data: Any) -> np.ndarray:
