@@ -23,6 +23,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import numpy as np
+from shrink_applications import randomized
 
 import tfcompress
 from tfcompress.verification import layer_differences
@@ -60,18 +61,6 @@ def application(name, size=96, **options):
         **options,
     )
     return randomized(model)
-
-
-def randomized(model, seed=0):
-    """Gives offsets and running statistics values; kernels are random already."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        shape = tuple(variable.shape)
-        if variable.name == "moving_variance":
-            variable.assign(rng.uniform(0.5, 2.0, shape))
-        elif variable.name in ("moving_mean", "beta", "bias"):
-            variable.assign(rng.normal(0, 0.1, shape))
-    return model
 
 
 def smooth_images(model, count=32, seed=1):

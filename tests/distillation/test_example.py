@@ -1,18 +1,14 @@
 """The example about distillation runs."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+
+from tests.scripts import load_script
 
 
 @pytest.mark.slow
 @pytest.mark.examples
 def test_distill_tree(tmp_path, capsys):
-    path = Path(__file__).parents[2] / "examples" / "distill_tree.py"
-    spec = importlib.util.spec_from_file_location("distill_tree", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("examples/distill_tree.py")
     accuracies = module.main(smoke=True, output=str(tmp_path))
     assert set(accuracies) == {"teacher", "tree", "taught tree"}
     assert min(accuracies.values()) > 0.3

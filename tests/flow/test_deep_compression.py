@@ -1,21 +1,16 @@
 """The example of Deep Compression runs, and its files are as small as it says."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 import tfcompress
+from tests.scripts import load_script
 
 
 @pytest.mark.slow
 @pytest.mark.examples
 @pytest.mark.export
 def test_deep_compression(tmp_path, capsys):
-    path = Path(__file__).parents[2] / "examples" / "deep_compression.py"
-    spec = importlib.util.spec_from_file_location("deep_compression", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("examples/deep_compression.py")
     results = module.main(smoke=True, output=str(tmp_path))
     assert set(results) == {"lenet_300_100", "lenet_5"}
     for name, found in results.items():

@@ -1,21 +1,10 @@
 """Networks of keras.applications through the file. See the benchmark's table."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "quantize_applications.py"
+from tests.scripts import load_script
 
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("quantize_applications", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("benchmarks/quantize_applications.py")
 
 pytestmark = pytest.mark.export
 

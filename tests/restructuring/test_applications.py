@@ -1,23 +1,12 @@
 """Whole networks: half the MACs, exports, exact removal. See the benchmark's table."""
 
-import importlib.util
-from pathlib import Path
-
 import keras
 import pytest
 from keras import layers
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "shrink_applications.py"
+from tests.scripts import load_script
 
-
-def load_script():
-    spec = importlib.util.spec_from_file_location("shrink_applications", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load_script("benchmarks/shrink_applications.py")
 
 
 def small_resnet():
