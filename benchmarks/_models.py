@@ -61,10 +61,31 @@ def small_resnet(keras):
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
+def small_mobilenet(keras):
+    """Depthwise separable blocks as in MobileNet, 16 to 128 channels, ReLU6."""
+    layers = keras.layers
+
+    def normalized(x):
+        return layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.9)(x))
+
+    inputs = layers.Input(SHAPE)
+    convolution = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)
+    x = normalized(convolution(inputs))
+    for filters, strides in ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1)):
+        depthwise = layers.DepthwiseConv2D(
+            3, strides=strides, padding="same", use_bias=False
+        )
+        x = normalized(depthwise(x))
+        x = normalized(layers.Conv2D(filters, 1, use_bias=False)(x))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(CLASSES)(x))
+
+
 MODELS = {
     "lenet-300-100": lenet_300_100,
     "lenet-5": lenet_5,
     "small-resnet": small_resnet,
+    "small-mobilenet": small_mobilenet,
 }
 
 

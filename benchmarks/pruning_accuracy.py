@@ -11,18 +11,15 @@ rate and schedule. Figures are means over the seeds, in per cent of the test ima
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+from _jobs import BATCH, answer_jobs, images, open_child, run_jobs
 from _models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -39,14 +36,7 @@ CRITERIA = (
     "set",
     "rigl",
 )
-BATCH, RATE, FREQUENCY = 128, 1e-3, 100
-
-
-def data(limit):
-    from tfcompress.datasets import load_images
-
-    images = load_images(limit)
-    return (images.x_train, images.y_train), (images.x_test, images.y_test)
+RATE, FREQUENCY = 1e-3, 100
 
 
 def compiled(keras, model, steps):
@@ -107,37 +97,6 @@ def run_tfmot(job, train, test):
     return model.evaluate(*test, batch_size=1000, verbose=0)[1]
 
 
-def tfmot_child(limit):
-    """Answers one job a line with its accuracy."""
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    train, test = data(limit)
-    for line in sys.stdin:
-        print(json.dumps(run_tfmot(json.loads(line), train, test)), flush=True)
-
-
-def open_tfmot(limit):
-    command = [sys.executable, __file__, "--tfmot-child"]
-    command += ["--limit", str(limit)] if limit else []
-    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1"}
-    child = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-
-    def ask(job):
-        print(json.dumps(job), file=child.stdin, flush=True)
-        answer = child.stdout.readline()
-        if not answer:
-            raise RuntimeError("The TFMOT process died; run it with --tfmot-child.")
-        return json.loads(answer)
-
-    return ask
-
-
 def jobs(arguments):
     rows = [*arguments.criteria, *([] if arguments.no_tfmot else ["tfmot"])]
     for model in arguments.models:
@@ -178,13 +137,6 @@ def tables(results):
         yield table
 
 
-def read_results(path):
-    """Returns the runs that an earlier, perhaps broken, call wrote to `--json`."""
-    if path is None or not path.exists():
-        return []
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     known = ["lenet-300-100", "small-resnet"]
@@ -202,23 +154,19 @@ def main(argv=None):
     )
     parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    train, test = images(arguments.limit)
     if arguments.tfmot_child:
-        tfmot_child(arguments.limit)
+        answer_jobs(lambda job: {"accuracy": run_tfmot(job, train, test)})
         return None
-    train, test = data(arguments.limit)
-    ask = None if arguments.no_tfmot else open_tfmot(arguments.limit)
-    results, console = read_results(arguments.json), Console(stderr=True)
-    done = [{k: v for k, v in r.items() if k != "accuracy"} for r in results]
-    for job in jobs(arguments):
-        if job in done:
-            continue
-        began = time.process_time()
-        accuracy = ask(job) if job["row"] == "tfmot" else run_ours(job, train, test)
-        results.append({**job, "accuracy": accuracy})
-        seconds = time.process_time() - began
-        console.print(f"{job} -> {accuracy:.4f} ({seconds:.0f} s of CPU)")
-        if arguments.json:
-            arguments.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    limit = ["--limit", str(arguments.limit)] if arguments.limit else []
+    ask = None if arguments.no_tfmot else open_child(__file__, *limit)
+
+    def run(job):
+        if job["row"] == "tfmot":
+            return ask(job)
+        return {"accuracy": run_ours(job, train, test)}
+
+    results = run_jobs(jobs(arguments), run, arguments.json)
     for table in tables(results):
         Console(width=100).print(table)
     return results
