@@ -68,3 +68,19 @@ def test_scales_per_channel_stay(tmp_path):
         (12, 96): 12,
         (5, 12): 5,
     }
+
+
+def test_equal_bytes_of_different_kernels_are_not_one_kernel(tmp_path):
+    """The converter gives both the same buffer; one of them is stored in 15 values."""
+    inputs = keras.Input((4, 4, 8), name="image")
+    mean = layers.AveragePooling2D(2, name="mean")(inputs)  # 2 * 2 * 8 times 127
+    wide = layers.Dense(32, name="wide")(layers.Flatten(name="flatten")(mean))
+    norm = layers.BatchNormalization(name="norm")  # 1 * 1 * 32 times 127
+    outputs = norm(layers.Reshape((1, 1, 32), name="pixel")(wide))
+    model = tfcompress.quantize_aware(keras.Model(inputs, outputs))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(32, 4, 4, 8)).astype("float32")
+    model.fit(x, np.zeros((32, 1, 1, 32)), verbose=0)
+    final = tfcompress.finalize(model)
+    artifact = tfcompress.export(final, tmp_path / "m.tflite")
+    assert tfcompress.verify(artifact, final, x).max_error_steps <= 1.001

@@ -11,11 +11,11 @@ import numpy as np
 
 from tfcompress.exporters.flatbuffer import read_schema
 from tfcompress.exporters.rewriting import (
-    as_bytes,
     integers,
     operators,
-    put_together,
-    take_apart,
+    rescale_bias,
+    scaled,
+    store,
 )
 from tfcompress.quantization.storage import BYTE_ERROR, INT8, largest_integers
 
@@ -25,27 +25,20 @@ EXACT = frozenset({"FULLY_CONNECTED"})
 ALL = EXACT | {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
-def with_4_bit_weights(content: bytes, packed: frozenset[str] = EXACT) -> bytes:
-    """Returns the file with kernels of at most 15 values per channel stored as such.
+def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> bool:
+    """Stores kernels of at most 15 values per channel as such; says if there are any.
 
     Args:
-        content: a .tflite file whose kernels `finalize` has rounded.
+        model: a .tflite file taken apart, whose kernels `finalize` has rounded.
         packed: operators whose kernels are stored in half bytes; those of others
             stay bytes, which a zip archive makes as small.
-
-    Returns:
-        A file that computes with exactly the values of the finalized model, or
-        `content` itself if no kernel is on such a grid.
     """
-    model = take_apart(content)
-    done: dict[int, bool] = {}
+    changed = False
     for name, _, tensors in operators(model):
-        if name not in ALL or len(tensors) < 2 or tensors[1] is None:
-            continue
-        kernel, bias = tensors[1], (tensors[2:] or [None])[0]
-        if kernel.buffer not in done:
-            done[kernel.buffer] = _narrow(model, kernel, bias, name in packed)
-    return put_together(model) if any(done.values()) else content
+        if name in ALL and len(tensors) > 1 and tensors[1] is not None:
+            bias = (tensors[2:] or [None])[0]
+            changed |= _narrow(model, tensors[1], bias, name in packed)
+    return changed
 
 
 def _narrow(model: Any, kernel: Any, bias: Any, pack: bool) -> bool:
@@ -65,20 +58,13 @@ def _narrow(model: Any, kernel: Any, bias: Any, pack: bool) -> bool:
     if not whole or not per_channel or (tops == INT8).all():
         return False
     narrow = np.round(values * (tops / INT8)).astype(np.int8)
-    kernel.quantization.scale = _scaled(kernel.quantization.scale, factor)
+    kernel.quantization.scale = scaled(kernel.quantization.scale, factor)
     if pack:
         kernel.type = types.INT4
-    stored = _half_bytes(narrow) if pack else as_bytes(narrow)
-    model.buffers[kernel.buffer].data = stored
+    store(model, kernel, _half_bytes(narrow) if pack else narrow)
     if bias is not None:
-        added = integers(model, bias, np.int32) / factor
-        bias.quantization.scale = _scaled(bias.quantization.scale, factor)
-        model.buffers[bias.buffer].data = as_bytes(np.round(added).astype(np.int32))
+        rescale_bias(model, bias, factor)
     return True
-
-
-def _scaled(scale: Any, factor: np.ndarray) -> list[float]:
-    return [float(s) for s in np.asarray(scale, np.float32) * factor]
 
 
 def _half_bytes(values: np.ndarray) -> np.ndarray:

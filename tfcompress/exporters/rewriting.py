@@ -1,5 +1,7 @@
 """Changing .tflite files: taken apart into objects, and put together again."""
 
+import copy
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +13,38 @@ from tfcompress.exporters.flatbuffer import read_schema
 # The schema wants it so: kernels read buffers in place, in words of up to this size.
 _ALIGNMENT = 16
 
+# Operators with a kernel, and maybe a bias, after their input.
+WITH_KERNEL = frozenset(
+    {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
+)
+
 
 def take_apart(content: bytes) -> Any:
-    """Returns the `ModelT` of a .tflite file."""
-    return read_schema().ModelT.InitFromPackedBuf(content, 0)
+    """Returns the `ModelT` of a .tflite file.
+
+    The converter lets equal constants share a tensor, or a buffer. Here each operator
+    has kernels and biases of its own, so that they can be changed.
+    """
+    model = read_schema().ModelT.InitFromPackedBuf(content, 0)
+    for graph in model.subgraphs:
+        readers = Counter(int(i) for op in graph.operators for i in op.inputs)
+        for name, operator, tensors in _calls(model, graph):
+            for place, tensor in enumerate(tensors if name in WITH_KERNEL else ()):
+                constant = tensor is not None and integers(model, tensor, np.int8).size
+                if not constant or not place:
+                    continue
+                if readers[int(operator.inputs[place])] > 1:
+                    graph.tensors.append(copy.deepcopy(tensor))
+                    operator.inputs[place] = len(graph.tensors) - 1
+                own = graph.tensors[operator.inputs[place]]
+                model.buffers.append(copy.copy(model.buffers[own.buffer]))
+                own.buffer = len(model.buffers) - 1
+    return model
 
 
 def put_together(model: Any) -> bytes:
-    """Returns the file of a `ModelT`, every buffer aligned to 16 bytes."""
+    """Returns the file of a `ModelT`: equal buffers once, each aligned to 16 bytes."""
+    _share_buffers(model)
     model.buffers = [_AlignedBuffer(buffer) for buffer in model.buffers]
     size = sum(len(b.data) + 64 for b in model.buffers if b.data is not None)
     builder = flatbuffers.Builder(size + 4096)
@@ -26,16 +52,38 @@ def put_together(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def _share_buffers(model: Any) -> None:
+    """Leaves one buffer of those with equal bytes, and none that nobody reads."""
+    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
+    # The first is empty by definition; metadata refer to theirs by number as well.
+    holders = [*tensors, *(model.metadata or [])]
+    old, kept = model.buffers, [model.buffers[0]]
+    numbers: dict[Any, int] = {}
+    for holder in holders:
+        data = old[holder.buffer].data
+        filled = data is not None and len(data)
+        key = bytes(bytearray(data)) if filled else holder.buffer
+        if holder.buffer and key not in numbers:
+            numbers[key] = len(kept)
+            kept.append(old[holder.buffer])
+        holder.buffer = numbers[key] if holder.buffer else 0
+    model.buffers = kept
+
+
 def operators(model: Any) -> Iterator[tuple[str, Any, list]]:
     """Yields name, operator and input tensors (`None` where left out) of each call."""
+    for graph in model.subgraphs:
+        yield from _calls(model, graph)
+
+
+def _calls(model: Any, graph: Any) -> Iterator[tuple[str, Any, list]]:
     codes = vars(read_schema().BuiltinOperator).items()
     names = {code: name for name, code in codes}
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
-            tensors = [graph.tensors[i] if i >= 0 else None for i in operator.inputs]
-            yield name, operator, tensors
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        name = names.get(max(code.builtinCode, code.deprecatedBuiltinCode), "")
+        tensors = [graph.tensors[i] if i >= 0 else None for i in operator.inputs]
+        yield name, operator, tensors
 
 
 def integers(model: Any, tensor: Any, dtype: Any) -> np.ndarray:
@@ -44,9 +92,21 @@ def integers(model: Any, tensor: Any, dtype: Any) -> np.ndarray:
     return np.frombuffer(b"" if data is None else bytes(bytearray(data)), dtype)
 
 
-def as_bytes(values: np.ndarray) -> np.ndarray:
-    """Returns the bytes of an array as a buffer holds them."""
-    return np.frombuffer(values.tobytes(), np.uint8)
+def store(model: Any, tensor: Any, values: np.ndarray) -> None:
+    """Puts an array into the buffer of a tensor."""
+    model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+
+
+def rescale_bias(model: Any, bias: Any, factor: np.ndarray) -> None:
+    """Gives a 32-bit bias scales that are `factor` times as large."""
+    added = np.round(integers(model, bias, np.int32) / factor)
+    store(model, bias, added.astype(np.int32))
+    bias.quantization.scale = scaled(bias.quantization.scale, factor)
+
+
+def scaled(scale: Any, factor: np.ndarray) -> list[float]:
+    """Returns scales times `factor`, as the file's float32 numbers."""
+    return [float(s) for s in np.asarray(scale, np.float32) * factor]
 
 
 def with_all_outputs(content: bytes) -> bytes:

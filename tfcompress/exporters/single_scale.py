@@ -7,73 +7,56 @@ equal weights become different integers. Here it gets the one scale back.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import numpy as np
 
 from tfcompress.exporters.flatbuffer import read_schema
+from tfcompress.exporters.rewriting import (
+    integers,
+    operators,
+    rescale_bias,
+    scaled,
+    store,
+)
 
 _KERNELS = {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"}
 _LARGEST = 127
 # How far the largest integers of channels may be off whole numbers: float32's rounding.
 _TOLERANCE = 1e-3
-# Fields of QuantizationParameters in the schema, as offsets in its table.
-_SCALE, _ZERO_POINT, _DATA = 8, 10, 4
 
 
-def with_single_scales(content: bytes) -> bytes:
-    """Returns the file with one scale for each kernel whose channels share a grid.
-
-    Values are changed in place and vectors only become shorter, so nothing moves and
-    every buffer stays aligned as the converter laid it out.
+def use_single_scales(model: Any) -> bool:
+    """Gives one scale to each kernel whose channels share a grid; says if there is one.
 
     Args:
-        content: a .tflite file whose kernels `finalize` has rounded.
-
-    Returns:
-        A file that computes with exactly the kernels of the finalized model.
+        model: a .tflite file taken apart, whose kernels `finalize` has rounded.
     """
-    schema = read_schema()
-    model = schema.Model.GetRootAs(content, 0)
-    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
-    data = bytearray(content)
-    for index in range(model.SubgraphsLength()):
-        graph = model.Subgraphs(index)
-        readers = _readers(graph)
-        for position in range(graph.OperatorsLength()):
-            operator = graph.Operators(position)
-            code = model.OperatorCodes(operator.OpcodeIndex())
-            builtin = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
-            if names.get(builtin) in _KERNELS and operator.InputsLength() > 1:
-                inputs = [operator.Inputs(i) for i in range(operator.InputsLength())]
-                if all(readers[i] == 1 for i in inputs[1:] if i >= 0):
-                    tensors = [graph.Tensors(i) if i >= 0 else None for i in inputs]
-                    _join(schema, model, data, tensors)
-    return bytes(data)
+    changed = False
+    for name, _, tensors in operators(model):
+        if name in _KERNELS and len(tensors) > 1 and tensors[1] is not None:
+            changed |= _join(model, *tensors[1:3])
+    return changed
 
 
-def _join(schema: Any, model: Any, data: bytearray, tensors: list) -> None:
-    source, kernel, *rest = tensors
+def _join(model: Any, kernel: Any, bias: Any = None) -> bool:
+    types = read_schema().TensorType
+    values = integers(model, kernel, np.int8)
     scales = _scales(kernel)
-    if kernel.Type() != schema.TensorType.INT8 or len(scales) < 2:
-        return
-    place, size = _vector(model.Buffers(kernel.Buffer()), _DATA)
-    if not size:
-        return
-    axis = kernel.Quantization().QuantizedDimension()
-    values = np.frombuffer(data, np.int8, size, place).reshape(kernel.ShapeAsNumpy())
-    integers = _on_one_grid(np.moveaxis(values, axis, 0), scales)
-    if integers is None:
-        return
-    scale = scales.max()
-    bias = rest[0] if rest else None
-    if bias is not None and bias.Type() == schema.TensorType.INT64:
-        return  # 16-bit activations have kernels of their own
+    if kernel.type != types.INT8 or len(scales) < 2 or not values.size:
+        return False
+    if bias is not None and bias.type != types.INT32:
+        return False  # 16-bit activations have kernels of their own
+    axis = kernel.quantization.quantizedDimension
+    found = _on_one_grid(np.moveaxis(values.reshape(kernel.shape), axis, 0), scales)
+    if found is None:
+        return False
+    store(model, kernel, np.moveaxis(found, 0, axis))
+    _set_scale(kernel, scales.max())
     if bias is not None and len(_scales(bias)):
-        _rescale_bias(model, data, bias, _scales(source)[0] * scale)
-    data[place : place + size] = np.moveaxis(integers, 0, axis).tobytes()
-    _shorten(data, kernel, scale)
+        rescale_bias(model, bias, scales.max() / scales)
+        _set_scale(bias, bias.quantization.scale[int(scales.argmax())])
+    return True
 
 
 def _on_one_grid(values: np.ndarray, scales: np.ndarray) -> np.ndarray | None:
@@ -91,52 +74,19 @@ def _on_one_grid(values: np.ndarray, scales: np.ndarray) -> np.ndarray | None:
     if not near or np.any(largest[used] != _LARGEST):
         return None
     whole = np.where(used, np.round(whole), _LARGEST)[:, None]
-    integers = np.round(flat * whole / _LARGEST)
-    if np.abs(integers * _LARGEST / whole - flat).max() > 0.5 + _TOLERANCE:
+    found = np.round(flat * whole / _LARGEST)
+    if np.abs(found * _LARGEST / whole - flat).max() > 0.5 + _TOLERANCE:
         return None
-    return integers.astype(np.int8).reshape(values.shape)
+    return found.astype(np.int8).reshape(values.shape)
 
 
-def _rescale_bias(model: Any, data: bytearray, bias: Any, scale: np.float64) -> None:
-    place, size = _vector(model.Buffers(bias.Buffer()), _DATA)
-    added = np.frombuffer(data, np.int32, size // 4, place)
-    added = np.round(added * (_scales(bias) / scale)).astype(np.int32)
-    data[place : place + size] = added.tobytes()
-    _shorten(data, bias, scale)
-
-
-def _shorten(data: bytearray, tensor: Any, scale: Any) -> None:
-    """Leaves one scale and one zero point of a tensor; the rest becomes zeros."""
-    for field, value, width in (
-        (_SCALE, struct.pack("<f", scale), 4),
-        (_ZERO_POINT, struct.pack("<q", 0), 8),
-    ):
-        place, length = _vector(tensor.Quantization(), field)
-        if length:
-            data[place : place + length * width] = bytes(length * width)
-            data[place - 4 : place] = struct.pack("<I", 1)
-            data[place : place + width] = value
+def _set_scale(tensor: Any, scale: Any) -> None:
+    tensor.quantization.scale = scaled([scale], np.ones(1))
+    tensor.quantization.zeroPoint = [0]
 
 
 def _scales(tensor: Any) -> np.ndarray:
-    quantization = tensor.Quantization()
-    if quantization is None or not quantization.ScaleLength():
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
         return np.zeros(0)
-    return quantization.ScaleAsNumpy().astype("float64")
-
-
-def _vector(table: Any, field: int) -> tuple[int, int]:
-    """Returns where a vector's entries begin, and how many there are."""
-    offset = table._tab.Offset(field)
-    if not offset:
-        return 0, 0
-    return table._tab.Vector(offset), table._tab.VectorLen(offset)
-
-
-def _readers(graph: Any) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for position in range(graph.OperatorsLength()):
-        operator = graph.Operators(position)
-        for i in range(operator.InputsLength()):
-            counts[operator.Inputs(i)] = counts.get(operator.Inputs(i), 0) + 1
-    return counts
+    return np.asarray(quantization.scale, "float64")

@@ -14,11 +14,12 @@ from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
-from tfcompress.exporters.int4 import ALL, EXACT, with_4_bit_weights
-from tfcompress.exporters.int16 import with_64_bit_biases
+from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
+from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.publishing import check_free, disk_error, staged
+from tfcompress.exporters.rewriting import put_together, take_apart
 from tfcompress.exporters.saved_model import write_saved_model
-from tfcompress.exporters.single_scale import with_single_scales
+from tfcompress.exporters.single_scale import use_single_scales
 from tfcompress.exporters.tracing import TracedModel, trace
 
 if TYPE_CHECKING:
@@ -99,8 +100,17 @@ class TFLiteExporter(Exporter):
         )
         if self.sparse or not self._has_integers(traced, calibration_data):
             return content  # its kernels are no plain arrays of integers
-        content = with_4_bit_weights(content, _PACKED[self.int4])
-        return with_64_bit_biases(with_single_scales(content))
+        return self._with_exact_integers(content)
+
+    def _with_exact_integers(self, content: bytes) -> bytes:
+        """Returns the file with kernels and biases as the model has them."""
+        model = take_apart(content)
+        changed = [
+            use_4_bit_weights(model, _PACKED[self.int4]),
+            use_single_scales(model),
+            use_64_bit_biases(model),
+        ]
+        return put_together(model) if any(changed) else content
 
     def _has_integers(self, traced: TracedModel, calibration_data: Any) -> bool:
         calibrated = calibration_data is not None
