@@ -35,6 +35,7 @@ def take_apart(content: bytes) -> Any:
                     continue
                 if readers[int(operator.inputs[place])] > 1:
                     graph.tensors.append(copy.deepcopy(tensor))
+                    operator.inputs = np.array(operator.inputs)  # a view of the file
                     operator.inputs[place] = len(graph.tensors) - 1
                 own = graph.tensors[operator.inputs[place]]
                 model.buffers.append(copy.copy(model.buffers[own.buffer]))
