@@ -6,6 +6,10 @@ To add a format, write one file with one class and import it below.
 from tfcompress.exporters.artifact import Artifact, OperatorCount, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.export import export, load
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.micro import MicroExporter
+from tfcompress.exporters.onnx import ONNXExporter
+from tfcompress.exporters.openvino import OpenVINOExporter
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.exporters.saved_model import SavedModelExporter
 from tfcompress.exporters.tflite import TFLiteExporter
@@ -15,6 +19,10 @@ __all__ = [
     "Artifact",
     "Exporter",
     "KerasRunner",
+    "Limits",
+    "MicroExporter",
+    "ONNXExporter",
+    "OpenVINOExporter",
     "OperatorCount",
     "Runner",
     "SavedModelExporter",

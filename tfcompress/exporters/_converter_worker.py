@@ -7,6 +7,7 @@ everything libraries print ends up on stderr, which the parent keeps as a log.
 
 import json
 import os
+import runpy
 import sys
 import traceback
 from collections.abc import Iterator
@@ -136,7 +137,9 @@ def main() -> None:
         job = json.loads(line)
         answer({"id": job["id"], "accepted": True})
         try:
-            reply = {"ok": True, **JOBS[job["job"]](job)}
+            # A format may bring jobs of its own, in a script beside its exporter.
+            jobs = runpy.run_path(job["script"])["JOBS"] if "script" in job else JOBS
+            reply = {"ok": True, **jobs[job["job"]](job)}
         except BaseException as error:
             traceback.print_exc()
             reply = {"ok": False, "type": type(error).__name__, "error": str(error)}

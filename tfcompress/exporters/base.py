@@ -3,10 +3,11 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.registry import Registry
+from tfcompress.exporters.limits import Limits
 
 if TYPE_CHECKING:
     from tfcompress.exporters.artifact import Artifact
@@ -18,8 +19,10 @@ class Exporter:
     """Base class of the export formats; its fields are the format's options.
 
     Subclass it, register the class with `EXPORTERS.register(name)` and implement
-    the four methods to add a format.
+    the four methods to add a format. `limits` says what the format cannot take.
     """
+
+    limits: ClassVar[Limits] = Limits("a runtime of its own")
 
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any

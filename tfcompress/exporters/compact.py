@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 _LARGEST = 127
+_LARGEST_OF_4_BITS = 7
 _MOST_VALUES = 256
 # Smaller weights gain less than the nodes that rebuild them take.
 _SMALLEST = 512
@@ -39,17 +40,36 @@ def rebuilders(model: keras.Model) -> list[tuple[keras.Variable, Callable[[], An
     return found
 
 
+def as_integers(
+    values: np.ndarray, channel_axis: int = -1, tolerance: float = 0.0
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns 8-bit integers and their scale, if their product is `values`.
+
+    Args:
+        values: a float32 array.
+        channel_axis: the axis along which scales may differ.
+        tolerance: largest relative difference; with 0 it is the same to the last bit.
+
+    Returns:
+        Integers, and one scale per tensor or channel with as many axes as `values`.
+    """
+    others = [a for a in range(values.ndim) if a != channel_axis % values.ndim]
+    for axes in (None, tuple(others)):
+        peaks = np.abs(values).max(axis=axes, keepdims=True)
+        for largest in (_LARGEST, _LARGEST_OF_4_BITS):
+            scale = (np.where(peaks > 0, peaks, 1) / largest).astype("float32")
+            codes = np.round(values / scale)
+            if np.abs(codes).max() <= largest:
+                integers = codes.astype("int8")
+                if _same(integers.astype("float32") * scale, values, tolerance):
+                    return integers, scale
+    return None
+
+
 def _from_bytes(values: np.ndarray) -> Callable[[], Any] | None:
     """One byte a weight and a scale per tensor or channel, if that gives it exactly."""
-    for axes in (None, tuple(range(values.ndim - 1))):
-        largest = np.abs(values).max(axis=axes, keepdims=True)
-        scale = (np.where(largest > 0, largest, 1) / _LARGEST).astype("float32")
-        codes = np.round(values / scale)
-        if np.abs(codes).max() <= _LARGEST:
-            codes = codes.astype("int8")
-            if _same(codes.astype("float32") * scale, values):
-                return lambda: _scaled(codes, scale)
-    return None
+    found = as_integers(values)
+    return None if found is None else lambda: _scaled(*found)
 
 
 def _scaled(codes: np.ndarray, scale: np.ndarray) -> Any:
@@ -87,6 +107,8 @@ def _halves(pairs: np.ndarray, table: np.ndarray, shape: tuple) -> Any:
     return _looked_up(codes[: math.prod(shape)], table, shape)
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
+def _same(one: np.ndarray, other: np.ndarray, tolerance: float = 0.0) -> bool:
+    if tolerance:
+        return bool(np.all(np.abs(one - other) <= tolerance * np.abs(other)))
     # Minus zero is not zero to a file that has to be the same.
     return bool(np.array_equal(one.view("uint32"), other.view("uint32")))

@@ -22,8 +22,8 @@ def export(
 ) -> Artifact:
     """Writes a model to disk in a deployment format.
 
-    Use it after `finalize`, to ship a model to a phone (`"tflite"`) or a server
-    (`"saved_model"`). The file or directory appears whole or not at all, and the
+    Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
+    (`"saved_model"`, `"onnx"`, `"openvino"`) or a microcontroller (`"micro"`). The file or directory appears whole or not at all, and the
     model stays as it was. The format is never guessed from the path.
 
     Inputs are called as the model's `keras.Input`s are; those without a name of
@@ -33,18 +33,22 @@ def export(
 
     Args:
         model: a built `keras.Model`.
-        filepath: where to write: `name.tflite`, or `<base>/<version>` for a
-            SavedModel. Missing parent directories are made.
-        format: "tflite" or "saved_model", or an exporter instance.
+        filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
+            SavedModel, a directory for "openvino" and "micro". Missing parent
+            directories are made.
+        format: "tflite", "saved_model", "onnx", "openvino", "micro", or an exporter
+            instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models.
-        calibration_data: "tflite" only: samples (an array, a dict or list of
+        calibration_data: "tflite" and "micro" only: samples (an array, a dict or list of
             arrays, or a `tf.data.Dataset`) from which a float model gets its
             integer ranges; up to 1000 are used.
         **options: options of the format. "tflite": `batch_size=1` (None: free),
             `io_dtype="float32"` ("int8", "uint8"), `overwrite=False`,
             `quantize=None` ("float16", "dynamic"). "saved_model": `version=None`,
-            `batch_size=None`.
+            `batch_size=None`. "onnx": `batch_size=None`, `opset=18`,
+            `overwrite=False`. "openvino": `batch_size=None`, `float16=False`.
+            "micro": `arena_margin=0`. The exporters' classes have all of them.
 
     Returns:
         An `Artifact`.
@@ -81,7 +85,7 @@ def load(filepath: str | os.PathLike | Artifact, threads: int | None = None) -> 
     Args:
         filepath: an `Artifact`, or the path of one. For a SavedModel, a version
             directory or the base directory (the newest version is taken).
-        threads: CPU threads for "tflite"; None leaves the choice to the runtime.
+        threads: CPU threads; None leaves the choice to the runtime.
             A SavedModel always runs on TensorFlow's own threads.
 
     Returns:

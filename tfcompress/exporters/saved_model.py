@@ -5,12 +5,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
+from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.publishing import check_free, staged
 from tfcompress.exporters.tracing import TracedModel, trace
 
@@ -45,17 +47,16 @@ class SavedModelExporter(Exporter):
     batch_size: int | None = None
     weights: str = "variables"
 
+    limits: ClassVar[Limits] = Limits(
+        "TensorFlow and TF Serving", activations=(), text_inputs=True
+    )
+
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
     ) -> Artifact:
         """Traces `model` and publishes a new version of it."""
-        if calibration_data is not None:
-            raise InvalidArgumentError(
-                "A SavedModel is not quantized by calibration.",
-                received="calibration_data",
-                expected='calibration data with format="tflite" only',
-                fix="use `tfcompress.calibrate` on the model first",
-            )
+        check_no_calibration("saved_model", calibration_data)
+        check_batch_size(self.batch_size)
         if self.weights not in ("variables", "compact"):
             raise InvalidArgumentError(
                 "Unknown `weights`.",

@@ -3,19 +3,22 @@
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.calibration import collect
+from tfcompress.exporters.checks import check_batch_size, check_suffix
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
 from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.int16 import use_64_bit_biases
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import check_free, disk_error, staged
 from tfcompress.exporters.rewriting import put_together, take_apart
 from tfcompress.exporters.saved_model import write_saved_model
@@ -65,6 +68,20 @@ class TFLiteExporter(Exporter):
     sparse: bool = False
     smallest: str | None = None
 
+    limits: ClassVar[Limits] = Limits(
+        "LiteRT",
+        activations=(8, 16),
+        layers={
+            "Conv3D": "has no integer kernel and stays float",
+            "ConvLSTM1D": "stays float; batch_size=1 only",
+            "ConvLSTM2D": "stays float; batch_size=1 only",
+            "ConvLSTM3D": "has no kernel at all",
+            "GRU": "float: batch_size=1, or `unroll=True`",
+            "LSTM": "float: batch_size=1, or `unroll=True`",
+            "SimpleRNN": "float: batch_size=1, or `unroll=True`",
+        },
+    )
+
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
     ) -> Artifact:
@@ -76,11 +93,11 @@ class TFLiteExporter(Exporter):
         traced = trace(model, self.batch_size, input_signature, float32=True)
         self._check_numbers(traced, calibration_data)
         if self.smallest is None:
-            content = self._content(traced, calibration_data)
+            content = self.content(traced, calibration_data)
         else:
             integer = traced.fake_quantized or calibration_data is not None
             content, _ = smallest(
-                lambda options: replace(self, **options)._content(
+                lambda options: replace(self, **options).content(
                     traced, calibration_data
                 ),
                 integer,
@@ -89,10 +106,11 @@ class TFLiteExporter(Exporter):
         self._check_content(content)
         with staged(filepath, self.overwrite) as stage:
             stage.write_bytes(content)
-            _probe(stage, "The converter's file does not run in LiteRT.", ExportError)
+            probe(stage, "LiteRT", ExportError)
         return self.inspect(filepath)
 
-    def _content(self, traced: TracedModel, calibration_data: Any) -> bytes:
+    def content(self, traced: TracedModel, calibration_data: Any = None) -> bytes:
+        """Returns the bytes of the file for a traced model, not yet checked."""
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
             content = self._convert(traced, Path(directory), calibration_data)
         content = order_signature(
@@ -143,7 +161,7 @@ class TFLiteExporter(Exporter):
 
         artifact = self.inspect(filepath)
         # A damaged file can take the process with it: let it take the worker.
-        _probe(filepath, "The .tflite file does not run in LiteRT.", ArtifactError)
+        probe(filepath, "LiteRT")
         return TFLiteRunner(artifact, threads)
 
     def _check(self, filepath: Path, calibration_data: Any) -> None:
@@ -177,18 +195,8 @@ class TFLiteExporter(Exporter):
                 received=f"quantize={self.quantize!r} with calibration data",
                 expected="calibration data alone, for 8-bit integers",
             )
-        size = self.batch_size
-        if size is not None and (not isinstance(size, int) or size < 1):
-            raise InvalidArgumentError(
-                "Bad `batch_size`.", received=repr(size), expected="None, 1, 2, ..."
-            )
-        if filepath.suffix != ".tflite":
-            raise InvalidArgumentError(
-                "A .tflite artifact needs a file name that says so.",
-                received=str(filepath),
-                expected="a path that ends in .tflite",
-                fix='rename it, or pass `format="saved_model"` for a server',
-            )
+        check_batch_size(self.batch_size)
+        check_suffix(filepath, ".tflite")
         check_free(filepath, self.overwrite)
 
     def _check_numbers(self, traced: TracedModel, calibration_data: Any) -> None:
@@ -253,23 +261,6 @@ class TFLiteExporter(Exporter):
                 expected="fake quantization on every input and output of the model",
                 fix='pass io_dtype="float32", or quantize inputs and outputs',
             )
-
-
-def _probe(path: Path, problem: str, kind: type) -> None:
-    try:
-        WORKER.run({"job": "probe", "path": str(path.absolute())})
-    except ConverterFailure as failure:
-        error = failure.as_error(problem, "export the model again, on float32")
-        log = error.log  # type: ignore[attr-defined]
-        if kind is not ExportError:
-            error = kind(
-                problem,
-                received=f"{path} ({failure.reason})",
-                expected="a .tflite file that LiteRT can run",
-                fix="export the model again, or copy the file again",
-            )
-            error.log = log  # type: ignore[attr-defined]
-        raise error from None
 
 
 def _conversion_error(failure: ConverterFailure) -> Exception:

@@ -1,0 +1,136 @@
+"""The micro format: C++ that compiles, an arena that fits, numbers that are right."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters import export, load
+from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.micro_sources import OPERATORS, resolver_method
+
+pytest.importorskip("tflite_micro")
+pytestmark = pytest.mark.export
+STUBS = Path(__file__).with_name("tflite_micro_stubs")
+
+
+@pytest.fixture(scope="module")
+def micro(quantized, folder):
+    return export(quantized, folder / "quantized_micro", format="micro")
+
+
+def test_the_folder_is_complete(micro):
+    assert sorted(f.name for f in micro.files) == [
+        "README.md",
+        "inference.cc",
+        "inference.h",
+        "model.cc",
+        "model.h",
+        "model.tflite",
+        "resolver.h",
+    ]
+    assert (micro.inputs[0].dtype, micro.outputs[0].dtype) == ("int8", "int8")
+    assert micro.integer_coverage == 1.0
+
+
+def test_the_array_is_the_file(micro):
+    text = (micro.path / "model.cc").read_text()
+    found = bytes(int(byte, 16) for byte in re.findall(r"0x(..),", text))
+    assert found == (micro.path / "model.tflite").read_bytes()
+    assert f"g_model_size = {len(found)};" in text
+
+
+def test_numbers_equal_keras(micro, quantized, images):
+    expected = quantized.predict(images, verbose=0)
+    steps = np.abs(load(micro)(images) - expected) / micro.outputs[0].scale
+    assert steps.max() <= 1.001
+
+
+def test_the_arena_is_the_least_that_works(micro):
+    from tflite_micro.python.tflite_micro import runtime
+
+    text = (micro.path / "model.h").read_text()
+    arena = int(re.search(r"kArenaSize = (\d+);", text)[1])
+    content = (micro.path / "model.tflite").read_bytes()
+    runtime.Interpreter.from_bytes(content, arena_size=arena).invoke()
+    with pytest.raises(RuntimeError, match="failed to allocate"):
+        runtime.Interpreter.from_bytes(content, arena_size=arena - 32)
+
+
+def test_the_resolver_has_the_operators_of_the_file(micro):
+    text = (micro.path / "resolver.h").read_text()
+    names = {op.name for op in TFLiteFile.open(micro.path / "model.tflite").operators}
+    assert set(re.findall(r"resolver\.(\w+)\(\)", text)) == {
+        resolver_method(name) for name in names
+    }
+    assert f"MicroMutableOpResolver<{len(names)}>" in text
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs the compiler g++")
+def test_the_code_compiles(micro, tmp_path):
+    """Against headers with the declarations of tflite-micro that it uses."""
+    methods = "\n".join(
+        f"  TfLiteStatus {resolver_method(name)}() {{ return kTfLiteOk; }}"
+        for name in sorted(OPERATORS)
+    )
+    include = tmp_path / "include"
+    shutil.copytree(STUBS, include)
+    header = include / "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+    header.write_text(header.read_text().replace("// METHODS", methods))
+    done = subprocess.run(
+        [
+            *("g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-c"),
+            *("-I", str(include), "-I", str(micro.path)),
+            *(str(micro.path / name) for name in ("model.cc", "inference.cc")),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert (tmp_path / "inference.o").stat().st_size > 500
+
+
+def test_float_models_are_refused(plain, folder):
+    with pytest.raises(InvalidArgumentError, match="no integer inputs"):
+        export(plain, folder / "float_micro", format="micro")
+    assert not (folder / "float_micro").exists()
+
+
+def test_part_in_float_is_refused(folder):
+    from tests.exporters.conftest import FakeQuantize
+
+    image = keras.Input((8,), name="x")
+    x = FakeQuantize(-1.0, 1.0)(image)
+    x = keras.layers.Dense(4)(x)  # no range behind it: stays float
+    x = FakeQuantize(-1.0, 1.0)(keras.ops.tanh(x) + 1.0)
+    model = keras.Model(image, x)
+    with pytest.raises(ExportError, match=r"computed in float.*FULLY_CONNECTED|TANH"):
+        export(model, folder / "part_micro", format="micro")
+    assert not (folder / "part_micro").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model.tflite", {}, "is a folder"),
+        ("folder", {"arena_margin": -1}, "`arena_margin`"),
+    ],
+)
+def test_bad_arguments(quantized, folder, name, options, message):
+    with pytest.raises(InvalidArgumentError, match=message):
+        export(quantized, folder / "micro" / name, format="micro", **options)
+    assert not (folder / "micro").exists()
+
+
+def test_a_truncated_model_is_an_error(micro, tmp_path):
+    shutil.copytree(micro.path, tmp_path / "broken")
+    file = tmp_path / "broken" / "model.tflite"
+    file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(ArtifactError, match=r"damaged|does not run"):
+        load(tmp_path / "broken")

@@ -1,0 +1,145 @@
+"""The onnx and openvino formats: integer kernels, options, damaged files."""
+
+import numpy as np
+import pytest
+
+import tfcompress
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters import Artifact, export, load
+
+pytestmark = pytest.mark.export
+
+
+@pytest.fixture(scope="module")
+def onnx_file(quantized, folder):
+    pytest.importorskip("onnxruntime")
+    return export(quantized, folder / "quantized.onnx", format="onnx")
+
+
+@pytest.fixture(scope="module")
+def openvino_folder(plain, folder):
+    pytest.importorskip("openvino")
+    return export(plain, folder / "plain_openvino", format="openvino")
+
+
+def test_kernels_are_integers_with_a_scale_per_channel(onnx_file, quantized):
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(onnx_file.path)
+    stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    kernels = [n for n in stored if n.endswith("_integers")]
+    assert sorted(stored[n].shape for n in kernels) == [
+        (8, 1, 3, 3),
+        (8, 3, 3, 3),
+        (288, 10),
+    ]
+    (logits,) = (n for n in kernels if stored[n].ndim == 2)
+    scale = stored[logits.replace("_integers", "_scale")]
+    kernel = quantized.get_layer("logits").kernel.numpy()
+    np.testing.assert_allclose(stored[logits] * scale, kernel, rtol=1e-6)
+
+
+def test_onnx_numbers_in_integers_equal_keras(onnx_file, quantized, images):
+    result = tfcompress.verify(onnx_file, quantized, images)
+    assert result.max_error_steps <= 1.001
+    assert result.passed
+
+
+def test_descriptions(onnx_file, openvino_folder):
+    assert onnx_file.inputs[0].shape == (None, 12, 12, 3)
+    assert onnx_file.outputs[0].name == "logits"
+    assert Artifact.read(onnx_file.path) == onnx_file
+    assert openvino_folder.inputs[0].name == "input_1"
+    assert openvino_folder.outputs[0].shape == (None, 4)
+    assert Artifact.read(openvino_folder.path) == openvino_folder
+    assert [f.name for f in openvino_folder.files] == ["model.xml", "model.bin"]
+
+
+def test_static_batch_and_16_bit_weights(plain, folder):
+    pytest.importorskip("openvino")
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")
+    artifact = export(
+        plain, folder / "half", format="openvino", batch_size=2, float16=True
+    )
+    assert artifact.inputs[0].shape == (2, 8)
+    error = np.abs(load(artifact, threads=1)(x) - plain.predict(x, verbose=0)).max()
+    assert 0 < error < 0.01
+
+
+@pytest.mark.parametrize("keep", [0, 0.3, 0.95])
+def test_truncated_onnx(onnx_file, tmp_path, keep):
+    content = onnx_file.path.read_bytes()
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ArtifactError, match=r"damaged or truncated|does not run"):
+        load(broken)
+
+
+def test_flipped_onnx_never_kills_the_process(onnx_file, tmp_path):
+    content = onnx_file.path.read_bytes()
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for _ in range(20):
+        damaged = bytearray(content)
+        for position in rng.integers(0, len(content), 20):
+            damaged[position] = rng.integers(0, 256)
+        path = tmp_path / "flipped.onnx"
+        path.write_bytes(damaged)
+        try:
+            load(path, threads=1)
+            outcomes.append("loaded")
+        except ArtifactError:
+            outcomes.append("refused")
+    assert outcomes.count("refused") >= 15
+
+
+def test_damaged_openvino(openvino_folder, tmp_path):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    text = (openvino_folder.path / "model.xml").read_text()
+    (folder / "model.xml").write_text(text)
+    with pytest.raises(ArtifactError, match=r"not whole.*model\.bin"):
+        load(folder)
+    (folder / "model.bin").write_bytes(b"short")
+    with pytest.raises(ArtifactError, match="does not run in OpenVINO"):
+        load(folder)
+    weights = (openvino_folder.path / "model.bin").read_bytes()
+    (folder / "model.bin").write_bytes(weights)
+    (folder / "model.xml").write_text(text[:800])
+    with pytest.raises(ArtifactError, match="does not run in OpenVINO"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model.txt", {"format": "onnx"}, r"ends in \.onnx"),
+        ("model.onnx", {"format": "onnx", "opset": 9}, "`opset`"),
+        ("model.onnx", {"format": "onnx", "batch_size": 0}, "`batch_size`"),
+        ("model.onnx", {"format": "onnx", "calibration_data": [1]}, "calibration"),
+        ("model.xml", {"format": "openvino"}, "is a directory"),
+        ("model", {"format": "openvino", "calibration_data": [1]}, "calibration"),
+    ],
+)
+def test_bad_arguments(plain, folder, name, options, message):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(InvalidArgumentError, match=message):
+        export(plain, folder / "never" / name, **options)
+    assert not (folder / "never").exists()
+
+
+def test_existing_output(plain, onnx_file, openvino_folder):
+    for artifact in (onnx_file, openvino_folder):
+        before = artifact.path.stat().st_mtime_ns
+        with pytest.raises(ExportError, match="exists already"):
+            export(plain, artifact.path, format=artifact.format)
+        assert artifact.path.stat().st_mtime_ns == before
+
+
+def test_a_missing_runtime_is_named(plain, folder, monkeypatch):
+    from tfcompress.exporters import probing
+
+    monkeypatch.setattr(probing.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"'openvino'.*tfcompress\[openvino\]"):
+        export(plain, folder / "never", format="openvino")

@@ -1,0 +1,170 @@
+"""The same models through every target, each run in its own runtime.
+
+One module, so that models are built and converted once.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress
+from tests.exporters import same_models
+from tfcompress.exporters import KerasRunner, export, load
+
+pytestmark = pytest.mark.export
+
+
+def with_the_rest_slow(*fast):
+    """Returns all names; those that are not named here run with `-m slow` only."""
+    return [
+        name if name in fast else pytest.param(name, marks=pytest.mark.slow)
+        for name in same_models.NAMES
+    ]
+
+
+INTEGER = with_the_rest_slow("residual", "two_inputs")
+
+
+@pytest.fixture(scope="module")
+def models():
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = same_models.build(name)
+        return built[name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def phones(models, tmp_path_factory):
+    """The .tflite file of each quantized model."""
+    folder, made = tmp_path_factory.mktemp("phones"), {}
+
+    def get(name):
+        if name not in made:
+            made[name] = export(models(name).quantized, folder / f"{name}.tflite")
+        return made[name]
+
+    return get
+
+
+def largest_error(got, model, samples):
+    expected = KerasRunner(model).run(samples)
+    assert list(got) == list(expected)
+    return max(np.abs(got[name] - expected[name]).max() for name in expected)
+
+
+def in_steps(got, model, samples, steps):
+    """Returns the largest difference, each output in its own quantization steps."""
+    expected = KerasRunner(model).run(samples)
+    assert list(got) == list(expected)
+    return max(
+        np.abs(got[name] - expected[name]).max() / step for name, step in steps.items()
+    )
+
+
+def steps_of(artifact):
+    steps = {output.name: output.step for output in artifact.outputs}
+    assert all(steps.values())
+    return steps
+
+
+@pytest.mark.parametrize("name", same_models.NAMES)
+def test_onnx_float(models, name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = models(name)
+    artifact = export(model.plain, tmp_path / "model.onnx", format="onnx")
+    assert [i.name for i in artifact.inputs] == list(model.samples)
+    assert artifact.inputs[0].shape[0] is None
+    got = load(artifact, threads=1).run(model.samples)
+    assert largest_error(got, model.plain, model.samples) <= 1e-5
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_onnx_integers(models, name, tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = models(name)
+    artifact = export(model.quantized, tmp_path / "model.onnx", format="onnx")
+    operators = {op.name for op in artifact.operators}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    kernels = [op for op in artifact.operators if op.name in ("Conv", "MatMul")]
+    # Kernels come from 8-bit integers; none is a float constant.
+    assert all("float32" not in op.weights or op.name == "Conv" for op in kernels)
+    got = load(artifact, threads=1).run(model.samples)
+    assert in_steps(got, model.quantized, model.samples, steps_of(artifact)) <= 1.001
+
+
+@pytest.mark.parametrize("name", with_the_rest_slow("residual", "recurrent"))
+def test_openvino_float(models, name, tmp_path):
+    pytest.importorskip("openvino")
+    model = models(name)
+    artifact = export(model.plain, tmp_path / "model", format="openvino")
+    assert [i.name for i in artifact.inputs] == list(model.samples)
+    got = load(artifact, threads=1).run(model.samples)
+    assert largest_error(got, model.plain, model.samples) <= 1e-4
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_openvino_integers(models, phones, name, tmp_path):
+    pytest.importorskip("openvino")
+    model = models(name)
+    # With a free batch OpenVINO computes some products of matrices in float.
+    artifact = export(
+        model.quantized, tmp_path / "model", format="openvino", batch_size=1
+    )
+    assert "int8" in next(
+        op.weights for op in artifact.operators if op.name == "Constant"
+    )
+    runner = load(artifact, threads=1)
+    got = runner.run(model.samples)
+    assert (
+        in_steps(got, model.quantized, model.samples, steps_of(phones(name))) <= 1.001
+    )
+    assert integer_layers(runner.compiled) >= 2
+
+
+def integer_layers(compiled):
+    """Counts the layers with kernels that OpenVINO computes in 8 bits."""
+    count = 0
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        kind = info["layerType"].astype(str)
+        if kind in ("Convolution", "FullyConnected", "MatMul"):
+            count += info["runtimePrecision"].astype(str) in ("u8", "i8")
+    return count
+
+
+def test_subclassed_and_sequential_models_keep_their_names(tmp_path):
+    pytest.importorskip("onnxruntime")
+
+    class Doubled(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x):
+            return 2 * self.dense(x)
+
+    model = Doubled()
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    model(x)
+    artifact = export(
+        model,
+        tmp_path / "model.onnx",
+        format="onnx",
+        input_signature=[keras.InputSpec(shape=(None, 5), dtype="float32")],
+    )
+    assert [i.name for i in artifact.inputs] == ["input_1"]
+    assert [o.name for o in artifact.outputs] == ["output"]
+    assert tfcompress.verify(artifact, model, x).passed
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_micro(models, name, tmp_path):
+    pytest.importorskip("tflite_micro")
+    model = models(name)
+    artifact = export(model.quantized, tmp_path / "micro", format="micro")
+    got = load(artifact).run(model.samples)
+    assert in_steps(got, model.quantized, model.samples, steps_of(artifact)) <= 1.001

@@ -1,0 +1,166 @@
+"""The "onnx" format: one file for ONNX Runtime and everything else that reads ONNX."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.checks import (
+    check_batch_size,
+    check_no_calibration,
+    check_suffix,
+)
+from tfcompress.exporters.converter import WORKER, ConverterFailure
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.onnx_graph import census, describe, tidy
+from tfcompress.exporters.probing import probe, require
+from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.runners import Runner
+from tfcompress.exporters.saved_model import write_saved_model
+from tfcompress.exporters.tracing import TracedModel, trace
+
+_SCRIPT = str(Path(__file__).with_name("_onnx_worker.py"))
+_OPSETS = (13, 18)
+
+
+@EXPORTERS.register("onnx")
+@dataclass(frozen=True)
+class ONNXExporter(Exporter):
+    """Writes an .onnx file, by tf2onnx.
+
+    Names are those of the model. Fake quantization becomes pairs of `QuantizeLinear`
+    and `DequantizeLinear` (QDQ), kernels become 8-bit integers.
+
+    Args:
+        batch_size: samples per call; None leaves it free.
+        opset: version of the ONNX operator set, from 13 (channels with scales of their
+            own) to 18.
+        overwrite: whether an existing file may be replaced.
+    """
+
+    batch_size: int | None = None
+    opset: int = 18
+    overwrite: bool = False
+
+    limits: ClassVar[Limits] = Limits(
+        "ONNX Runtime",
+        activations=(8,),
+        layers={"Conv3DTranspose": "tf2onnx has no rule for some of its paddings"},
+    )
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Converts `model` in a child process and publishes the checked file."""
+        check_no_calibration("onnx", calibration_data)
+        check_batch_size(self.batch_size)
+        check_suffix(filepath, ".onnx")
+        if (
+            not isinstance(self.opset, int)
+            or not _OPSETS[0] <= self.opset <= _OPSETS[1]
+        ):
+            raise InvalidArgumentError(
+                "Bad `opset`.",
+                received=repr(self.opset),
+                expected=f"an integer from {_OPSETS[0]} to {_OPSETS[1]}",
+            )
+        require("onnxruntime", "onnx")
+        check_free(filepath, self.overwrite)
+        WORKER.warm_up()
+        traced = trace(model, self.batch_size, input_signature, float32=True)
+        with staged(filepath, self.overwrite) as stage:
+            stage.write_bytes(self._convert(traced))
+            probe(stage, "ONNX Runtime", ExportError, script=_SCRIPT)
+        return self.inspect(filepath)
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the file is called .onnx."""
+        return filepath.is_file() and filepath.suffix == ".onnx"
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns inputs, outputs and census of the file."""
+        import onnx
+
+        try:
+            model = onnx.load(filepath)
+            inputs, outputs = describe(model)
+            if not outputs:
+                raise ValueError("it has no outputs")
+            operators = census(model)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ArtifactError(
+                "The .onnx file is damaged or truncated.",
+                received=f"{filepath} ({reason})",
+                expected="a whole ONNX model",
+                fix="export the model again, or copy the file again",
+            ) from error
+        return Artifact(filepath, "onnx", inputs, outputs, (filepath,), operators)
+
+    def runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns an ONNX Runtime runner, after a first run in the child process."""
+        require("onnxruntime", "onnx")
+        artifact = self.inspect(filepath)
+        probe(filepath, "ONNX Runtime", ArtifactError, script=_SCRIPT)
+        return ONNXRunner(artifact, threads)
+
+    def _convert(self, traced: TracedModel) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            output = Path(folder) / "model.onnx"
+            write_saved_model(traced, Path(folder) / "saved_model")
+            try:
+                WORKER.run(
+                    {
+                        "job": "convert",
+                        "script": _SCRIPT,
+                        "saved_model": str(Path(folder) / "saved_model"),
+                        "output": str(output),
+                        "opset": self.opset,
+                    }
+                )
+            except ConverterFailure as failure:
+                raise failure.as_error(
+                    "tf2onnx could not convert the model; nothing was written.",
+                    'replace the layer it names, or use format="saved_model"; of '
+                    "quantized models it takes 8-bit activations",
+                ) from None
+            return tidy(
+                output.read_bytes(),
+                [tensor.name for tensor in traced.inputs],
+                [tensor.name for tensor in traced.outputs],
+            )
+
+
+class ONNXRunner(Runner):
+    """Runs an .onnx file in ONNX Runtime, on the CPU.
+
+    Args:
+        artifact: the file's description.
+        threads: CPU threads; None leaves the choice to the runtime.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int | None = None):
+        import onnxruntime
+
+        super().__init__(artifact.inputs, artifact.outputs)
+        self.name, self.threads = artifact.name, threads
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        self._session = onnxruntime.InferenceSession(
+            str(artifact.path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
+        """Returns a function that runs the session."""
+        names = [info.name for info in self.outputs]
+
+        def once() -> dict[str, np.ndarray]:
+            return dict(zip(names, self._session.run(names, batch)))
+
+        return once

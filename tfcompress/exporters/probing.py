@@ -1,0 +1,50 @@
+"""Runs a file once in the child process, where a crash takes nothing with it."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from tfcompress.core.errors import ArtifactError, ExportError
+from tfcompress.exporters.converter import WORKER, ConverterFailure
+
+
+def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> dict:
+    """Runs the model at `path` once in the worker and returns the worker's reply.
+
+    Args:
+        path: the file or directory.
+        runtime: what runs it, for messages: "LiteRT".
+        kind: `ExportError` for what was just converted, `ArtifactError` for what was
+            found on disk.
+        **job: the worker's job, where it is not "probe".
+
+    Raises:
+        ExportError: or `ArtifactError`, if it does not load or run.
+    """
+    try:
+        return WORKER.run({"job": "probe", **job, "path": str(path.absolute())})
+    except ConverterFailure as failure:
+        if kind is ExportError:
+            raise failure.as_error(
+                f"The converter's file does not run in {runtime}.",
+                "export the model again, on float32",
+            ) from None
+        error = kind(
+            f"The {path.suffix or 'model'} file does not run in {runtime}.",
+            received=f"{path} ({failure.reason})",
+            expected=f"a whole file that {runtime} can run",
+            fix="export the model again, or copy the file again",
+        )
+        error.log = failure.log
+        raise error from None
+
+
+def require(package: str, extra: str) -> None:
+    """Raises `ExportError` if a package of an extra is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ExportError(
+            f"The package {package!r} is needed for this format.",
+            received="an environment without it",
+            expected=f"{package}, which comes with the extra {extra!r}",
+            fix=f"pip install 'tfcompress[{extra}]'",
+        )
