@@ -37,7 +37,7 @@ def test_overwrite(plain, tmp_path):
     target.write_bytes(b"old")
     artifact = export(plain, target, overwrite=True)
     assert artifact.size > 1000
-    assert entries(tmp_path) == ["model.tflite"]
+    assert entries(tmp_path) == ["model.tflite", "model.tflite.manifest.json"]
 
 
 @pytest.mark.export

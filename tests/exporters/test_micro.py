@@ -132,5 +132,10 @@ def test_a_truncated_model_is_an_error(micro, tmp_path):
     shutil.copytree(micro.path, tmp_path / "broken")
     file = tmp_path / "broken" / "model.tflite"
     file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(
+        ArtifactError, match=r"not as they were exported.*model\.tflite"
+    ):
+        load(tmp_path / "broken")
+    (tmp_path / "broken" / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"damaged|does not run"):
         load(tmp_path / "broken")

@@ -87,6 +87,13 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     return {"invoked": True}
 
 
+def load_saved_model(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the SavedModel at `path`."""
+    import tensorflow as tf
+
+    return {"signatures": list(tf.saved_model.load(job["path"]).signatures)}
+
+
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Runs the .tflite file at `path` on random inputs; writes `outputs`, times it."""
     import time
@@ -120,7 +127,13 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     return {"latency": 1000 * sorted(times)[len(times) // 2]}
 
 
-JOBS = {"warm": warm, "convert": convert, "probe": probe, "measure": measure}
+JOBS = {
+    "warm": warm,
+    "convert": convert,
+    "probe": probe,
+    "load_saved_model": load_saved_model,
+    "measure": measure,
+}
 
 
 def main() -> None:

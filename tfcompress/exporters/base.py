@@ -23,6 +23,10 @@ class Exporter:
     """
 
     limits: ClassVar[Limits] = Limits("a runtime of its own")
+    #: Whether an artifact is one file; its manifest then stands beside it.
+    one_file: ClassVar[bool] = False
+    #: Packages that convert and run the format, whose versions the manifest holds.
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any

@@ -23,8 +23,10 @@ def export(
     """Writes a model to disk in a deployment format.
 
     Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
-    (`"saved_model"`, `"onnx"`, `"openvino"`) or a microcontroller (`"micro"`). The file or directory appears whole or not at all, and the
-    model stays as it was. The format is never guessed from the path.
+    (`"saved_model"`, `"onnx"`, `"openvino"`) or a microcontroller (`"micro"`). A JSON
+    manifest of it is written with it. The file or directory
+    appears whole or not at all, and the model stays as it was. The format is never
+    guessed from the path.
 
     Inputs are called as the model's `keras.Input`s are; those without a name of
     their own become `input_1`, `input_2` ... A single output has the name of the
@@ -40,8 +42,8 @@ def export(
             instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models.
-        calibration_data: "tflite" and "micro" only: samples (an array, a dict or list of
-            arrays, or a `tf.data.Dataset`) from which a float model gets its
+        calibration_data: "tflite" and "micro" only: samples (an array, a dict or list
+            of arrays, or a `tf.data.Dataset`) from which a float model gets its
             integer ranges; up to 1000 are used.
         **options: options of the format. "tflite": `batch_size=1` (None: free),
             `io_dtype="float32"` ("int8", "uint8"), `overwrite=False`,

@@ -13,8 +13,9 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.flatbuffer import TFLiteFile
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import check_files, manifest_path, published
 from tfcompress.exporters.probing import probe, require
-from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runners import Runner
 from tfcompress.exporters.tflite import TFLiteExporter
 
@@ -38,6 +39,7 @@ class MicroExporter(Exporter):
 
     arena_margin: int = 0
 
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tflite-micro")
     limits: ClassVar[Limits] = Limits(
         "tflite-micro",
         activations=(8,),
@@ -64,11 +66,12 @@ class MicroExporter(Exporter):
             )
         require("tflite_micro", "micro")
         check_free(filepath)
-        with staged(filepath) as stage:
+        with published(self, model, filepath) as stage:
             stage.mkdir()
             phone = TFLiteExporter(io_dtype="int8").export(
                 model, stage / _MODEL, input_signature, calibration_data
             )
+            manifest_path(phone.path).unlink()  # the folder has one of its own
             self._check(phone)
             found = probe(stage / _MODEL, "tflite-micro", ExportError, script=_SCRIPT)
             if found["difference"] > _MOST_DIFFERENCE:
@@ -95,6 +98,7 @@ class MicroExporter(Exporter):
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a tflite-micro runner, after a first run in the child process."""
         require("tflite_micro", "micro")
+        check_files(filepath)
         artifact = self.inspect(filepath)
         found = probe(
             filepath / _MODEL,

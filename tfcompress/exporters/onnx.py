@@ -18,9 +18,10 @@ from tfcompress.exporters.checks import (
 )
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import published
 from tfcompress.exporters.onnx_graph import census, describe, tidy
 from tfcompress.exporters.probing import probe, require
-from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runners import Runner
 from tfcompress.exporters.saved_model import write_saved_model
 from tfcompress.exporters.tracing import TracedModel, trace
@@ -48,6 +49,8 @@ class ONNXExporter(Exporter):
     opset: int = 18
     overwrite: bool = False
 
+    one_file: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("tf2onnx", "onnx", "onnxruntime")
     limits: ClassVar[Limits] = Limits(
         "ONNX Runtime",
         activations=(8,),
@@ -74,7 +77,7 @@ class ONNXExporter(Exporter):
         check_free(filepath, self.overwrite)
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, float32=True)
-        with staged(filepath, self.overwrite) as stage:
+        with published(self, model, filepath) as stage:
             stage.write_bytes(self._convert(traced))
             probe(stage, "ONNX Runtime", ExportError, script=_SCRIPT)
         return self.inspect(filepath)

@@ -14,8 +14,9 @@ from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import check_files, published
 from tfcompress.exporters.probing import probe, require
-from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runners import Runner
 from tfcompress.exporters.saved_model import write_saved_model
 from tfcompress.exporters.tflite import TFLiteExporter
@@ -42,6 +43,7 @@ class OpenVINOExporter(Exporter):
     batch_size: int | None = None
     float16: bool = False
 
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
     limits: ClassVar[Limits] = Limits(
         "OpenVINO",
         activations=(8,),
@@ -64,7 +66,7 @@ class OpenVINOExporter(Exporter):
         check_free(filepath)
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, float32=True)
-        with staged(filepath) as stage:
+        with published(self, model, filepath) as stage:
             stage.mkdir()
             self._convert(traced, stage / _FILES[0])
             self._probe(stage, ExportError)
@@ -93,6 +95,7 @@ class OpenVINOExporter(Exporter):
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns an OpenVINO runner, after a first run in the child process."""
+        check_files(filepath)
         return OpenVINORunner(self.inspect(filepath), threads)
 
     def _probe(self, directory: Path, kind: type) -> dict[str, Any]:

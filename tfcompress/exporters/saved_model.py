@@ -13,7 +13,9 @@ from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.manifest import check_files, manifest_path, published
+from tfcompress.exporters.probing import probe
+from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.tracing import TracedModel, trace
 
 if TYPE_CHECKING:
@@ -68,9 +70,13 @@ class SavedModelExporter(Exporter):
         built = self.weights == "compact" and getattr(model, "built", False)
         rebuilt = rebuilders(model) if built else ()
         traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
-        with staged(target) as stage:
+
+        def describe(path: Path) -> Artifact:
+            return _describe(path, traced.inputs, traced.outputs)
+
+        with published(self, model, target, describe) as stage:
             write_saved_model(traced, stage)
-        return _describe(target, traced.inputs, traced.outputs)
+        return describe(target)
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the directory, or a version in it, is a SavedModel."""
@@ -165,6 +171,9 @@ def _version_of(path: Path) -> Path | None:
 def _load(path: Path) -> tuple[Any, Artifact]:
     import tensorflow as tf
 
+    if not check_files(path):
+        # Nothing vouches for it: a damaged one may take the process with it.
+        probe(path, "TensorFlow", job="load_saved_model")
     try:
         module = tf.saved_model.load(str(path))
         signature = module.signatures["serving_default"]
@@ -204,11 +213,10 @@ def _tensors(specs: dict[str, Any], order: list[str]) -> tuple[TensorInfo, ...]:
 def _describe(
     path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
 ) -> Artifact:
-    files = tuple(
-        sorted(
-            Path(folder) / name for folder, _, names in os.walk(path) for name in names
-        )
-    )
+    found = {
+        Path(folder) / name for folder, _, names in os.walk(path) for name in names
+    }
+    files = tuple(sorted(found - {manifest_path(path)}))
     return Artifact(path, "saved_model", inputs, outputs, files)
 
 

@@ -18,8 +18,9 @@ from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
 from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import published
 from tfcompress.exporters.probing import probe
-from tfcompress.exporters.publishing import check_free, disk_error, staged
+from tfcompress.exporters.publishing import check_free, disk_error
 from tfcompress.exporters.rewriting import put_together, take_apart
 from tfcompress.exporters.saved_model import write_saved_model
 from tfcompress.exporters.single_scale import use_single_scales
@@ -68,6 +69,8 @@ class TFLiteExporter(Exporter):
     sparse: bool = False
     smallest: str | None = None
 
+    one_file: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
     limits: ClassVar[Limits] = Limits(
         "LiteRT",
         activations=(8, 16),
@@ -104,7 +107,7 @@ class TFLiteExporter(Exporter):
                 self.smallest,
             )
         self._check_content(content)
-        with staged(filepath, self.overwrite) as stage:
+        with published(self, model, filepath) as stage:
             stage.write_bytes(content)
             probe(stage, "LiteRT", ExportError)
         return self.inspect(filepath)

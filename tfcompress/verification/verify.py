@@ -12,6 +12,7 @@ import numpy as np
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.export import load
+from tfcompress.exporters.manifest import record_parity
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.exporters.tracing import input_names
 from tfcompress.verification.divergence import first_divergence
@@ -102,7 +103,8 @@ def verify(
     Use it after every export: converters leave layers float or write wrong numbers
     without an error. A NaN in the artifact's output is always a failure. Where the
     outputs of an integer .tflite file are off, the failures name the first layer whose
-    values inside the file are not the model's.
+    values inside the file are not the model's. What was measured against a
+    `keras.Model` is noted in the artifact's manifest, if there is one.
 
     Args:
         artifact: an `Artifact` or its path, or a loaded `Runner`.
@@ -168,7 +170,7 @@ def verify(
         coverage is None or coverage < min_integer_coverage
     ):
         failures.append(f"integer coverage {coverage} is below {min_integer_coverage}")
-    return Verification(
+    result = Verification(
         max_abs_error=float(np.max(errors)),
         max_error_steps=float(np.max(steps)) if steps else None,
         agreement=agreement,
@@ -177,6 +179,9 @@ def verify(
         passed=not failures,
         failures=tuple(failures),
     )
+    if described is not None and isinstance(reference, keras.Model):
+        record_parity(described, json.loads(result.to_json()))
+    return result
 
 
 def _compare(

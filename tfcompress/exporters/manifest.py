@@ -1,0 +1,244 @@
+"""The passport of an export: a JSON file that says what was written, and from what.
+
+The schema is described in docs/shipping.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError, ExportError
+from tfcompress.core.select import walk
+from tfcompress.exporters.artifact import Artifact, TensorInfo
+from tfcompress.exporters.base import Exporter
+from tfcompress.exporters.publishing import staged
+
+SCHEMA = 1
+_NAME = "manifest.json"
+_PACKAGES = ("tfcompress", "keras", "tensorflow", "numpy")
+
+
+def manifest_path(path: Path) -> Path:
+    """Returns where the manifest of the artifact at `path` is.
+
+    >>> print(manifest_path(Path("student.tflite")))
+    student.tflite.manifest.json
+    """
+    if (path / "saved_model.pb").exists():
+        return path / "assets.extra" / _NAME  # the folder that servers do not read
+    return path / _NAME if path.is_dir() else path.with_name(f"{path.name}.{_NAME}")
+
+
+@contextlib.contextmanager
+def published(
+    exporter: Exporter,
+    model: keras.Model,
+    target: Path,
+    describe: Callable[[Path], Artifact] | None = None,
+) -> Iterator[Path]:
+    """Yields a hidden path to write to; on success artifact and manifest appear.
+
+    Args:
+        exporter: the format.
+        model: what is exported.
+        target: where the file or directory is to appear.
+        describe: describes what was written; None for `exporter.inspect`.
+
+    Raises:
+        ExportError: if `target` exists or the disk refuses to take it.
+    """
+    describe = describe or exporter.inspect
+    one_file = exporter.one_file
+    overwrite = getattr(exporter, "overwrite", False)
+    with contextlib.ExitStack() as stack:
+        # The stack is left backwards: the manifest of a file appears after the file.
+        if one_file:
+            note = stack.enter_context(staged(manifest_path(target), overwrite=True))
+        stage = stack.enter_context(staged(target, overwrite))
+        yield stage
+        name = target.name if one_file else ""
+        text = manifest_text(model, exporter, describe(stage), name)
+        path = note if one_file else manifest_path(stage)
+        path.write_text(text, encoding="utf-8")
+
+
+def manifest_text(
+    model: keras.Model, exporter: Exporter, artifact: Artifact, name: str = ""
+) -> str:
+    """Returns the manifest of files that are still to be published, as JSON.
+
+    Args:
+        model: what was exported.
+        exporter: by what, with its options.
+        artifact: the description of the files where they are now.
+        name: the final name of an artifact that is one file.
+    """
+    root = artifact.path
+    content = {
+        "schema": SCHEMA,
+        "format": artifact.format,
+        "options": _options(exporter),
+        "model": _model(model),
+        "versions": {"python": platform.python_version(), **_versions(exporter)},
+        "inputs": [_tensor(info) for info in artifact.inputs],
+        "outputs": [_tensor(info) for info in artifact.outputs],
+        "operators": [dataclasses.asdict(count) for count in artifact.operators],
+        "integer_coverage": artifact.integer_coverage,
+        "size": sum(file.stat().st_size for file in artifact.files),
+        "files": [
+            {
+                "path": name or file.relative_to(root).as_posix(),
+                "size": file.stat().st_size,
+                "sha256": _sha256(file),
+            }
+            for file in artifact.files
+        ],
+        "parity": None,
+    }
+    return json.dumps(content, indent=1) + "\n"
+
+
+def read_manifest(artifact: Artifact | Path) -> dict[str, Any] | None:
+    """Returns the manifest of an artifact, or None where there is none.
+
+    Raises:
+        ArtifactError: if it is no JSON of a known schema.
+    """
+    path = manifest_path(Path(artifact))
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"schema {content['schema']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            "The manifest cannot be read.",
+            received=f"{path} ({error})",
+            expected=f"a manifest of schema {SCHEMA}",
+            fix="export the model again, or remove the manifest",
+        ) from error
+    return content
+
+
+def changed_files(path: Path) -> list[str] | None:
+    """Returns the files that are not as the manifest says; None without a manifest."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        return None
+    root = path if path.is_dir() else path.parent
+    return [
+        entry["path"]
+        for entry in manifest["files"]
+        if not (root / entry["path"]).is_file()
+        or _sha256(root / entry["path"]) != entry["sha256"]
+    ]
+
+
+def check_files(path: Path) -> bool:
+    """Returns whether the directory has a manifest; its files are then as it says.
+
+    Raises:
+        ArtifactError: if a file is missing or was changed.
+    """
+    changed = changed_files(path)
+    if changed:
+        raise ArtifactError(
+            "Files of the artifact are missing, or not as they were exported.",
+            received=f"{path}: {', '.join(changed)}",
+            expected="the files whose SHA-256 its manifest holds",
+            fix="copy the directory again, or export the model again",
+        )
+    return changed is not None
+
+
+def record_parity(artifact: Artifact, parity: dict[str, Any]) -> None:
+    """Writes what a verification measured into the manifest, where that is possible."""
+    try:
+        manifest = read_manifest(artifact)
+        if manifest is None or changed_files(artifact.path):
+            return
+        manifest["parity"] = parity
+        with staged(manifest_path(artifact.path), overwrite=True) as stage:
+            stage.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    except (ArtifactError, ExportError, OSError):
+        return  # of a folder that cannot be written to, nothing is lost
+
+
+def _options(exporter: Exporter) -> dict[str, Any]:
+    options = dataclasses.asdict(exporter)
+    # Where a file went and whether one was replaced says nothing about what it is.
+    options.pop("overwrite", None)
+    return json.loads(json.dumps(options, default=str))
+
+
+def _versions(exporter: Exporter) -> dict[str, str]:
+    found = {}
+    for package in (*_PACKAGES, *exporter.packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _model(model: keras.Model) -> dict[str, Any]:
+    kinds = Counter(type(layer).__name__ for _, layer in walk(model))
+    kernels = [
+        np.asarray(keras.ops.convert_to_numpy(w))
+        for w in model.weights
+        if len(w.shape) >= 2
+    ]
+    total = sum(kernel.size for kernel in kernels)
+    zeros = sum(kernel.size - np.count_nonzero(kernel) for kernel in kernels)
+    return {
+        "name": model.name,
+        "class": type(model).__name__,
+        "parameters": int(model.count_params()),
+        "kernel_sparsity": zeros / total if total else 0.0,
+        "layers": dict(sorted(kinds.items())),
+        "seeds": sorted(set(_seeds(_config(model)))),
+    }
+
+
+def _config(model: keras.Model) -> Any:
+    try:
+        return model.get_config()
+    except Exception:  # a subclassed model need not have one
+        return {}
+
+
+def _seeds(config: Any) -> Iterator[int]:
+    if isinstance(config, dict):
+        seed = config.get("seed")
+        if isinstance(seed, int):
+            yield seed
+        for value in config.values():
+            yield from _seeds(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _seeds(value)
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    return {**dataclasses.asdict(info), "shape": list(info.shape)}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
