@@ -17,8 +17,7 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 from _models import MODELS
-
-from tfcompress.datasets import load_images, read_fashion_mnist
+from _runs import images
 
 BATCH = 128
 cluster = tfmot.clustering.keras
@@ -69,26 +68,26 @@ def compressed(job, data):
 
 def accuracy(content, data):
     """Returns the share of test images that a .tflite file gets right."""
+    batch = math.gcd(len(data.x_test), 500)
     interpreter = tf.lite.Interpreter(model_content=content)
     source = interpreter.get_input_details()[0]["index"]
-    interpreter.resize_tensor_input(source, (500, *data.image_shape))
+    interpreter.resize_tensor_input(source, (batch, *data.image_shape))
     interpreter.allocate_tensors()
     target = interpreter.get_output_details()[0]["index"]
     right = 0
-    for start in range(0, len(data.x_test) // 500 * 500, 500):
-        interpreter.set_tensor(source, data.x_test[start : start + 500])
+    for start in range(0, len(data.x_test), batch):
+        interpreter.set_tensor(source, data.x_test[start : start + batch])
         interpreter.invoke()
         found = np.argmax(interpreter.get_tensor(target), axis=-1)
-        right += int(np.sum(found == data.y_test[start : start + 500]))
-    return right / (len(data.x_test) // 500 * 500)
+        right += int(np.sum(found == data.y_test[start : start + batch]))
+    return right / len(data.x_test)
 
 
 def main():
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         job = json.loads(line)
-        data = read_fashion_mnist(job["data"]) if job["data"] else load_images()
-        data = data.first(job["limit"])
+        data = images(job["data"], job["limit"])
         content = compressed(job, data)
         engine = zlib.compressobj(9, zlib.DEFLATED, 31)
         size = len(engine.compress(content)) + len(engine.flush())

@@ -18,8 +18,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
+from _child import Child
 from _models import BATCHES, MODELS, compiled
 from _rounds import open_fit
 from rich.console import Console
@@ -129,34 +128,6 @@ OURS = {
 }
 
 
-class Child:
-    """The TFMOT process."""
-
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("_tfmot_steps.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def ask(self, **request):
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise RuntimeError(
-                f"The TFMOT process died on {request}; run "
-                "benchmarks/_tfmot_steps.py by hand to see why."
-            )
-        return json.loads(answer)
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
 def measure(model, arguments, child, tick):
     """Returns `{(framework, variant): [(cpu, wall) of each round]}` of one model."""
     options = {
@@ -249,7 +220,7 @@ def main(argv=None):
         parser.error("--steps must be a multiple of --chunk")
     arguments.variants = list(dict.fromkeys(["plain", *arguments.variants]))
     results = {}
-    child = None if arguments.no_tfmot else Child()
+    child = None if arguments.no_tfmot else Child("_tfmot_steps.py")
     turns = (arguments.rounds + WARM_UP) * (arguments.steps // arguments.chunk)
     total = len(arguments.models) * turns
     console = Console(stderr=True)
