@@ -39,6 +39,7 @@ PEERS_ALLOWED = {1}
 TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
     "tfcompress/core/callback.py": "functions that are not inlined into the step",
+    "tfcompress/clustering/lookup.py": "lookups that read the codes once",
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
     "tfcompress/testing/tools.py": "compares compiled with eager",

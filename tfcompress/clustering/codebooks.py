@@ -9,20 +9,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
 from tfcompress.clustering.starts import codebook, nearest
 from tfcompress.core.callback import ProjectionChain
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.gradient_tap import give_back, innermost, take_over
 
-# What a table of combinations may cost, in products, before its lookups save less.
-_MOST_PRODUCTS = 300_000
-
 
 class SharedKernel:
     """The weights of one kernel, as indices of codebook entries; 0 stands for zero.
-
-    A lookup costs about as much for three weights as for one, so the table that is
-    looked up in holds all combinations of `group` entries where they are few.
 
     Args:
         variable: the kernel.
@@ -34,17 +29,12 @@ class SharedKernel:
         self.variable = variable
         self.shape = tuple(variable.shape)
         self.size = math.prod(self.shape)
-        self.count = count
-        most = min(_MOST_PRODUCTS, 8 * self.size)
-        self.group = 1
-        while (self.group + 1) * (count + 1) ** (self.group + 2) <= most:
-            self.group += 1
-        padding = -self.size % self.group
-        # Padding is code 0, which no sum is taken of.
-        flat = np.pad(codes.reshape(-1).astype("int32"), (0, padding))
+        self.base = count + 1
+        self.group = best_group(self.size, self.base)
+        flat = codes.reshape(-1).astype("int32")
         self.codes = _state(flat)
-        self.packed = _state(_pack(flat, self.group, count + 1))
-        self.members = _state(np.bincount(flat, minlength=count + 1)[1:])
+        self.grouped = _state(grouped(flat, self.group, self.base))
+        self.members = _state(np.bincount(flat, minlength=self.base)[1:])
         self.alive = _state(np.count_nonzero(flat))
 
     def follow_zeros(self) -> None:
@@ -55,11 +45,11 @@ class SharedKernel:
 
         def renew() -> Any:
             kept = ops.reshape(ops.not_equal(self.variable, 0), (-1,))
-            codes = ops.where(_padded(kept, self.group), self.codes, 0)
+            codes = ops.where(kept, self.codes, 0)
             self.codes.assign(codes)
-            self.packed.assign(_pack(codes, self.group, self.count + 1))
-            members = ops.segment_sum(ops.ones_like(codes), codes, self.count + 1)
-            self.members.assign(members[1:])
+            self.grouped.assign(grouped(codes, self.group, self.base))
+            members = sums_by_code(ops.ones_like(codes), codes, self.base)
+            self.members.assign(ops.cast(members[1:], "int32"))
             self.alive.assign(alive)
             return alive
 
@@ -67,22 +57,13 @@ class SharedKernel:
 
     def sums(self, values: Any) -> Any:
         """Returns the sum of `values` over the members of each entry."""
-        values = ops.reshape(ops.cast(values, "float32"), (-1,))
-        values = _padded(values, self.group)
-        sums = ops.bincount(self.codes, weights=values, minlength=self.count + 1)
-        return ops.reshape(sums, (self.count + 1,))[1:]
+        return sums_by_code(values, self.codes, self.base)[1:]
 
     def expand(self, entries: Any) -> Any:
         """Returns the kernel with these entries."""
-        table = ops.concatenate([ops.zeros((1,), entries.dtype), entries])
-        if self.group > 1:
-            combinations = _combinations(self.count + 1, self.group)
-            table = ops.reshape(ops.matmul(combinations, table), (-1, self.group))
-        rows = ops.take(table, self.packed, axis=0)
-        rows = ops.reshape(rows, (-1,))
-        if rows.shape[0] != self.size:
-            rows = rows[: self.size]
-        return ops.reshape(rows, self.shape)
+        values = ops.concatenate([ops.zeros((1,), entries.dtype), entries])
+        weights = look_up(values, self.grouped, self.group, self.size)
+        return ops.reshape(weights, self.shape)
 
     def assign(self, values: Any) -> None:
         """Sets the kernel to `values` after what else constrains it."""
@@ -226,27 +207,8 @@ def is_projected(variable: keras.Variable) -> bool:
     return isinstance(variable.constraint, ProjectionChain)
 
 
-def _padded(flat: Any, group: int) -> Any:
-    missing = -flat.shape[0] % group
-    return ops.pad(flat, (0, missing)) if missing else flat
-
-
 def _state(value: Any) -> keras.Variable:
     return keras.Variable(np.asarray(value, "int32"), trainable=False, dtype="int32")
-
-
-def _combinations(base: int, group: int) -> np.ndarray:
-    """Returns a matrix that makes of a table the table of all groups of its entries."""
-    digits = np.indices((base,) * group).reshape(group, -1).T.reshape(-1)
-    return np.eye(base, dtype="float32")[digits]
-
-
-def _pack(codes: Any, group: int, base: int) -> Any:
-    """Returns one number for each `group` of codes, their digits to `base`."""
-    packed = codes[0::group]
-    for position in range(1, group):
-        packed = packed * base + codes[position::group]
-    return packed
 
 
 def _check(name: str, weights: np.ndarray) -> None:

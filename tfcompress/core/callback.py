@@ -160,7 +160,7 @@ class FitCallback(keras.callbacks.Callback):
 
     def current_step(self) -> int:
         """Returns how many steps the optimizer has made."""
-        return int(ops.convert_to_tensor(self.model.optimizer.iterations))
+        return int(self.model.optimizer.iterations.numpy())
 
     def fit_steps(self, epoch: int) -> tuple[int, int]:
         """Returns the first and last step of this fit, counted by the optimizer."""
