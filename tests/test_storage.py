@@ -76,5 +76,7 @@ def test_the_report_has_the_sizes_where_asked_for(model):
 
 
 def test_something_else_is_refused():
-    with pytest.raises(ValueError, match="Only a model or an artifact can be measured"):
+    with pytest.raises(ValueError, match="Only models and artifacts can be measured"):
         storage(3.5)
+    with pytest.raises(ValueError, match="is not built"):
+        storage(keras.Sequential([layers.Dense(2)]))

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ import numpy as np
 from tfcompress.core.errors import CompressionError, CompressionWarning
 from tfcompress.exporters.artifact import Artifact, gzip_bytes
 from tfcompress.exporters.flatbuffer import Operator, TFLiteFile
+from tfcompress.reporting.subjects import kernels
 
 # Operators that multiply and whose cost is not fixed by the shapes in the file.
 _OPEN_ENDED = {"WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"}
@@ -26,17 +26,14 @@ def weight_bytes(model: keras.Model) -> tuple[int, int]:
 def sparsity(subject: keras.Model | Artifact) -> float | None:
     """Returns the share of zeros, from 0 to 1, among the weights of all kernels.
 
-    Kernels are the weights with two or more axes and more than two entries: a
-    quantization range, two numbers, is no kernel. In a .tflite file a weight is zero
-    if its integer is the zero point. None if there are no kernels.
+    In a .tflite file a weight is zero if its integer is the zero point. None if there
+    are no kernels, or none that can be seen.
     """
-    if isinstance(subject, keras.Model):
-        return _share_of_zeros(_model_kernels(subject))
-    if subject.format == "tflite":
-        return _share_of_zeros(_tflite_kernels(subject))
-    if subject.format == "saved_model":
-        return _share_of_zeros(_saved_kernels(subject))
-    return None
+    zeros = total = 0
+    for kernel in kernels(subject):
+        zeros += int(np.count_nonzero(kernel.values == 0))
+        total += kernel.values.size
+    return zeros / total if total else None
 
 
 def macs(subject: keras.Model | Artifact) -> int | None:
@@ -55,41 +52,6 @@ def macs(subject: keras.Model | Artifact) -> int | None:
     except CompressionError:
         # Subclassed models have no graph to count in.
         return None
-
-
-def _share_of_zeros(kernels: Iterable[tuple[np.ndarray, int]]) -> float | None:
-    zeros = total = 0
-    for values, zero in kernels:
-        zeros += int(np.count_nonzero(values == zero))
-        total += values.size
-    return zeros / total if total else None
-
-
-def _is_kernel(shape: Any) -> bool:
-    return len(shape) >= 2 and math.prod(shape) > 2
-
-
-def _model_kernels(model: keras.Model) -> Iterator[tuple[np.ndarray, int]]:
-    for weight in model.weights:
-        if _is_kernel(weight.shape) and "float" in str(weight.dtype):
-            yield weight.numpy(), 0
-
-
-def _tflite_kernels(artifact: Artifact) -> Iterator[tuple[np.ndarray, int]]:
-    for tensor, values in TFLiteFile.open(artifact.path).weights():
-        # Weights are symmetric in practice, so the channels share one zero point.
-        yield values, tensor.zero_points[0] if tensor.zero_points else 0
-
-
-def _saved_kernels(artifact: Artifact) -> Iterator[tuple[np.ndarray, int]]:
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(artifact.path / "variables" / "variables"))
-    shapes = reader.get_variable_to_shape_map()
-    dtypes = reader.get_variable_to_dtype_map()
-    for name, shape in shapes.items():
-        if _is_kernel(shape) and dtypes[name].is_floating:
-            yield reader.get_tensor(name), 0
 
 
 def _tflite_macs(file: TFLiteFile) -> int | None:

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 
 from tfcompress.benchmarking import benchmark
-from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.reporting import measures, tables
 from tfcompress.reporting.storage import storage
+from tfcompress.reporting.subjects import checked
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def report(
     print(tfcompress.report(teacher, phone, server, evaluate=accuracy))
     ```
     """
-    subjects = [_checked(subject) for subject in (baseline, *artifacts)]
+    subjects = [checked(subject) for subject in (baseline, *artifacts)]
     runners: list[Runner | None] = [None] * len(subjects)
     if evaluate is not None or latency_inputs is not None:
         runners = [_runner(subject, threads) for subject in subjects]
@@ -209,25 +209,3 @@ def _runner(subject: keras.Model | Artifact, threads: int) -> Runner:
     if isinstance(subject, Artifact):
         return load(subject, threads)
     return KerasRunner(subject)
-
-
-def _checked(subject: Any) -> keras.Model | Artifact:
-    if isinstance(subject, keras.Model):
-        if not subject.built:
-            raise InvalidArgumentError(
-                f"Model {subject.name!r} is not built: it has no weights to report on.",
-                received=f"an un-built {type(subject).__name__}",
-                expected="a built model",
-                fix="call it once on data",
-            )
-        return subject
-    if isinstance(subject, Artifact):
-        return subject
-    try:
-        return Artifact.read(subject)
-    except TypeError:
-        raise InvalidArgumentError(
-            "A report is about models and artifacts.",
-            received=type(subject).__name__,
-            expected="a keras.Model, an Artifact or the path of one",
-        ) from None

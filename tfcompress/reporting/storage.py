@@ -6,16 +6,13 @@ import dataclasses
 import io
 import math
 import zlib
-from collections.abc import Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.flatbuffer import TFLiteFile
 from tfcompress.packing import blocks, pack
+from tfcompress.reporting.subjects import StoredKernel, checked, kernels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +111,7 @@ def storage(subject: keras.Model | Artifact) -> Storage:
 
     Raises:
         InvalidArgumentError: if `subject` is neither.
+        ArtifactError: if an artifact is damaged.
 
     Example:
 
@@ -123,44 +121,39 @@ def storage(subject: keras.Model | Artifact) -> Storage:
     >>> layer.sparsity, layer.values, round(layer.position_bits, 2), layer.entropy_size
     (0.96875, 1, 6.42, 13)
     """
+    subject = checked(subject)
     if isinstance(subject, keras.Model):
-        arrays = list(_model_arrays(subject))
-        raw = b"".join(
-            np.ascontiguousarray(w.numpy()).tobytes() for w in subject.weights
-        )
-        total, zipped = len(raw), len(zlib.compress(raw, 9))
-        packed = sum(len(_packed(w.numpy())) for w in subject.weights)
+        weights = [np.ascontiguousarray(weight.numpy()) for weight in subject.weights]
+        contents = [b"".join(weight.tobytes() for weight in weights)]
+        packed = sum(len(_packed(weight)) for weight in weights)
     else:
-        if not isinstance(subject, Artifact):
-            subject = _artifact(subject)
-        arrays = list(_artifact_arrays(subject))
         contents = [file.read_bytes() for file in subject.files]
-        total = subject.size
-        zipped = sum(len(zlib.compress(content, 9)) for content in contents)
         packed = pack(subject, io.BytesIO()).size
-    layers = tuple(_layer(*array) for array in arrays)
+    size = sum(len(content) for content in contents)
+    zipped = sum(len(zlib.compress(content, 9)) for content in contents)
+    layers = tuple(_layer(kernel) for kernel in kernels(subject))
     others = max(packed - sum(layer.packed_size for layer in layers), 0)
     entropy = sum(layer.entropy_size for layer in layers) + others
-    return Storage(layers, total, zipped, entropy, packed)
+    return Storage(layers, size, zipped, entropy, packed)
 
 
-def _layer(name: str, array: np.ndarray, bits: int) -> LayerStorage:
-    flat = array.reshape(-1)
+def _layer(kernel: StoredKernel) -> LayerStorage:
+    flat = kernel.values.reshape(-1)
     zeros = int(np.count_nonzero(flat == 0))
     kept = flat.size - zeros
     _, counts = np.unique(flat[flat != 0], return_counts=True)
     values = _entropy(counts)
     positions = _entropy(np.array([zeros, kept]))
     return LayerStorage(
-        name=name,
-        shape=tuple(array.shape),
-        bits=bits,
+        name=kernel.name,
+        shape=tuple(kernel.values.shape),
+        bits=kernel.bits,
         sparsity=zeros / flat.size,
         values=len(counts),
         value_bits=values / max(kept, 1),
         position_bits=positions / max(kept, 1),
         entropy_size=math.ceil((values + positions) / 8),
-        packed_size=len(_packed(array)),
+        packed_size=len(_packed(kernel.values)),
     )
 
 
@@ -174,43 +167,3 @@ def _packed(array: np.ndarray) -> bytes:
 def _entropy(counts: np.ndarray) -> float:
     counts = counts[counts > 0]
     return float(-(counts * np.log2(counts / counts.sum())).sum()) if len(counts) else 0
-
-
-def _model_arrays(model: keras.Model) -> Iterator[tuple[str, np.ndarray, int]]:
-    for weight in model.weights:
-        if len(weight.shape) > 1 and math.prod(weight.shape) > 2:
-            values = weight.numpy()
-            yield weight.path, values, 8 * values.itemsize
-
-
-def _artifact_arrays(artifact: Artifact) -> Iterator[tuple[str, np.ndarray, int]]:
-    if artifact.format == "tflite":
-        for tensor, values in TFLiteFile.open(artifact.path).weights():
-            shape = tuple(size or 1 for size in tensor.info.shape)
-            zero = tensor.zero_points[0] if tensor.zero_points else 0
-            # As distances from zero, so that zero is zero for unsigned bytes too.
-            array = (values.reshape(shape) - zero) if zero else values.reshape(shape)
-            bits = 4 if tensor.info.dtype == "int4" else 8 * values.itemsize
-            yield tensor.info.name, array, bits
-        return
-    import tensorflow as tf
-
-    reader = tf.train.load_checkpoint(str(artifact.path / "variables" / "variables"))
-    shapes, dtypes = (
-        reader.get_variable_to_shape_map(),
-        reader.get_variable_to_dtype_map(),
-    )
-    for name in sorted(shapes):
-        if len(shapes[name]) > 1 and math.prod(shapes[name]) > 2:
-            yield name, reader.get_tensor(name), 8 * dtypes[name].size
-
-
-def _artifact(path: Any) -> Artifact:
-    try:
-        return Artifact.read(path)
-    except TypeError:
-        raise InvalidArgumentError(
-            "Only a model or an artifact can be measured.",
-            received=type(path).__name__,
-            expected="a keras.Model, an Artifact or the path of one",
-        ) from None
