@@ -53,6 +53,10 @@ class ArtifactError(CompressionError, RuntimeError):
     """An artifact on disk is missing, damaged or not what it says it is."""
 
 
+class ServingError(CompressionError, RuntimeError):
+    """A model server refused a request, or cannot be reached."""
+
+
 class VerificationError(CompressionError, RuntimeError):
     """An artifact does not do what its reference model does."""
 

@@ -12,6 +12,7 @@ from tfcompress.exporters.onnx import ONNXExporter
 from tfcompress.exporters.openvino import OpenVINOExporter
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.exporters.saved_model import SavedModelExporter
+from tfcompress.exporters.signatures import ServingSignatures
 from tfcompress.exporters.tflite import TFLiteExporter
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "OperatorCount",
     "Runner",
     "SavedModelExporter",
+    "ServingSignatures",
     "TFLiteExporter",
     "TensorInfo",
     "export",

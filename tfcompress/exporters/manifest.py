@@ -178,7 +178,7 @@ def record_parity(artifact: Artifact, parity: dict[str, Any]) -> None:
 
 
 def _options(exporter: Exporter) -> dict[str, Any]:
-    options = dataclasses.asdict(exporter)
+    options = exporter.get_config()
     # Where a file went and whether one was replaced says nothing about what it is.
     options.pop("overwrite", None)
     return json.loads(json.dumps(options, default=str))

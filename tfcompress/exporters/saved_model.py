@@ -1,8 +1,10 @@
 """The "saved_model" format: a version directory that TF Serving can load."""
 
+import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,13 +12,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.calibration import by_name
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files, manifest_path, published
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.signatures import ServingSignatures
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.exporters.warmup import WARM_UP_FILE, write_warm_up
 
 if TYPE_CHECKING:
     from tfcompress.exporters.runners import Runner
@@ -43,11 +48,19 @@ class SavedModelExporter(Exporter):
             those that are 8-bit integers times a scale, or at most 256 different
             values, as bytes or half bytes, from which the graph makes the very same
             floats. It makes them in each call, where TensorFlow does not fold them.
+        signatures: signatures for encoded images and labels; None for none.
+        warm_up: samples that a server runs before the version takes traffic: an array,
+            a list or a dict by input name. Each becomes one request.
+        tflite: whether to put a `model.tflite` beside the SavedModel, which TF Serving
+            runs with `--prefer_tflite_model`.
     """
 
     version: int | None = None
     batch_size: int | None = None
     weights: str = "variables"
+    signatures: ServingSignatures | None = None
+    warm_up: Any = None
+    tflite: bool = False
 
     limits: ClassVar[Limits] = Limits(
         "TensorFlow and TF Serving", activations=(), text_inputs=True
@@ -74,8 +87,16 @@ class SavedModelExporter(Exporter):
         def describe(path: Path) -> Artifact:
             return _describe(path, traced.inputs, traced.outputs)
 
+        more = self.signatures.functions(traced) if self.signatures else {}
+        requests = self._warm_up_requests(traced)
+        phone = self._phone(model, input_signature)
         with published(self, model, target, describe) as stage:
-            write_saved_model(traced, stage)
+            write_saved_model(traced, stage, more)
+            if requests:
+                name = target.absolute().parent.name
+                write_warm_up(stage / WARM_UP_FILE, name, "serving_default", requests)
+            if phone is not None:
+                (stage / "model.tflite").write_bytes(phone)
         return describe(target)
 
     def matches(self, filepath: Path) -> bool:
@@ -94,6 +115,43 @@ class SavedModelExporter(Exporter):
         module, artifact = _load(_version_of(filepath) or filepath)
         return SavedModelRunner(artifact, module)
 
+    def get_config(self) -> dict[str, Any]:
+        """Returns the options, for `keras.saving`; samples are no option."""
+        signatures = self.signatures and dataclasses.asdict(self.signatures)
+        return {
+            "version": self.version,
+            "batch_size": self.batch_size,
+            "weights": self.weights,
+            "signatures": signatures,
+            "tflite": self.tflite,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SavedModelExporter":
+        """Returns the exporter with the options `config`."""
+        found = config.get("signatures")
+        signatures = ServingSignatures(**found) if found else None
+        return cls(**{**config, "signatures": signatures})
+
+    def _warm_up_requests(self, traced: TracedModel) -> list[dict[str, Any]]:
+        if self.warm_up is None:
+            return []
+        columns = by_name(self.warm_up, traced.inputs)
+        size = self.batch_size or 1
+        count = len(next(iter(columns.values())))
+        return [
+            {name: column[start : start + size] for name, column in columns.items()}
+            for start in range(0, count - size + 1, size)
+        ]
+
+    def _phone(self, model: Any, input_signature: Any) -> bytes | None:
+        if not self.tflite:
+            return None
+        from tfcompress.exporters.tflite import TFLiteExporter
+
+        traced = trace(model, self.batch_size, input_signature, float32=True)
+        return TFLiteExporter(batch_size=self.batch_size).content(traced)
+
     def _version_directory(self, filepath: Path) -> Path:
         if filepath.suffix == ".tflite":
             raise _bad_version(filepath)
@@ -110,8 +168,10 @@ class SavedModelExporter(Exporter):
         return filepath / str(max(_versions(filepath), default=0) + 1)
 
 
-def write_saved_model(traced: TracedModel, directory: Path) -> None:
-    """Saves a traced model with the signature `serving_default`.
+def write_saved_model(
+    traced: TracedModel, directory: Path, more: Mapping[str, Any] | None = None
+) -> None:
+    """Saves a traced model with the signature `serving_default`, and `more` of them.
 
     Only what the graph reads is tracked, so that each variable is stored once.
 
@@ -128,7 +188,7 @@ def write_saved_model(traced: TracedModel, directory: Path) -> None:
         tf.saved_model.save(
             module,
             str(directory),
-            signatures={"serving_default": traced.function},
+            signatures={"serving_default": traced.function, **(more or {})},
             options=tf.saved_model.SaveOptions(
                 experimental_custom_gradients=False, save_debug_info=False
             ),

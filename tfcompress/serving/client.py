@@ -1,0 +1,316 @@
+"""A client of TF Serving's API, over REST or gRPC."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+
+from tfcompress.core.errors import InvalidArgumentError, ServingError
+from tfcompress.exporters.probing import require
+
+DEFAULT = "serving_default"
+
+
+class Client:
+    """Calls a model on a server, over REST (`http://`) or gRPC (`grpc://`).
+
+    Use it to ask a running server what it was asked in tests: the same arrays in, the
+    same arrays out. It needs the extra `serving`.
+
+    Source: https://www.tensorflow.org/tfx/serving/api_rest, and PredictionService and
+    ModelService of tensorflow-serving-api.
+
+    Args:
+        url: "http://host:8501", "https://..." or "grpc://host:8500".
+        model: the name of the model.
+        version: its version; None for the one the server prefers.
+        timeout: seconds until a request fails.
+
+    Example:
+
+    ```python
+    from tfcompress.serving import Client
+
+    client = Client("http://localhost:8501", "student")
+    # scores = client.predict(images)
+    # names = client.predict(image_files, signature="images")["labels"]
+    ```
+    """
+
+    def __init__(
+        self, url: str, model: str, version: int | None = None, timeout: float = 30.0
+    ):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
+            raise InvalidArgumentError(
+                "The client cannot use this address.",
+                received=repr(url),
+                expected="http://host:port, https://host:port or grpc://host:port",
+            )
+        if not model or "/" in model or ".." in model:
+            raise InvalidArgumentError(
+                "Bad name of a model.",
+                received=repr(model),
+                expected="the name that models.config gives it",
+            )
+        if version is not None and (not isinstance(version, int) or version < 1):
+            raise InvalidArgumentError(
+                "Bad `version`.", received=repr(version), expected="None, 1, 2, ..."
+            )
+        kind = _GRPC if parts.scheme == "grpc" else _REST
+        self._transport = kind(url, model, version, timeout)
+
+    def predict(
+        self, arrays: Any, signature: str = DEFAULT
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Returns the outputs for arrays: one array, or a dict by name.
+
+        Args:
+            arrays: an array for one input, else a dict by input name. Texts and files
+                are arrays of `bytes` or `str`.
+            signature: which signature to call.
+
+        Raises:
+            ServingError: if the server refuses, or cannot be reached.
+        """
+        if not isinstance(arrays, Mapping):
+            arrays = {None: arrays}
+        given = {name: _array(value) for name, value in arrays.items()}
+        if None in given:
+            (name,) = self._one_input(signature)
+            given = {name: given[None]}
+        outputs = self._transport.predict(given, signature)
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    def metadata(self) -> dict[str, dict[str, dict[str, tuple[str, tuple]]]]:
+        """Returns dtype and shape by signature, "inputs" or "outputs", and name.
+
+        Raises:
+            ServingError: if the server refuses, or cannot be reached.
+        """
+        definitions = self._transport.signatures()
+        return {
+            name: {
+                kind: {key: _spec(info) for key, info in getattr(found, kind).items()}
+                for kind in ("inputs", "outputs")
+            }
+            for name, found in definitions.items()
+        }
+
+    def status(self) -> dict[int, str]:
+        """Returns the state of each version: "AVAILABLE", "LOADING", "END" ...
+
+        Raises:
+            ServingError: if the server refuses, or cannot be reached.
+        """
+        return self._transport.status()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def _one_input(self, signature: str) -> list[str]:
+        if not hasattr(self, "_known"):
+            self._known = self.metadata()
+        if signature not in self._known:
+            raise InvalidArgumentError(
+                "The model has no such signature.",
+                received=repr(signature),
+                expected=f"one of {sorted(self._known)}",
+            )
+        names = list(self._known[signature]["inputs"])
+        if len(names) != 1:
+            raise InvalidArgumentError(
+                "The signature has several inputs.",
+                received="one array",
+                expected=f"a dict with {sorted(names)}",
+            )
+        return names
+
+
+class _REST:
+    """Column-wise JSON; binary values in base64."""
+
+    def __init__(self, url: str, model: str, version: int | None, timeout: float):
+        require("requests", "serving")
+        import requests
+
+        path = f"{url.rstrip('/')}/v1/models/{quote(model)}"
+        self._path = path if version is None else f"{path}/versions/{version}"
+        self._timeout, self._session = timeout, requests.Session()
+
+    def predict(self, arrays: dict[str, np.ndarray], signature: str) -> dict:
+        body = {
+            "signature_name": signature,
+            "inputs": {name: _to_json(array) for name, array in arrays.items()},
+        }
+        outputs = self._call("POST", ":predict", body)["outputs"]
+        outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+        return {name: _from_json(value) for name, value in outputs.items()}
+
+    def signatures(self) -> Mapping[str, Any]:
+        from google.protobuf import json_format
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        found = self._call("GET", "/metadata")["metadata"]["signature_def"]
+        definitions = get_model_metadata_pb2.SignatureDefMap()
+        json_format.ParseDict(found, definitions, ignore_unknown_fields=True)
+        return definitions.signature_def
+
+    def status(self) -> dict[int, str]:
+        found = self._call("GET", "")["model_version_status"]
+        return {int(entry["version"]): entry["state"] for entry in found}
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        import requests
+
+        try:
+            answer = self._session.request(
+                method, self._path + path, json=body, timeout=self._timeout
+            )
+            content = answer.json()
+        except (requests.RequestException, ValueError) as error:
+            raise _unreachable(self._path, str(error)) from error
+        if answer.status_code != 200:
+            raise _refused(self._path, content.get("error", answer.text))
+        return content
+
+
+class _GRPC:
+    """PredictionService and ModelService through the official stubs."""
+
+    def __init__(self, url: str, model: str, version: int | None, timeout: float):
+        require("tensorflow_serving", "serving")
+        import grpc
+        from tensorflow_serving.apis import (
+            model_service_pb2_grpc,
+            prediction_service_pb2_grpc,
+        )
+
+        self._address, self._timeout = urlsplit(url).netloc, timeout
+        self._model, self._version = model, version
+        # The default of 4 MB is one large batch of images.
+        sizes = [("grpc.max_receive_message_length", -1)]
+        sizes += [("grpc.max_send_message_length", -1)]
+        self._channel = grpc.insecure_channel(self._address, sizes)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(
+            self._channel
+        )
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+    def predict(self, arrays: dict[str, np.ndarray], signature: str) -> dict:
+        import tensorflow as tf
+        from tensorflow_serving.apis import predict_pb2
+
+        request = self._named(predict_pb2.PredictRequest())
+        request.model_spec.signature_name = signature
+        for name, array in arrays.items():
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+        reply = self._call(self._prediction.Predict, request)
+        return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
+
+    def signatures(self) -> Mapping[str, Any]:
+        from tensorflow_serving.apis import get_model_metadata_pb2
+
+        request = self._named(get_model_metadata_pb2.GetModelMetadataRequest())
+        request.metadata_field.append("signature_def")
+        reply = self._call(self._prediction.GetModelMetadata, request)
+        definitions = get_model_metadata_pb2.SignatureDefMap()
+        reply.metadata["signature_def"].Unpack(definitions)
+        return definitions.signature_def
+
+    def status(self) -> dict[int, str]:
+        from tensorflow_serving.apis import get_model_status_pb2
+
+        request = self._named(get_model_status_pb2.GetModelStatusRequest())
+        reply = self._call(self._models.GetModelStatus, request)
+        state = get_model_status_pb2.ModelVersionStatus.State
+        return {e.version: state.Name(e.state) for e in reply.model_version_status}
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def _named(self, request: Any) -> Any:
+        request.model_spec.name = self._model
+        if self._version is not None:
+            request.model_spec.version.value = self._version
+        return request
+
+    def _call(self, method: Any, request: Any) -> Any:
+        import grpc
+
+        try:
+            return method(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            reason = f"{error.code().name}: {error.details()}"
+            lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            found = _unreachable if error.code() in lost else _refused
+            raise found(self._address, reason) from error
+
+
+def _array(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind in "US":
+        array = array.astype(object)
+    return array.astype("float32") if array.dtype == "float64" else array
+
+
+def _to_json(array: np.ndarray) -> Any:
+    if array.dtype == object:
+        return (
+            [_to_json(np.asarray(v, object)) for v in array]
+            if array.ndim
+            else (
+                {"b64": base64.b64encode(array.item()).decode()}
+                if isinstance(array.item(), bytes)
+                else array.item()
+            )
+        )
+    return array.tolist()
+
+
+def _from_json(value: Any) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind == "U":
+        return np.char.encode(array, "utf-8").astype(object)
+    return array.astype("float32") if array.dtype == "float64" else array
+
+
+def _spec(info: Any) -> tuple[str, tuple]:
+    import tensorflow as tf
+
+    sizes = tuple(
+        axis.size if axis.size >= 0 else None for axis in info.tensor_shape.dim
+    )
+    return tf.dtypes.as_dtype(info.dtype).name, sizes
+
+
+def _refused(address: str, reason: str) -> ServingError:
+    return ServingError(
+        "The server refused the request.",
+        received=f"{address}: {reason}",
+        expected="a model, version, signature and arrays that the server knows",
+        fix="compare with `client.metadata()` and `client.status()`",
+    )
+
+
+def _unreachable(address: str, reason: str) -> ServingError:
+    return ServingError(
+        "The server cannot be reached, or gave no answer in time.",
+        received=f"{address}: {reason}",
+        expected="a TF Serving compatible server",
+        fix="check address, port (REST 8501, gRPC 8500) and `timeout`",
+    )
