@@ -31,7 +31,10 @@ from tfcompress.distillation import (
 )
 from tfcompress.exporters import (
     Artifact,
+    Diagnosis,
+    Finding,
     Runner,
+    doctor,
     export,
     load,
 )
@@ -131,9 +134,11 @@ __all__ = [
     "ConstantSparsity",
     "CosineSparsity",
     "Criterion",
+    "Diagnosis",
     "Distiller",
     "ExportError",
     "FakeQuantize",
+    "Finding",
     "FreezeQuantization",
     "Grasp",
     "HeadReport",
@@ -186,6 +191,7 @@ __all__ = [
     "deep_supervision",
     "distill_chain",
     "distill_into_trees",
+    "doctor",
     "export",
     "factorize",
     "finalize",

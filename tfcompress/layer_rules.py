@@ -47,6 +47,7 @@ OPERATION_FLOWS: dict[str, Flow] = {
     "LogSoftmax": "activate",
     **dict.fromkeys(("Matmul", "Mean", "Sum"), "arithmetic"),
     "Stack": "concatenate",
+    "Where": "concatenate",
 }
 
 

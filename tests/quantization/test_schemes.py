@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tfcompress
@@ -15,6 +16,7 @@ from tfcompress import (
     verify,
 )
 from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.quantizers import (
     BinaryQuantizer,
     LearnedStepQuantizer,
@@ -126,7 +128,7 @@ def test_layers_that_no_expression_names_get_eight_bits():
     ("scheme", "message"),
     [
         ("w5a8", "one of 'w8a8', 'w8a16', 'w4a8', 'w2a8', 'w1a8'"),
-        ({"conv": "w8a8", "": "w8a16"}, r"activations of \[8, 16\] bits"),
+        ({"conv": "w8a8", "": "w8a16"}, r"8 bits \(moving_average\), 16 bits"),
         ({"conv": "int4"}, "Unknown quantization scheme.*'int4'"),
         ({"(": "w4a8"}, "no valid regular expression"),
         ({"block7": "w4a8"}, "names layers that the model does not have.*conv"),
@@ -210,3 +212,33 @@ def test_what_is_stored_is_stored_again_unchanged():
     stored, step = as_stored(kernel, (3,))
     assert np.abs(stored - kernel).max() <= 0.5 * step.max() * 1.001
     np.testing.assert_array_equal(as_stored(stored, (3,))[0], stored)
+
+
+def test_learned_ranges_move_with_the_loss_and_freeze(images):
+    """PACT: the gradient of a bound is that of all values cut off at it."""
+    layer = FakeQuantize(learned=True, nonnegative=True)
+    layer.build((None, 2))
+    layer.ranges.assign([[0.0, 1.0]])
+    layer.batches.assign([100.0])
+    values = tf.constant([[0.5, 2.0], [3.0, 0.25]])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(values, training=True) * [[1.0, 2.0], [4.0, 8.0]])
+    gradient = tape.gradient(loss, layer.ranges.value)
+    np.testing.assert_allclose(gradient, [[0.0, 2.0 + 4.0]], atol=1e-6)
+
+    keras.utils.set_random_seed(0)
+    model = quantize_aware(network(), QuantizationScheme(ranges="learned"))
+    moving = [v for v in model.trainable_variables if v.name == "ranges"]
+    assert len(moving) >= 4
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    labels = np.arange(len(images)) % 10
+    model.fit(images, labels, batch_size=4, verbose=0)
+    learned = [np.array(v) for v in moving]
+    model.fit(images, labels, batch_size=4, verbose=0)
+    assert all((a != np.array(v)).any() for a, v in zip(learned, moving, strict=True))
+    learned = [np.array(v) for v in moving]
+    freeze = tfcompress.FreezeQuantization(ranges_at_epoch=0)
+    model.fit(images, labels, batch_size=4, verbose=0, callbacks=[freeze])
+    for before, variable in zip(learned, moving, strict=True):
+        np.testing.assert_array_equal(before, variable)

@@ -5,6 +5,7 @@ To add a format, write one file with one class and import it below.
 
 from tfcompress.exporters.artifact import Artifact, OperatorCount, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.doctor import Diagnosis, Finding, doctor
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.micro import MicroExporter
@@ -18,7 +19,9 @@ from tfcompress.exporters.tflite import TFLiteExporter
 __all__ = [
     "EXPORTERS",
     "Artifact",
+    "Diagnosis",
     "Exporter",
+    "Finding",
     "KerasRunner",
     "Limits",
     "MicroExporter",
@@ -30,6 +33,7 @@ __all__ = [
     "ServingSignatures",
     "TFLiteExporter",
     "TensorInfo",
+    "doctor",
     "export",
     "load",
 ]

@@ -75,7 +75,6 @@ class TFLiteExporter(Exporter):
         "LiteRT",
         activations=(8, 16),
         layers={
-            "Conv3D": "has no integer kernel and stays float",
             "ConvLSTM1D": "stays float; batch_size=1 only",
             "ConvLSTM2D": "stays float; batch_size=1 only",
             "ConvLSTM3D": "has no kernel at all",

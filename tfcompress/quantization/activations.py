@@ -24,6 +24,8 @@ FIXED_RANGES = {
 
 NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "softmax", "exponential", "rsqrt"})
 
+# Names of the activation functions that LiteRT has an exact integer kernel for.
+INTEGER = FUSED | set(FIXED_RANGES) | {"exponential", "gelu", "log", "rsqrt"}
 
 # Operations of `keras.ops`, and layers, that are activations.
 _OPERATIONS = {

@@ -16,11 +16,16 @@ from typing import Any
 import keras
 
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
-from tfcompress.quantization.expansions import Parts, expansion_of
+from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
 
 
-def expand(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
-    """Returns `graph` with the chosen layers split into single operations."""
+def expand(
+    graph: Graph, chosen: Callable[[Any], bool]
+) -> tuple[Graph, dict[str, StaysFloat]]:
+    """Returns `graph` with the chosen layers split into single operations.
+
+    Beside it: why some layers cannot be, by their names.
+    """
     expander = _Expander()
     mapping: dict[Tensor, Tensor] = {}
     nodes: list[Node] = []
@@ -29,7 +34,7 @@ def expand(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
             nodes.extend(expander.split(node, mapping))
         else:
             nodes.append(node)
-    return graph.substitute(mapping, nodes)
+    return graph.substitute(mapping, nodes), expander.refusals
 
 
 class _Expander:
@@ -37,6 +42,7 @@ class _Expander:
         # A shared layer is split once; its calls share the parts.
         self.parts: dict[int, Parts] = {}
         self.models: dict[Any, keras.Model | None] = {}
+        self.refusals: dict[str, StaysFloat] = {}
 
     def split(self, node: Node, mapping: dict[Tensor, Tensor]) -> Iterator[Node]:
         """Yields the nodes that `node` stands for.
@@ -51,7 +57,11 @@ class _Expander:
         parts = self.parts.setdefault(id(node.operation), Parts(node.operation))
         key = (id(node.operation), repr(_described(node)))
         if key not in self.models:
-            self.models[key] = _as_model(function, parts, node)
+            try:
+                self.models[key] = _as_model(function, parts, node)
+            except StaysFloat as refusal:
+                self.refusals[node.name] = refusal
+                self.models[key] = None
         model = self.models[key]
         if model is None:
             yield node

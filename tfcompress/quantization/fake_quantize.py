@@ -13,6 +13,8 @@ from tfcompress.core.registry import PACKAGE
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
+# How many batches a learned range is taken from before the optimizer moves it.
+_OBSERVED = 10
 
 
 def _kept_apart(inputs: Any) -> Any:
@@ -52,6 +54,9 @@ class FakeQuantize(keras.layers.Layer):
         frozen: whether the range no longer moves in training.
         symmetric: whether the range is as wide below zero as above, so that zero is
             the integer 0, as some kernels want their second operand.
+        learned: whether the optimizer trains the range, after ten batches that set it:
+            the gradient of a bound is that of all values cut off at it (PACT, Choi et
+            al., 2018, for both ends).
 
     Example:
 
@@ -72,6 +77,7 @@ class FakeQuantize(keras.layers.Layer):
     ):
         # Not an argument like the others, of which there are many enough.
         self.symmetric = bool(kwargs.pop("symmetric", False))
+        self.learned = bool(kwargs.pop("learned", False)) and fixed_range is None
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -80,18 +86,36 @@ class FakeQuantize(keras.layers.Layer):
         self.nonnegative = nonnegative
         self.sites = sites
         self.momentum = momentum
-        self.frozen = frozen
+        self._frozen = frozen
         self.supports_masking = True
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the range no longer moves."""
+        return self._frozen
+
+    @frozen.setter
+    def frozen(self, value: bool) -> None:
+        self._frozen = value
+        if self.learned and self.built:
+            self.ranges.trainable = not value
 
     def build(self, input_shape: Any = None) -> None:
         if self.fixed_range is None:
             # Replicas see different batches; their mean is what all go on with.
-            common = {"trainable": False, "aggregation": "mean", "dtype": "float32"}
+            common = {
+                "initializer": "zeros",
+                "aggregation": "mean",
+                "dtype": "float32",
+            }
             self.ranges = self.add_weight(
-                shape=(self.sites, 2), initializer="zeros", name="ranges", **common
+                shape=(self.sites, 2),
+                trainable=self.learned and not self.frozen,
+                name="ranges",
+                **common,
             )
             self.batches = self.add_weight(
-                shape=(self.sites,), initializer="zeros", name="batches", **common
+                shape=(self.sites,), trainable=False, name="batches", **common
             )
 
     def call(
@@ -129,6 +153,10 @@ class FakeQuantize(keras.layers.Layer):
                     lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
                 )
             )
+        if self.learned and not self.frozen:
+            # What lies outside has the gradient of the bound that it is cut off at.
+            inputs = ops.minimum(ops.maximum(inputs, low), high)
+            low, high = ops.stop_gradient(low), ops.stop_gradient(high)
         return keras.quantizers.fake_quant_with_min_max_vars(
             inputs, low, high, num_bits=self.num_bits, narrow_range=self.is_wide
         )
@@ -158,9 +186,13 @@ class FakeQuantize(keras.layers.Layer):
         return ops.stop_gradient(ops.stack([low, high]))
 
     def _observe(self, inputs: Any, site: int) -> None:
-        # A plain mean of the first batches that turns into a moving average.
+        # A plain mean of the first batches that turns into a moving average, or into
+        # what the optimizer makes of it.
         seen = self.batches[site]
-        keep = ops.minimum(self.momentum, seen / (seen + 1.0))
+        last = self.momentum
+        if self.learned:
+            last = ops.where(seen < _OBSERVED, self.momentum, 1.0)
+        keep = ops.minimum(last, seen / (seen + 1.0))
         moved = keep * self.ranges[site] + (1.0 - keep) * self._batch_range(inputs)
         if self.sites == 1:
             self.ranges.assign(moved[None])
@@ -172,7 +204,9 @@ class FakeQuantize(keras.layers.Layer):
 
     def _span(self, ranges: Any) -> tuple[Any, Any]:
         """Returns the range of all sites, shifted so that zero is on its grid."""
-        low = ops.minimum(ops.min(ranges[:, 0]), 0.0)
+        low = ops.zeros_like(ranges[0, 0])
+        if not self.nonnegative:
+            low = ops.minimum(ops.min(ranges[:, 0]), low)
         high = ops.maximum(ops.max(ranges[:, 1]), low + _SMALLEST_SPAN)
         if self.is_wide:
             high = ops.maximum(high, -low)
@@ -224,4 +258,5 @@ class FakeQuantize(keras.layers.Layer):
             "momentum": self.momentum,
             "frozen": self.frozen,
             "symmetric": self.symmetric,
+            "learned": self.learned,
         }

@@ -25,6 +25,12 @@ from tfcompress.quantization.activations import (
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.primitives import Bounded
+from tfcompress.quantization.scheme import QuantizationScheme
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith(("float", "bfloat"))
+
 
 _FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
 
@@ -132,7 +138,7 @@ class _Placement:
         return may_clamp and clamped and linear
 
     def new_range(self, tensor: Tensor, name: str, operation: Any = None) -> None:
-        if not tensor.dtype.startswith(("float", "bfloat")):
+        if not _is_float(tensor):
             return
         nonnegative = activation_name(operation) in NONNEGATIVE
         one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
@@ -143,6 +149,8 @@ class _Placement:
         """Gives all inputs of a Concatenate, and its output, one range."""
         common = _Range(node.name)
         for tensor in dict.fromkeys(node.inputs):
+            if not _is_float(tensor):
+                continue  # the condition of a `where`
             found = self.find(tensor)
             if found is None or found.fixed is not None:
                 # Prescribed scales can't be shared: round once more on the way in.
@@ -150,6 +158,9 @@ class _Placement:
             elif found is not common:
                 self.merge(found, common)
         self.ranges[node.output] = common
+        if type(node.operation).__name__ == "Where":
+            # One of its values may be a constant, which the range must contain.
+            self.after[node.output] = (common, common.add_site(False))
 
     def find(self, tensor: Tensor) -> _Range | None:
         found = self.ranges.get(tensor)
@@ -172,7 +183,7 @@ class _Placement:
 
 def insert_fake_quantize(
     graph: Graph,
-    num_bits: int,
+    scheme: QuantizationScheme,
     chosen: Callable[[Any], bool],
     output_names: list[str],
 ) -> Graph:
@@ -180,7 +191,7 @@ def insert_fake_quantize(
 
     Args:
         graph: a graph of single operations (see `expand`).
-        num_bits: bits of an activation.
+        scheme: bits of an activation, and how ranges are found.
         chosen: which operations are to run in integers.
         output_names: names of the model's outputs. Exporters name an output after
             its last layer, less the suffix `_quantizer`.
@@ -201,11 +212,12 @@ def insert_fake_quantize(
                 name += "_"
             names.add(name)
             made[shared] = FakeQuantize(
-                num_bits,
+                scheme.activations,
                 fixed_range=shared.fixed,
                 nonnegative=shared.nonnegative,
                 sites=max(shared.sites, 1),
                 symmetric=shared.symmetric,
+                learned=scheme.ranges == "learned",
                 name=name,
             )
         rounded = Tensor(tensor.shape, tensor.dtype, tensor.name)

@@ -5,41 +5,17 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
-from tfcompress.core.errors import (
-    CompressionWarning,
-    InvalidArgumentError,
-    UnsupportedLayerError,
-)
-from tfcompress.core.graph import (
-    Graph,
-    Node,
-    build,
-    clone_operation,
-    output_names,
-    trace,
-)
-from tfcompress.core.inlining import inlined
-from tfcompress.core.select import Filters, matches, select, walk
-from tfcompress.layer_rules import rule_of
-from tfcompress.quantization.activations import fixed_range
-from tfcompress.quantization.expand import expand
-from tfcompress.quantization.expansions import expansion_of
-from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
+from tfcompress.core.graph import Graph, Node, build, clone_operation
+from tfcompress.core.select import Filters
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
+from tfcompress.quantization.plan import FloatLayer, plan
 from tfcompress.quantization.quantizers import Quantizer
-from tfcompress.quantization.scheme import Scheme, owner_path, schemes_by_path
+from tfcompress.quantization.scheme import Scheme
 from tfcompress.quantization.wrapper import QuantizedLayer
-
-_PURPOSE = "make the model quantization-aware"
-_EIGHT_BITS_ONLY = (
-    keras.layers.Concatenate,
-    keras.layers.UpSampling1D,
-    keras.layers.UpSampling2D,
-)
 
 
 def quantize_aware(
@@ -89,74 +65,29 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
-    functional = inlined(model, _is_known, _PURPOSE)
-    graph = trace(functional, _PURPOSE)
-    paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
-    resolved, scheme_of = schemes_by_path(scheme, list(paths.values()))
-    if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
-        raise InvalidArgumentError(
-            f"Model '{model.name}' is quantization-aware already.",
-            fix="pass the model from before quantize_aware",
-        )
-    chosen = _chooser(model, filters)
-    graph = expand(graph, chosen)
-    if resolved.activations > 8:
-        _check_16_bits(graph, chosen)
-    _report_float_layers(graph, chosen, filters)
-    names = output_names(functional)
-    graph = insert_fake_quantize(graph, resolved.activations, chosen, names)
-
-    def quantizer_of(node: Node) -> Quantizer:
-        return scheme_of(owner_path(node.name, paths)).weights
-
-    return build(_wrap_kernels(graph, quantizer_of, chosen))
+    planned = plan(model, scheme, filters)
+    _refuse(planned.impossible)
+    _report(planned.float_layers, filters)
+    graph = insert_fake_quantize(
+        planned.graph, planned.scheme, planned.chosen, planned.output_names
+    )
+    return build(_wrap_kernels(graph, planned.quantizer_of, planned.chosen))
 
 
-def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
-    """Returns whether an operation is to be quantized; parts of a layer always are."""
-    select(model, filters, lambda layer: rule_of(layer) is not None)
-    left_out = {
-        id(layer) for path, layer in walk(model) if not matches(path, layer, filters)
-    }
-    return lambda operation: id(operation) not in left_out
-
-
-def _is_known(layer: Any) -> bool:
-    return rule_of(layer) is not None or expansion_of(layer) is not None
-
-
-def _check_16_bits(graph: Graph, chosen: Callable[[Any], bool]) -> None:
-    """Refuses layers that the converter knows no 16-bit kernel for."""
-    names = [
-        node.name
-        for node in graph.nodes
-        if chosen(node.operation)
-        and (
-            isinstance(node.operation, _EIGHT_BITS_ONLY)
-            or fixed_range(node.operation) is not None
-        )
-    ]
-    if names:
+def _refuse(layers: list[FloatLayer]) -> None:
+    if layers:
         raise UnsupportedLayerError(
             "The converter has no 16-bit form of these layers.",
-            received=", ".join(names),
+            received=", ".join(layer.name for layer in layers),
             expected="activations such as ReLU, logits as outputs, no Concatenate",
-            fix="use 8 bits, such as scheme='w8a8'; or end the model with its logits "
-            "and let the application compute the softmax",
+            fix=layers[0].fix,
         )
 
 
-def _report_float_layers(
-    graph: Graph, chosen: Callable[[Any], bool], filters: Filters
-) -> None:
-    names = {
-        f"{node.name} ({type(node.operation).__name__})": None
-        for node in graph.nodes
-        if chosen(node.operation) and flow_of(node.operation) == "float"
-    }
-    if not names:
+def _report(layers: list[FloatLayer], filters: Filters) -> None:
+    if not layers:
         return
-    listed = ", ".join(names)
+    listed = ", ".join(map(str, layers))
     if filters is not None:
         raise UnsupportedLayerError(
             "`filters` ask to quantize layers that have no integer form.",
@@ -165,8 +96,7 @@ def _report_float_layers(
             fix="leave them out of `filters`; they then run in float",
         )
     warnings.warn(
-        f"These layers have no integer form and stay in float: {listed}. "
-        "Replace them, or use register_layer_rule if they only pass numbers on.",
+        f"These layers have no integer form and stay in float: {listed}.",
         CompressionWarning,
         stacklevel=3,
     )

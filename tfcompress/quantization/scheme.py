@@ -15,6 +15,8 @@ from tfcompress.quantization.quantizers import (
     UniformQuantizer,
 )
 
+_RANGES = ("moving_average", "learned")
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantizationScheme:
@@ -33,6 +35,10 @@ class QuantizationScheme:
     Args:
         weights: quantizer of kernels.
         activations: bits of activations, 8 or 16.
+        ranges: how ranges of activations are found: `"moving_average"` of what the
+            batches hold (Jacob et al., 2018), or `"learned"`: clipping values that
+            the optimizer trains with the weights (PACT, Choi et al., 2018). The
+            latter cuts off rare large values where that helps the loss.
 
     Example:
 
@@ -42,6 +48,7 @@ class QuantizationScheme:
 
     weights: Quantizer = dataclasses.field(default_factory=UniformQuantizer)
     activations: int = 8
+    ranges: str = "moving_average"
 
     def __post_init__(self) -> None:
         if self.activations not in (8, 16):
@@ -49,6 +56,12 @@ class QuantizationScheme:
                 "`activations` is a number of bits.",
                 received=repr(self.activations),
                 expected="8 or 16",
+            )
+        if self.ranges not in _RANGES:
+            raise InvalidArgumentError(
+                "`ranges` names how ranges of activations are found.",
+                received=repr(self.ranges),
+                expected=f"one of {', '.join(map(repr, _RANGES))}",
             )
 
 
@@ -109,14 +122,17 @@ def schemes_by_path(
                 received=repr(pattern),
                 expected=f"expressions that match some of {', '.join(paths)}",
             )
-    widths = {one.activations for one in table.values()}
-    if len(widths) > 1:
+    kinds = {(one.activations, one.ranges) for one in table.values()}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{bits} bits ({ranges})" for bits, ranges in sorted(kinds))
         raise InvalidArgumentError(
-            "Layers of one model share their activations, so these have one width.",
-            received=f"schemes with activations of {sorted(widths)} bits",
+            "Layers of one model share their activations, so these have one width "
+            "and one kind of ranges.",
+            received=f"schemes with activations of {listed}",
             expected="the same for all layers",
         )
-    rest = QuantizationScheme(activations=widths.pop() if widths else 8)
+    bits, ranges = kinds.pop() if kinds else (8, _RANGES[0])
+    rest = QuantizationScheme(activations=bits, ranges=ranges)
 
     def of(path: str) -> QuantizationScheme:
         fits = (s for pattern, s in table.items() if re.search(pattern, path))

@@ -4,11 +4,17 @@ from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     activations,
     attention,
     convolutions,
+    embedding,
     merging,
     normalization,
     operations,
     recurrent,
 )
-from tfcompress.quantization.expansions.base import Parts, expansion, expansion_of
+from tfcompress.quantization.expansions.base import (
+    Parts,
+    StaysFloat,
+    expansion,
+    expansion_of,
+)
 
-__all__ = ["Parts", "expansion", "expansion_of"]
+__all__ = ["Parts", "StaysFloat", "expansion", "expansion_of"]

@@ -10,25 +10,35 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.activations import activation_name
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.activations import INTEGER, activation_name
+from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 from tfcompress.quantization.primitives import Bounded
 
 
 @expansion(layers.Activation)
 def activation(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Expands an activation function by its name."""
-    function = _BY_NAME.get(str(activation_name(layer)))
-    return None if function is None else function(parts, x)
+    name = str(activation_name(layer))
+    if name in INTEGER:
+        return None
+    if name not in _BY_NAME:
+        raise StaysFloat(
+            f"LiteRT has no integer kernel for its activation '{name}'",
+            f"use one of {', '.join(sorted(INTEGER | set(_BY_NAME)))}",
+        )
+    return _BY_NAME[name](parts, x)
 
 
 @expansion(layers.ReLU)
 def relu(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Sets bounds, or a slope for negative numbers."""
-    if layer.threshold or activation_name(layer) in ("relu", "relu6"):
+    if activation_name(layer) in ("relu", "relu6"):
         return None
-    if layer.negative_slope and layer.max_value is not None:
-        return None
+    if layer.threshold or (layer.negative_slope and layer.max_value is not None):
+        raise StaysFloat(
+            "it has a threshold, or a slope and a largest value",
+            "use ReLU(max_value) or LeakyReLU",
+        )
     if layer.max_value is not None:
         return parts(Bounded, low=0.0, high=layer.max_value)(x)
     return leaky(parts, x, layer.negative_slope)
@@ -47,7 +57,7 @@ def elu_layer(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
 def leaky(parts: Parts, x: Any, slope: float = 0.2) -> Any:
     """`max(x, slope * x)`: LiteRT's own kernel has 8 fractional bits only."""
     if not 0 <= slope <= 1:
-        return None
+        raise StaysFloat(f"its slope is {slope}", "use a slope between 0 and 1")
     low = parts(layers.Rescaling, "_scaled", scale=slope)(x)
     return parts(layers.Maximum)([x, low])
 

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+
+# The score of what must not be seen. A softmax of 8 bits puts out 0 for it, and the
+# range of the scores need not become much wider for it.
+_MASKED = -16.0
 
 
 @expansion(layers.EinsumDense)
@@ -28,7 +32,11 @@ def einsum_dense(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
         and layer.bias_axes in (None, "".join(made))
     )
     if not as_dense:
-        return None
+        raise StaysFloat(
+            f"its equation '{layer.equation}' is not that of a Dense layer",
+            "use an equation that sums over the last axes of the input and puts the "
+            "new ones last, such as 'abc,cd->abd'",
+        )
     shape = layer.kernel.shape
     size, units = math.prod(shape[: len(summed)]), shape[len(summed) :]
     weights = [w.reshape(-1, math.prod(units)) for w in layer.get_weights()[:1]]
@@ -58,10 +66,7 @@ def multi_head_attention(
 ) -> Any:
     """Source: Vaswani et al., 2017: `softmax(q k / sqrt(d)) v` in each head."""
     heads = layer.get_config()["num_heads"]
-    plain = not getattr(layer, "attention_axes", None) or len(query.shape) == 3
-    return (
-        _attention(layer, parts, (query, key, value), options, heads) if plain else None
-    )
+    return _attention(layer, parts, (query, key, value), options, heads)
 
 
 @expansion(layers.GroupQueryAttention)
@@ -82,19 +87,13 @@ def _attention(
     """
     query, key, value = tensors
     key = value if key is None else key
-    known = {k: v for k, v in options.items() if v is not None and k != "training"}
-    asked = any(v is not False for v in known.values())
-    special = getattr(layer, "use_gate", False) or getattr(
-        layer, "sliding_window", None
-    )
-    lengths = [t.shape[1] for t in (query, key, value)]
-    if asked or special or None in lengths or len(query.shape) != 3:
-        return None
+    _check_attention(layer, (query, key, value), options)
     config, weights = layer.get_config(), {}  # type: dict, dict[str, list]
     for variable in layer.weights:
         name = variable.path.split("/")[-2]
         weights.setdefault(name, []).append(ops.convert_to_numpy(variable))
     _, heads, size = weights["query"][0].shape
+    lengths = [tensor.shape[1] for tensor in (query, key)]
     rows, repeats = lengths[0], heads // groups
 
     def project(tensor: Any, name: str, count: int, scale: float = 1.0) -> Any:
@@ -122,7 +121,11 @@ def _attention(
     q = ops.transpose(q, (0, 2, 1, 3))
     if repeats > 1:
         q = layers.Reshape((groups, repeats * rows, size))(q)
-    weights_of = parts(layers.Softmax, "_softmax")(ops.matmul(q, k))
+    scores = ops.matmul(q, k)
+    mask = _mask(options, rows, lengths[1], repeats)
+    if mask is not None:
+        scores = ops.where(mask, scores, _MASKED)
+    weights_of = parts(layers.Softmax, "_softmax")(scores)
     if config["dropout"]:
         weights_of = parts(layers.Dropout, "_dropout", rate=config["dropout"])(
             weights_of
@@ -135,8 +138,6 @@ def _attention(
     context = layers.Reshape((rows, heads * width))(context)
     last = weights["attention_output"]
     outside = last[0].shape[2:]
-    if len(outside) != 1:
-        return None
     return parts(
         layers.Dense,
         weights=[np.reshape(last[0], (-1, *outside)), *last[1:]],
@@ -144,3 +145,48 @@ def _attention(
         use_bias=len(last) > 1,
         kernel_regularizer=config["kernel_regularizer"],
     )(context)
+
+
+def _check_attention(layer: Any, tensors: tuple, options: dict) -> None:
+    if getattr(layer, "use_gate", False) or getattr(layer, "sliding_window", None):
+        raise StaysFloat(
+            "it has a gate or a sliding window", "leave these options at their defaults"
+        )
+    output_shape = layer.get_config().get("output_shape") or (0,)
+    if any(len(t.shape) != 3 for t in tensors) or len(output_shape) != 1:
+        raise StaysFloat(
+            "it attends over several axes",
+            "reshape to (batch, positions, channels) before it",
+        )
+    if None in [tensor.shape[1] for tensor in tensors]:
+        raise StaysFloat(
+            "the number of positions is free",
+            "give the Input a fixed length, such as keras.Input((64,))",
+        )
+    if options.get("return_attention_scores"):
+        raise StaysFloat(
+            "it returns its scores too", "call it without return_attention_scores"
+        )
+
+
+def _mask(options: dict, rows: int, columns: int, repeats: int) -> Any:
+    """Returns what may be seen, to be broadcast to the scores; None for everything."""
+    found = []
+    if options.get("use_causal_mask"):
+        found.append(np.tri(rows, columns, dtype=bool)[None])
+    for name, axis in (("query_mask", -1), ("value_mask", 1), ("key_mask", 1)):
+        if options.get(name) is not None:
+            found.append(ops.expand_dims(options[name], axis))
+    if options.get("attention_mask") is not None:
+        found.append(ops.cast(options["attention_mask"], "bool"))
+    if not found:
+        return None
+    mask = found[0]
+    for other in found[1:]:
+        mask = ops.logical_and(mask, other)
+    if len(mask.shape) == 4:
+        raise StaysFloat(
+            "its mask differs between heads", "pass an attention_mask of three axes"
+        )
+    mask = mask[:, None]
+    return ops.tile(mask, (1, 1, repeats, 1)) if repeats > 1 else mask

@@ -14,6 +14,19 @@ Expansion = Callable[..., Any]
 _expansions: dict[type | str, Expansion] = {}
 
 
+class StaysFloat(Exception):
+    """An expansion raises it where an operation, as it is used, has no integer form.
+
+    Args:
+        reason: what about the operation it is, "it has a mask".
+        fix: what the user can do about it.
+    """
+
+    def __init__(self, reason: str, fix: str):
+        super().__init__(reason)
+        self.reason, self.fix = reason, fix
+
+
 class Part:
     """One layer that another is expanded into: called, it gets its weights first."""
 

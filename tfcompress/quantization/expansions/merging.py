@@ -1,4 +1,4 @@
-"""Merging layers that are two operations."""
+"""Merging layers that are two operations, and means over masks, which are none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 
 
 @expansion(layers.Average)
@@ -34,7 +34,20 @@ def dot(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     left, right = inputs
     flat = len(left.shape) == 2 and len(right.shape) == 2
     if layer.normalize or not flat:
-        return None
+        raise StaysFloat(
+            "it normalizes, or is no product of two vectors per sample",
+            "use Dot(axes=1) of two tensors of shape (batch, n), without normalize",
+        )
     rows = ops.reshape(left, (-1, 1, left.shape[-1]))
     columns = ops.reshape(right, (-1, right.shape[-1], 1))
     return ops.reshape(ops.matmul(rows, columns), (-1, 1))
+
+
+@expansion(layers.GlobalAveragePooling1D)
+def mean_over_mask(layer: Any, parts: Parts, x: Any, mask: Any = None, **_: Any) -> Any:
+    if mask is not None:
+        raise StaysFloat(
+            "it averages over a mask, so it divides by a number of each sample",
+            "use GlobalMaxPooling1D or the last output of a recurrent layer, or pad "
+            "with a word of its own and mask_zero=False",
+        )

@@ -12,15 +12,16 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 from tfcompress.quantization.primitives import GuardedLog, ScaleOffset
 
 
 @expansion(layers.LayerNormalization)
 def layer_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Source: Ba et al., 2016: `gamma * (x - mean) / sqrt(variance + eps) + beta`."""
-    if not _over_channels(layer.axis, x) or getattr(layer, "rms_scaling", False):
-        return None
+    _check_axis(layer, x)
+    if getattr(layer, "rms_scaling", False):
+        raise StaysFloat("it has rms_scaling", "use RMSNormalization")
     rows = _normalized(parts, _centered(parts, x), layer.epsilon)
     return _scaled(parts, rows, layer.gamma, layer.beta)
 
@@ -28,8 +29,7 @@ def layer_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
 @expansion(layers.RMSNormalization)
 def rms_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Source: Zhang and Sennrich, 2019: `gamma * x / sqrt(mean(x ** 2) + eps)`."""
-    if not _over_channels(layer.axis, x):
-        return None
+    _check_axis(layer, x)
     return _scaled(parts, _normalized(parts, x, layer.epsilon), layer.scale, None)
 
 
@@ -37,8 +37,12 @@ def rms_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
 def group_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Source: Wu and He, 2018: each group of channels over all positions."""
     channels, spatial = x.shape[-1], x.shape[1:-1]
-    if not _over_channels(layer.axis, x) or None in x.shape[1:]:
-        return None
+    _check_axis(layer, x)
+    if None in x.shape[1:]:
+        raise StaysFloat(
+            f"the shape of its input, {x.shape}, is not fixed",
+            "give the Input a fixed shape",
+        )
     groups = channels if layer.groups == -1 else layer.groups
     positions, inner = math.prod(spatial), channels // groups
     rows = ops.reshape(x, (-1, positions, groups, inner))
@@ -50,10 +54,13 @@ def group_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     return _scaled(parts, rows, layer.gamma, layer.beta)
 
 
-def _over_channels(axis: Any, x: Any) -> bool:
-    axes = axis if isinstance(axis, list | tuple) else [axis]
+def _check_axis(layer: Any, x: Any) -> None:
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else [layer.axis]
     rank = len(x.shape)
-    return [a % rank for a in axes] == [rank - 1] and x.shape[-1] is not None
+    if [a % rank for a in axes] != [rank - 1] or x.shape[-1] is None:
+        raise StaysFloat(
+            f"it normalizes over the axes {tuple(axes)}", "use axis=-1, the last one"
+        )
 
 
 def _centered(parts: Parts, x: Any) -> Any:

@@ -9,7 +9,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Expansion, Parts, expansion
+from tfcompress.quantization.expansions.base import (
+    Expansion,
+    Parts,
+    StaysFloat,
+    expansion,
+)
 from tfcompress.quantization.primitives import AddConstant, Bounded
 
 _MERGES = {
@@ -34,7 +39,10 @@ def _merge(name: str) -> Expansion:
     def merge(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
         if _is_tensor(x1) and _is_tensor(x2):
             if len(x1.shape) != len(x2.shape):
-                return None
+                raise StaysFloat(
+                    f"its tensors have {len(x1.shape)} and {len(x2.shape)} axes",
+                    "reshape them to the same number of axes",
+                )
             return parts(_MERGES[name])([x1, x2])
         return _with_constant(name, parts, x1, x2)
 
@@ -65,7 +73,10 @@ def _with_constant(name: str, parts: Parts, x1: Any, x2: Any) -> Any:
         )(tensor)
     shape = other.shape[1:] if other.ndim == len(tensor.shape) else other.shape
     if name == "Multiply" or scale != 1 or shape != tuple(tensor.shape[1:]):
-        return None
+        raise StaysFloat(
+            f"its constant has shape {other.shape}",
+            "use a number, one value for each channel, or add a whole sample",
+        )
     return parts(AddConstant, value=offset.reshape(shape))(tensor)
 
 
@@ -82,7 +93,9 @@ for _name, _activation in _ACTIVATIONS.items():
 @expansion("TrueDivide", "Divide")
 def divide(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
     if not _is_tensor(x1) or _is_tensor(x2):
-        return None
+        raise StaysFloat(
+            "it divides by a tensor", "divide by constants, or leave it to the caller"
+        )
     return _with_constant("Multiply", parts, x1, 1.0 / _constant(x2))
 
 
@@ -106,7 +119,9 @@ def square(operation: Any, parts: Parts, x: Any) -> Any:
 @expansion("Power")
 def power(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
     squared = _is_tensor(x1) and not _is_tensor(x2) and np.all(_constant(x2) == 2)
-    return parts(layers.Multiply)([x1, x1]) if squared else None
+    if not squared:
+        raise StaysFloat("its exponent is not 2", "use ops.square or products")
+    return parts(layers.Multiply)([x1, x1])
 
 
 @expansion("Clip")
@@ -114,7 +129,9 @@ def clip(operation: Any, parts: Parts, x: Any) -> Any:
     low, high = operation.x_min, operation.x_max
     numbers = isinstance(low, int | float) and isinstance(high, int | float)
     if not numbers or not low <= 0 <= high or low == high:
-        return None
+        raise StaysFloat(
+            f"its bounds are {low} and {high}", "use numbers with low <= 0 <= high"
+        )
     return parts(Bounded, low=low, high=high)(x)
 
 
@@ -149,7 +166,7 @@ def split(operation: Any, parts: Parts, x: Any) -> Any:
     axis, size = operation.axis % len(x.shape), x.shape[operation.axis]
     given = operation.indices_or_sections
     if size is None:
-        return None
+        raise StaysFloat("the axis that it splits is free", "give it a fixed size")
     if isinstance(given, int):
         edges = list(range(0, size + 1, size // given))
     else:
@@ -162,5 +179,5 @@ def split(operation: Any, parts: Parts, x: Any) -> Any:
 def unstack(operation: Any, parts: Parts, x: Any) -> Any:
     axis, size = operation.axis % len(x.shape), x.shape[operation.axis]
     if size is None:
-        return None
+        raise StaysFloat("the axis that it splits is free", "give it a fixed size")
     return [x[(*(slice(None),) * axis, index)] for index in range(size)]

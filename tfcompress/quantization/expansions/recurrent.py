@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.quantization.activations import activation_name
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 
 # `(parts, inputs of the step, state, number of the step) -> state`; the first state is
 # None, and the last output of a state is its first entry.
@@ -48,7 +48,7 @@ def gru(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
     """Source: Cho et al., 2014; the reset gate after the product, as in cuDNN."""
     units, bias = layer.units, None
     if not layer.reset_after:
-        return None
+        raise StaysFloat("it has reset_after=False", "use reset_after=True")
     if layer.use_bias:
         bias = layer.get_weights()[2][1]
 
@@ -96,13 +96,15 @@ def bidirectional(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
     known = {layers.LSTM: lstm, layers.GRU: gru, layers.SimpleRNN: simple_rnn}
     function = known.get(type(layer.forward_layer))
     if function is None or type(layer.backward_layer) is not type(layer.forward_layer):
-        return None
+        raise StaysFloat(
+            f"it holds a {type(layer.forward_layer).__name__} and a "
+            f"{type(layer.backward_layer).__name__}",
+            "use two LSTM, two GRU or two SimpleRNN layers",
+        )
     both = []
     for one in (layer.forward_layer, layer.backward_layer):
         own = parts.inner.setdefault(one.name, Parts(one))
         outputs = function(one, own, x, **options)
-        if outputs is None:
-            return None
         # A layer that reads backwards gives its outputs in the order it made them.
         flipped = one is layer.backward_layer and one.return_sequences
         both.append(ops.flip(outputs, axis=1) if flipped else outputs)
@@ -121,15 +123,8 @@ def _unrolled(
     layer: Any, parts: Parts, x: Any, options: dict, order: Any, step: Step
 ) -> Any:
     """Returns the outputs of a recurrent layer as one node after the other."""
-    asked = {k for k, v in options.items() if v is not None and k != "training"}
-    gate = getattr(layer, "recurrent_activation", None)
-    usual = activation_name(layer) == "tanh" and (
-        gate is None or getattr(gate, "__name__", "") == "sigmoid"
-    )
-    special = layer.stateful or layer.return_state or layer.recurrent_dropout
-    length = x.shape[1]
-    if asked or special or not usual or length is None:
-        return None
+    _check(layer, x, options)
+    mask, length = options.get("mask"), x.shape[1]
     kernel, recurrent, *bias = layer.get_weights()
     order = slice(None) if order is None else order
     inside = [b[1][order] for b in bias if b.ndim == 2]
@@ -158,6 +153,36 @@ def _unrolled(
     steps = range(length)[:: -1 if layer.go_backwards else 1]
     state, outputs = None, []
     for at in steps:
-        state = step(parts, given[:, at], state, at)
-        outputs.append(state[0])
+        new = step(parts, given[:, at], state, at)
+        if mask is None:
+            state = new
+            outputs.append(state[0])
+            continue
+        seen = ops.expand_dims(mask[:, at], -1)
+        old = [0.0] * len(new) if state is None else state
+        state = tuple(ops.where(seen, *pair) for pair in zip(new, old))
+        hidden = getattr(layer, "zero_output_for_mask", False)
+        outputs.append(ops.where(seen, state[0], 0.0) if hidden else state[0])
     return ops.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
+
+
+def _check(layer: Any, x: Any, options: dict) -> None:
+    if options.get("initial_state") is not None or layer.return_state or layer.stateful:
+        raise StaysFloat(
+            "its state comes from outside, or goes there",
+            "use it without initial_state, return_state and stateful",
+        )
+    if layer.recurrent_dropout:
+        raise StaysFloat("it has recurrent_dropout", "use dropout instead")
+    gate = getattr(layer, "recurrent_activation", None)
+    names = activation_name(layer), getattr(gate, "__name__", "sigmoid")
+    if names != ("tanh", "sigmoid"):
+        raise StaysFloat(
+            f"its activations are {names[0]} and {names[1]}",
+            "use tanh, and sigmoid as recurrent_activation",
+        )
+    if x.shape[1] is None:
+        raise StaysFloat(
+            "the length of its sequences is free",
+            "give the Input a fixed length, such as keras.Input((64, 8))",
+        )

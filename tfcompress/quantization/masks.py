@@ -1,0 +1,91 @@
+"""Masks as tensors of the graph.
+
+Keras hands masks from layer to layer behind the scenes. Wrapped and expanded layers
+would lose them, so they are made nodes and arguments like any others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import keras
+
+from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
+
+
+def with_explicit_masks(graph: Graph) -> Graph:
+    """Returns `graph` with each mask computed by nodes and given to those who read it.
+
+    Source: `keras.layers.Layer.compute_mask`, and the names of the arguments that
+    `Layer.__call__` fills in.
+    """
+    masks: dict[Tensor, Tensor] = {}
+    nodes: list[Node] = []
+    added: set[Node] = set()
+    for node in graph.nodes:
+        node = _told(node, masks)
+        nodes.append(node)
+        if isinstance(node.operation, keras.Layer) and node.operation.supports_masking:
+            made = _mask_nodes(node, masks)
+            added.update(made)
+            nodes.extend(made)
+    return dataclasses.replace(graph, nodes=_read(nodes, added))
+
+
+def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:
+    """Returns a call with the masks of its tensors among its arguments."""
+    if not masks or not isinstance(node.operation, keras.Layer):
+        return node
+    call = inspect.signature(node.operation.call)
+    given = call.bind_partial(*node.args, **node.kwargs).arguments
+    tensors = {name: value for name, value in given.items() if _has_tensor(value)}
+    kwargs = dict(node.kwargs)
+    for name, value in tensors.items():
+        argument = "mask" if len(tensors) == 1 else f"{name}_mask"
+        mask = masks.get(value) if isinstance(value, Tensor) else None
+        if mask is not None and argument in call.parameters and argument not in given:
+            kwargs[argument] = mask
+    return dataclasses.replace(node, kwargs=kwargs)
+
+
+def _mask_nodes(node: Node, masks: dict[Tensor, Tensor]) -> list[Node]:
+    """Returns the nodes that make the mask of what `node` puts out, and notes it."""
+    first = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    read = keras.tree.map_structure(masks.get, first)
+    made = node.output_tensors
+    if len(made) != 1 or not _has_tensor(first):
+        return []
+    given = [t for t in keras.tree.flatten((first, read)) if isinstance(t, Tensor)]
+    given = list(dict.fromkeys(given))
+    symbolic = {
+        t: keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in dict.fromkeys(given)
+    }
+    inputs, previous = keras.tree.map_structure(
+        lambda leaf: symbolic.get(leaf) if isinstance(leaf, Tensor) else leaf,
+        (first, read),
+    )
+    mask = node.operation.compute_mask(inputs, previous)
+    mask = mask[0] if isinstance(mask, list | tuple) else mask
+    if mask is None:
+        return []
+    inner = trace_operations(keras.Model([*symbolic.values()], mask))
+    inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
+    masks[made[0]] = inner.output_tensors[0]
+    return inner.nodes
+
+
+def _has_tensor(structure: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in keras.tree.flatten(structure))
+
+
+def _read(nodes: list[Node], added: set[Node]) -> list[Node]:
+    """Returns the nodes without those of `added` whose outputs nobody reads."""
+    kept: list[Node] = []
+    wanted: set[Tensor] = set()
+    for node in reversed(nodes):
+        if node not in added or wanted.intersection(node.output_tensors):
+            kept.append(node)
+            wanted.update(node.inputs)
+    return kept[::-1]

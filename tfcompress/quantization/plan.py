@@ -1,0 +1,153 @@
+"""What quantization will do to a model, before it does it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import Graph, Node, output_names, trace
+from tfcompress.core.inlining import inlined
+from tfcompress.core.select import Filters, matches, select, walk
+from tfcompress.layer_rules import rule_of
+from tfcompress.quantization.activations import fixed_range
+from tfcompress.quantization.expand import expand
+from tfcompress.quantization.expansions import StaysFloat, expansion_of
+from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.masks import with_explicit_masks
+from tfcompress.quantization.placement import flow_of
+from tfcompress.quantization.quantizers import Quantizer
+from tfcompress.quantization.scheme import (
+    QuantizationScheme,
+    Scheme,
+    owner_path,
+    schemes_by_path,
+)
+
+_PURPOSE = "make the model quantization-aware"
+_EIGHT_BITS_ONLY = (
+    keras.layers.Concatenate,
+    keras.layers.UpSampling1D,
+    keras.layers.UpSampling2D,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FloatLayer:
+    """A layer that stays in float though it was to be quantized.
+
+    Attributes:
+        name: its name.
+        kind: its class.
+        reason: what about it has no integer form.
+        fix: what the user can do about it.
+    """
+
+    name: str
+    kind: str
+    reason: str = "LiteRT has no integer kernel for it"
+    fix: str = "replace it, or use register_layer_rule if it only passes numbers on"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind}): {self.reason}; {self.fix}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What quantization will do to a model.
+
+    Attributes:
+        graph: the model as single operations.
+        chosen: whether an operation is to run in integers.
+        scheme: the number formats of the model; a layer's own is in `quantizer_of`.
+        quantizer_of: the quantizer of a node's kernels.
+        output_names: names of the model's outputs.
+        float_layers: chosen layers that have no integer form.
+        impossible: layers that have none with so many bits.
+    """
+
+    graph: Graph
+    chosen: Callable[[Any], bool]
+    scheme: QuantizationScheme
+    quantizer_of: Callable[[Node], Quantizer]
+    output_names: list[str]
+    float_layers: list[FloatLayer]
+    impossible: list[FloatLayer]
+
+
+def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
+    """Returns what `quantize_aware` with these arguments will do.
+
+    Raises:
+        InvalidArgumentError: for what `quantize_aware` refuses.
+    """
+    functional = inlined(model, _is_known, _PURPOSE)
+    graph = with_explicit_masks(trace(functional, _PURPOSE))
+    paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
+    common, scheme_of = schemes_by_path(scheme, list(paths.values()))
+    if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
+        raise InvalidArgumentError(
+            f"Model '{model.name}' is quantization-aware already.",
+            fix="pass the model from before quantize_aware",
+        )
+    chosen = _chooser(model, filters)
+    graph, refusals = expand(graph, chosen)
+    return Plan(
+        graph,
+        chosen,
+        common,
+        lambda node: scheme_of(owner_path(node.name, paths)).weights,
+        output_names(functional),
+        _float_layers(graph, chosen, refusals),
+        _impossible(graph, chosen) if common.activations > 8 else [],
+    )
+
+
+def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
+    """Returns whether an operation is to be quantized; parts of a layer always are."""
+    select(model, filters, lambda layer: rule_of(layer) is not None)
+    left_out = {
+        id(layer) for path, layer in walk(model) if not matches(path, layer, filters)
+    }
+    return lambda operation: id(operation) not in left_out
+
+
+def _is_known(layer: Any) -> bool:
+    return rule_of(layer) is not None or expansion_of(layer) is not None
+
+
+def _float_layers(
+    graph: Graph, chosen: Callable[[Any], bool], refusals: dict[str, StaysFloat]
+) -> list[FloatLayer]:
+    found = {}
+    for node in graph.nodes:
+        stays = node.name in refusals or flow_of(node.operation) == "float"
+        makes_numbers = any("float" in t.dtype for t in node.output_tensors)
+        if chosen(node.operation) and stays and makes_numbers:
+            why = refusals.get(node.name)
+            said = {"reason": why.reason, "fix": why.fix} if why else {}
+            kind = type(node.operation).__name__
+            found[node.name] = FloatLayer(node.name, kind, **said)
+    return list(found.values())
+
+
+def _impossible(graph: Graph, chosen: Callable[[Any], bool]) -> list[FloatLayer]:
+    """Returns the layers that the converter knows no 16-bit kernel for."""
+    return [
+        FloatLayer(
+            node.name,
+            type(node.operation).__name__,
+            "the converter has no 16-bit form of it",
+            "use 8 bits, such as scheme='w8a8'; or end the model with its logits "
+            "and let the application compute the softmax",
+        )
+        for node in graph.nodes
+        if chosen(node.operation)
+        and (
+            isinstance(node.operation, _EIGHT_BITS_ONLY)
+            or fixed_range(node.operation) is not None
+        )
+    ]
