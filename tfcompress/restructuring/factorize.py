@@ -115,7 +115,7 @@ def _for_each(
         }
     low = {key: form.full for key, form in forms.items() if rank > form.full}
     if low and (asked_for or len(low) == len(forms)):
-        key = min(low, key=lambda key: low[key]) if asked_for else max(low, key=low.get)  # type: ignore[arg-type]
+        key = (min if asked_for else max)(low, key=lambda key: low[key])
         raise InvalidArgumentError(
             f"Layer '{names[key]}' has no such rank.",
             received=f"rank={rank}",

@@ -260,16 +260,19 @@ def _tucker_form(layer: Any, nodes: list[Node]) -> Form:
             (last, [v[None, None], *_bias(layer)]),
         ]
 
+    # Both ranks in proportion, or both keeping the same energy.
     steps = max(channels, filters)
-    shares = {
+    pairs = {
         (max(1, round(channels * k / steps)), max(1, round(filters * k / steps)))
         for k in range(1, steps + 1)
     }
+    pairs |= {(k, _rank_for(kept_out, kept_in[k - 1])) for k in range(1, channels + 1)}
+    pairs |= {(_rank_for(kept_in, kept_out[k - 1]), k) for k in range(1, filters + 1)}
     return Form(
         size=kernel.size,
         macs=kernel.size * after,
         full=steps,
-        options=[option(ranks) for ranks in sorted(shares)],
+        options=[option(ranks) for ranks in sorted(pairs)],
         energy_ranks=lambda energy: (
             _rank_for(kept_in, energy),
             _rank_for(kept_out, energy),
