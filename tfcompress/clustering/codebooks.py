@@ -48,8 +48,8 @@ class SharedKernel:
             codes = ops.where(kept, self.codes, 0)
             self.codes.assign(codes)
             self.grouped.assign(grouped(codes, self.group, self.base))
-            members = sums_by_code(ops.ones_like(codes), codes, self.base)
-            self.members.assign(ops.cast(members[1:], "int32"))
+            members = ops.segment_sum(ops.ones_like(codes), codes, self.base)
+            self.members.assign(members[1:])
             self.alive.assign(alive)
             return alive
 
