@@ -3,6 +3,8 @@
 One module, so that models are built and converted once.
 """
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -168,3 +170,39 @@ def test_micro(models, name, tmp_path):
     artifact = export(model.quantized, tmp_path / "micro", format="micro")
     got = load(artifact).run(model.samples)
     assert in_steps(got, model.quantized, model.samples, steps_of(artifact)) <= 1.001
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", same_models.NAMES)
+def test_web(models, phones, name, tmp_path):
+    litertjs = os.environ.get("LITERTJS")
+    if not litertjs:
+        pytest.skip("needs a Chromium, and LITERTJS=.../node_modules/@litertjs")
+    model = models(name)
+    artifact = export(
+        model.quantized, tmp_path / "web", format="web", litertjs=litertjs
+    )
+    got = load(artifact).run(model.samples)
+    for output, expected in load(phones(name)).run(model.samples).items():
+        np.testing.assert_array_equal(got[output], expected)
+
+
+@pytest.mark.parametrize("name", INTEGER)
+def test_both_interfaces_of_litert_are_equal(models, phones, name):
+    from ai_edge_litert.compiled_model import CompiledModel
+
+    model, artifact = models(name), phones(name)
+    expected = load(artifact).run(model.samples)
+    assert (
+        in_steps(expected, model.quantized, model.samples, steps_of(artifact)) <= 1.001
+    )
+    compiled = CompiledModel.from_file(str(artifact.path))
+    inputs = compiled.create_input_buffers(0)
+    outputs = compiled.create_output_buffers(0)
+    for sample in range(4):
+        for info, buffer in zip(artifact.inputs, inputs):
+            buffer.write(model.samples[info.name][sample : sample + 1])
+        compiled.run_by_index(0, inputs, outputs)
+        for info, buffer in zip(artifact.outputs, outputs):
+            wanted = expected[info.name][sample]
+            np.testing.assert_array_equal(buffer.read(wanted.size, np.float32), wanted)

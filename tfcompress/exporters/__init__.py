@@ -15,6 +15,7 @@ from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.exporters.saved_model import SavedModelExporter
 from tfcompress.exporters.signatures import ServingSignatures
 from tfcompress.exporters.tflite import TFLiteExporter
+from tfcompress.exporters.web import WebExporter
 
 __all__ = [
     "EXPORTERS",
@@ -33,6 +34,7 @@ __all__ = [
     "ServingSignatures",
     "TFLiteExporter",
     "TensorInfo",
+    "WebExporter",
     "doctor",
     "export",
     "load",

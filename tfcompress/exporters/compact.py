@@ -61,21 +61,9 @@ def as_integers(
             codes = np.round(values / scale)
             if np.abs(codes).max() <= largest:
                 integers = codes.astype("int8")
-                scale = _closest_scale(integers, scale, values, axes)
                 if _same(integers.astype("float32") * scale, values, tolerance):
                     return integers, scale
     return None
-
-
-def _closest_scale(
-    integers: np.ndarray, scale: np.ndarray, values: np.ndarray, axes: Any
-) -> np.ndarray:
-    """Of a scale and its neighbours among floats, the one that gives the values."""
-    one = np.float32(1)
-    tried = [scale, np.nextafter(scale, scale + one), np.nextafter(scale, scale - one)]
-    errors = [np.abs(integers * s - values).max(axes, keepdims=True) for s in tried]
-    best = np.argmin(errors, axis=0)[None]
-    return np.take_along_axis(np.stack(tried), best, axis=0)[0]
 
 
 def _from_bytes(values: np.ndarray) -> Callable[[], Any] | None:

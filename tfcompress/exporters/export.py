@@ -23,10 +23,10 @@ def export(
     """Writes a model to disk in a deployment format.
 
     Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
-    (`"saved_model"`, `"onnx"`, `"openvino"`) or a microcontroller (`"micro"`). A JSON
-    manifest of it is written with it. The file or directory
-    appears whole or not at all, and the model stays as it was. The format is never
-    guessed from the path.
+    (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`) or a microcontroller
+    (`"micro"`). A JSON manifest is written with it. The file or directory appears
+    whole or not at all, and the model stays as it was. The format is never guessed
+    from the path.
 
     Inputs are called as the model's `keras.Input`s are; those without a name of
     their own become `input_1`, `input_2` ... A single output has the name of the
@@ -36,10 +36,10 @@ def export(
     Args:
         model: a built `keras.Model`.
         filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
-            SavedModel, a directory for "openvino" and "micro". Missing parent
+            SavedModel, a directory for "openvino", "micro" and "web". Missing parent
             directories are made.
-        format: "tflite", "saved_model", "onnx", "openvino", "micro", or an exporter
-            instance.
+        format: "tflite", "saved_model", "onnx", "openvino", "micro", "web", or an
+            exporter instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models.
         calibration_data: "tflite" and "micro" only: samples (an array, a dict or list
@@ -50,7 +50,8 @@ def export(
             `quantize=None` ("float16", "dynamic"). "saved_model": `version=None`,
             `batch_size=None`. "onnx": `batch_size=None`, `opset=18`,
             `overwrite=False`. "openvino": `batch_size=None`, `float16=False`.
-            "micro": `arena_margin=0`. The exporters' classes have all of them.
+            "micro": `arena_margin=0`. "web": `litertjs=None`. The
+            exporters' classes have all of them.
 
     Returns:
         An `Artifact`.
