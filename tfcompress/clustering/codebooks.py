@@ -11,7 +11,7 @@ from keras import ops
 
 from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
 from tfcompress.clustering.starts import codebook, nearest
-from tfcompress.core.callback import ProjectionChain
+from tfcompress.core.callback import ProjectionChain, run_when
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.gradient_tap import give_back, innermost, take_over
 
@@ -41,9 +41,9 @@ class SharedKernel:
         """Takes weights that have become zero out of their clusters."""
         if not is_projected(self.variable):
             return  # nothing but a projection sets weights to zero
-        alive = ops.cast(ops.count_nonzero(self.variable), "int32")
+        alive = ops.sum(ops.cast(ops.not_equal(self.variable, 0), "int32"))
 
-        def renew() -> Any:
+        def renew() -> None:
             kept = ops.reshape(ops.not_equal(self.variable, 0), (-1,))
             codes = ops.where(kept, self.codes, 0)
             self.codes.assign(codes)
@@ -51,9 +51,8 @@ class SharedKernel:
             members = ops.segment_sum(ops.ones_like(codes), codes, self.base)
             self.members.assign(members[1:])
             self.alive.assign(alive)
-            return alive
 
-        ops.cond(ops.not_equal(alive, self.alive), renew, lambda: alive)
+        run_when(ops.not_equal(alive, self.alive), renew)
 
     def sums(self, values: Any) -> Any:
         """Returns the sum of `values` over the members of each entry."""
