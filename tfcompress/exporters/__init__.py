@@ -5,9 +5,11 @@ To add a format, write one file with one class and import it below.
 
 from tfcompress.exporters.artifact import Artifact, OperatorCount, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
+from tfcompress.exporters.callers import write_callers
 from tfcompress.exporters.doctor import Diagnosis, Finding, doctor
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.metadata import ModelDescription
 from tfcompress.exporters.micro import MicroExporter
 from tfcompress.exporters.onnx import ONNXExporter
 from tfcompress.exporters.openvino import OpenVINOExporter
@@ -26,6 +28,7 @@ __all__ = [
     "KerasRunner",
     "Limits",
     "MicroExporter",
+    "ModelDescription",
     "ONNXExporter",
     "OpenVINOExporter",
     "OperatorCount",
@@ -38,4 +41,5 @@ __all__ = [
     "doctor",
     "export",
     "load",
+    "write_callers",
 ]

@@ -19,6 +19,7 @@ from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
+from tfcompress.exporters.metadata import ModelDescription, with_metadata
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import check_free, disk_error
 from tfcompress.exporters.rewriting import put_together, take_apart
@@ -59,6 +60,8 @@ class TFLiteExporter(Exporter):
         smallest: tries the encodings above in the runtime and takes the best one that
             loads and computes the same: by "raw" bytes, "zip" bytes or "latency".
             Float models may get 16-bit weights by it. None tries nothing.
+        description: name, labels, normalisation and so on, written into the file as
+            metadata of the official schema.
     """
 
     batch_size: int | None = 1
@@ -68,6 +71,7 @@ class TFLiteExporter(Exporter):
     int4: str = "exact"
     sparse: bool = False
     smallest: str | None = None
+    description: ModelDescription | None = None
 
     one_file: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
@@ -92,7 +96,7 @@ class TFLiteExporter(Exporter):
         # TensorFlow's import in the worker overlaps with tracing and saving here.
         WORKER.warm_up()
         # LiteRT has no 16-bit float convolutions: mixed precision is for training.
-        traced = trace(model, self.batch_size, input_signature, float32=True)
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
         self._check_numbers(traced, calibration_data)
         if self.smallest is None:
             content = self.content(traced, calibration_data)
@@ -106,6 +110,8 @@ class TFLiteExporter(Exporter):
                 self.smallest,
             )
         self._check_content(content)
+        if self.description is not None:
+            content = with_metadata(content, self.description)
         with published(self, model, filepath) as stage:
             stage.write_bytes(content)
             probe(stage, "LiteRT", ExportError)
@@ -135,6 +141,15 @@ class TFLiteExporter(Exporter):
     def _has_integers(self, traced: TracedModel, calibration_data: Any) -> bool:
         calibrated = calibration_data is not None
         return traced.fake_quantized or calibrated or self.quantize == "dynamic"
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TFLiteExporter":
+        """Returns the exporter with the options `config`."""
+        found = config.get("description")
+        if not found:
+            return cls(**config)
+        found = {**found, "labels": tuple(found["labels"])}
+        return cls(**{**config, "description": ModelDescription(**found)})
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the file has the .tflite identifier or name."""
