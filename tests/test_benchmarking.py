@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.benchmarking import Benchmark, benchmark
+from tfcompress.benchmarking import Benchmark, adb_command, benchmark
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters import KerasRunner, Runner, TensorInfo, export
 
@@ -69,3 +69,34 @@ def test_real_artifacts(tmp_path):
     assert all(0 < r.p10 <= r.median <= r.p90 for r in results)
     assert "m.tflite: 0." in str(results[0])
     assert isinstance(benchmark(phone, x, threads=2, runs=1), Benchmark)
+
+
+@pytest.mark.slow
+@pytest.mark.export
+def test_peak_memory_grows_with_the_weights(tmp_path):
+    results = []
+    for units in (64, 3000):
+        model = keras.Sequential([keras.Input((units,)), L.Dense(units)])
+        artifact = export(model, tmp_path / f"m{units}.tflite")
+        results += [benchmark(artifact, np.zeros((1, units)), runs=1, memory=True)]
+    small, large = (result.peak_memory for result in results)
+    weights = 4 * 3000 * 3000
+    assert small < weights / 2
+    assert 0.9 * weights < large - small < 4 * weights
+    assert str(results[1]).endswith(" MB")
+    assert (
+        benchmark(KerasRunner(model), np.zeros((1, 3000)), runs=1).peak_memory is None
+    )
+
+
+def test_the_command_line_for_a_phone():
+    command = adb_command("models/my model.tflite", threads=4, delegate="gpu")
+    assert command.startswith("adb push 'models/my model.tflite' '/data/local/tmp/my ")
+    assert "--num_threads=4" in command
+    assert "--use_gpu=true" in command
+    with pytest.raises(InvalidArgumentError, match="`delegate`"):
+        adb_command("m.tflite", delegate="tpu")
+    with pytest.raises(InvalidArgumentError, match="ends in"):
+        adb_command("m.onnx")
+    with pytest.raises(InvalidArgumentError, match="`threads`"):
+        adb_command("m.tflite", threads=0)

@@ -1,19 +1,27 @@
 """How fast is an artifact, in the runtime it was made for?"""
 
+import json
 import os
+import shlex
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.base import exporter_for
 from tfcompress.exporters.export import load
 from tfcompress.exporters.runners import Runner
 
 _WARM_UP = 5
+_MEMORY_WORKER = Path(__file__).with_name("exporters") / "_memory_worker.py"
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Benchmark:
         runs: number of timed calls.
         batch_size: samples in a call.
         threads: CPU threads asked for; None where the runtime decides itself.
+        peak_memory: bytes that loading and running took at most, beside the runtime's
+            own; None where it was not measured.
 
     Example:
 
@@ -44,15 +54,19 @@ class Benchmark:
     runs: int
     batch_size: int
     threads: int | None
+    peak_memory: int | None = None
 
     def __str__(self) -> str:
         threads = f"{self.threads} threads" if self.threads else "all threads"
         threads = "1 thread" if self.threads == 1 else threads
-        return (
+        text = (
             f"{self.name}: {self.median:.3f} ms (p10 {self.p10:.3f}, p90 "
             f"{self.p90:.3f}, first {self.first:.3f}), batch {self.batch_size}, "
             f"{threads}"
         )
+        if self.peak_memory is not None:
+            text += f", {self.peak_memory / 1e6:.1f} MB"
+        return text
 
 
 def benchmark(
@@ -60,6 +74,7 @@ def benchmark(
     inputs: Any,
     threads: int = 1,
     runs: int = 50,
+    memory: bool = False,
 ) -> Any:
     """Measures the latency of one artifact, or of several side by side.
 
@@ -72,6 +87,8 @@ def benchmark(
         threads: CPU threads of a "tflite" artifact. A SavedModel or Keras runner
             always uses TensorFlow's own threads.
         runs: number of timed calls of each artifact, at least 1.
+        memory: whether to measure memory too, each artifact in a process of its own
+            (seconds each; Linux only).
 
     Returns:
         A `Benchmark`, or a list of them for a list.
@@ -87,11 +104,7 @@ def benchmark(
     print(large.median / small.median)
     ```
     """
-    for name, value in (("runs", runs), ("threads", threads)):
-        if not isinstance(value, int) or value < 1:
-            raise InvalidArgumentError(
-                f"Bad `{name}`.", received=repr(value), expected="an integer >= 1"
-            )
+    _check_counts(runs=runs, threads=threads)
     many = isinstance(artifact, (list, tuple))
     artifacts: Sequence[Any] = artifact if many else [artifact]  # type: ignore
     if not artifacts:
@@ -101,6 +114,7 @@ def benchmark(
     runners = [a if isinstance(a, Runner) else load(a, threads) for a in artifacts]
     calls = [_one_call(runner, inputs) for runner in runners]
     first = [_milliseconds(call) for call, _ in calls]
+    peaks = [_peak_memory(a, inputs, threads) if memory else None for a in artifacts]
     times: list[list[float]] = [[] for _ in calls]
     for round_ in range(_WARM_UP + runs):
         for position, (call, _) in enumerate(calls):
@@ -117,10 +131,113 @@ def benchmark(
             runs=runs,
             batch_size=calls[i][1],
             threads=runners[i].threads,
+            peak_memory=peaks[i],
         )
         for i in range(len(calls))
     ]
     return results if many else results[0]
+
+
+def adb_command(
+    artifact: Artifact | str | os.PathLike,
+    threads: int = 1,
+    runs: int = 50,
+    delegate: str | None = None,
+) -> str:
+    """Returns the command line that measures a .tflite file on a phone.
+
+    Use it with LiteRT's own `benchmark_model`, pushed to `/data/local/tmp` of a phone
+    that `adb` reaches; a desktop's ratios need not hold there.
+
+    Source: https://ai.google.dev/edge/litert/models/measurement
+
+    Args:
+        artifact: a .tflite file.
+        threads: CPU threads.
+        runs: number of timed runs.
+        delegate: None for the CPU, "gpu" or "nnapi".
+
+    Raises:
+        InvalidArgumentError: if it is no .tflite file or the delegate is unknown.
+
+    Example:
+
+    >>> print(adb_command("student.tflite"))  # doctest: +NORMALIZE_WHITESPACE
+    adb push student.tflite /data/local/tmp/student.tflite &&
+    adb shell /data/local/tmp/benchmark_model --graph=/data/local/tmp/student.tflite
+    --num_threads=1 --num_runs=50 --warmup_runs=5 --report_peak_memory_footprint=true
+    """
+    path = Path(artifact)
+    if path.suffix != ".tflite":
+        raise InvalidArgumentError(
+            "Phones measure .tflite files.",
+            received=str(path),
+            expected="a path that ends in .tflite",
+        )
+    if delegate not in (None, "gpu", "nnapi"):
+        raise InvalidArgumentError(
+            "Unknown `delegate`.",
+            received=repr(delegate),
+            expected="None, 'gpu' or 'nnapi'",
+        )
+    _check_counts(runs=runs, threads=threads)
+    target = f"/data/local/tmp/{path.name}"
+    options = [
+        f"--graph={target}",
+        f"--num_threads={threads}",
+        f"--num_runs={runs}",
+        f"--warmup_runs={_WARM_UP}",
+        "--report_peak_memory_footprint=true",
+        *([f"--use_{delegate}=true"] if delegate else []),
+    ]
+    push = shlex.join(["adb", "push", str(path), target])
+    # The phone's shell splits what it is given once more.
+    command = shlex.join(["/data/local/tmp/benchmark_model", *options])
+    quoted = command if shlex.quote(target) == target else shlex.quote(command)
+    return f"{push} && adb shell {quoted}"
+
+
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise InvalidArgumentError(
+                f"Bad `{name}`.", received=repr(value), expected="an integer >= 1"
+            )
+
+
+def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
+    if isinstance(artifact, Runner) or not Path("/proc/self/clear_refs").exists():
+        return None
+    path = Path(artifact)
+    runner = load(path, threads)
+    columns = runner.prepare(inputs)
+    size = runner.batch_size or 1
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        stored = Path(folder) / "inputs.npz"
+        batch = {name: column[:size] for name, column in columns.items()}
+        np.savez(stored, **batch)  # type: ignore[arg-type]
+        job = {
+            "path": str(path.absolute()),
+            "inputs": str(stored),
+            "threads": threads,
+            "module": exporter_for(path).runtime_module,
+            "search_path": [os.path.abspath(entry) for entry in sys.path if entry],
+        }
+        done = subprocess.run(
+            [sys.executable, str(_MEMORY_WORKER)],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONWARNINGS": ""},
+        )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ArtifactError(
+            "The memory of the artifact could not be measured.",
+            received=f"{path} ({reason})",
+            expected="an artifact that runs in a process of its own",
+        )
+    return int(done.stdout.strip().splitlines()[-1])
 
 
 def _one_call(runner: Runner, inputs: Any) -> tuple[Callable[[], Any], int]:

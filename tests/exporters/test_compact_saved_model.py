@@ -1,16 +1,12 @@
 """weights="compact": a smaller SavedModel that computes the very same numbers."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tfcompress
+from tests.exporters.c_api import run_in_c_api
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters import export, load
 from tfcompress.exporters.compact import rebuilders
@@ -86,35 +82,8 @@ def test_it_is_smaller_and_computes_the_same(model, exported, rng):
 def test_it_loads_in_the_c_api_without_python(exported, rng):
     _, compact = exported
     images = rng.normal(size=(2, 16, 16, 3)).astype("float32")
-    text = (compact.path / "saved_model.pb").read_bytes()
-    signature = _signature(text)
-    job = {
-        "path": str(compact.path),
-        "input": signature[0],
-        "output": signature[1],
-        "shape": images.shape,
-        "values": images.reshape(-1).tolist(),
-        "size": 2 * 16,
-    }
-    worker = Path(__file__).with_name("_c_api_worker.py")
-    done = subprocess.run(
-        [sys.executable, str(worker)],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    found = np.reshape(json.loads(done.stdout), (2, 16))
+    found = run_in_c_api(compact, images)
     np.testing.assert_allclose(found, load(compact)(images), atol=1e-6)
-
-
-def _signature(text):
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    parsed = saved_model_pb2.SavedModel.FromString(text)
-    signature = parsed.meta_graphs[0].signature_def["serving_default"]
-    return signature.inputs["image"].name, signature.outputs["floats"].name
 
 
 def test_a_pruned_clustered_and_quantized_model(tmp_path, rng):

@@ -71,6 +71,42 @@ def test_disk_full_at_the_last_moment(plain, tmp_path, monkeypatch, name, format
     assert entries(tmp_path) == []
 
 
+@pytest.mark.export
+def test_paths_that_go_up(plain, tmp_path):
+    for path in (tmp_path / "..", tmp_path / "new" / "..", "", "."):
+        with pytest.raises(InvalidArgumentError, match="does not name what is to be"):
+            export(plain, path, format="saved_model")
+    artifact = export(plain, tmp_path / "away" / ".." / "here.tflite")
+    assert artifact.path == tmp_path.resolve() / "here.tflite"
+    assert entries(tmp_path) == ["here.tflite", "here.tflite.manifest.json"]
+
+
+def test_a_killed_export_publishes_nothing(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, pathlib, signal, sys
+        from tfcompress.exporters.publishing import staged
+        with staged(pathlib.Path(sys.argv[1])) as stage:
+            stage.mkdir()
+            (stage / "saved_model.pb").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """)
+    )
+    base = tmp_path / "models" / "student"
+    done = subprocess.run(
+        [sys.executable, str(script), str(base / "1")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout=120,
+    )
+    assert done.returncode == -signal.SIGKILL
+    # What is left is hidden, and no server takes it for a version.
+    (left,) = entries(base)
+    assert left.startswith(".tmp-1-")
+    with pytest.raises(ArtifactError, match="not an artifact"):
+        load(base)
+
+
 def test_interrupted_publication_leaves_nothing(tmp_path):
     def write():
         with staged(tmp_path / "a" / "b" / "file") as stage:

@@ -11,6 +11,7 @@ import pytest
 
 import tfcompress
 from tests.exporters import same_models
+from tests.exporters.c_api import run_in_c_api
 from tfcompress.exporters import KerasRunner, export, load
 
 pytestmark = pytest.mark.export
@@ -71,6 +72,19 @@ def steps_of(artifact):
     steps = {output.name: output.step for output in artifact.outputs}
     assert all(steps.values())
     return steps
+
+
+@pytest.mark.parametrize("kind", ["plain", "quantized"])
+@pytest.mark.parametrize("name", with_the_rest_slow("residual"))
+def test_saved_model_in_the_c_api(models, name, kind, tmp_path):
+    model = models(name)
+    artifact = export(getattr(model, kind), tmp_path / "1", format="saved_model")
+    if len(model.samples) > 1:
+        got = load(artifact).run(model.samples)  # the small worker has one input
+    else:
+        (array,), (output,) = model.samples.values(), artifact.outputs
+        got = {output.name: run_in_c_api(artifact, array)}
+    assert largest_error(got, getattr(model, kind), model.samples) <= 1e-5
 
 
 @pytest.mark.parametrize("name", same_models.NAMES)

@@ -25,6 +25,8 @@ class Exporter:
     limits: ClassVar[Limits] = Limits("a runtime of its own")
     #: Whether an artifact is one file; its manifest then stands beside it.
     one_file: ClassVar[bool] = False
+    #: The module that runs the format; its own memory is not the artifact's.
+    runtime_module: ClassVar[str] = ""
     #: Packages that convert and run the format, whose versions the manifest holds.
     packages: ClassVar[tuple[str, ...]] = ()
 

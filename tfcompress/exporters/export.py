@@ -76,8 +76,20 @@ def export(
             expected=f"one of {', '.join(map(repr, EXPORTERS.names()))}",
         )
     return exporter.with_options(options).export(
-        model, Path(filepath), input_signature, calibration_data
+        model, _target(filepath), input_signature, calibration_data
     )
+
+
+def _target(filepath: str | os.PathLike) -> Path:
+    path = Path(filepath)
+    if path.name in ("", ".."):
+        raise InvalidArgumentError(
+            "The path does not name what is to be written.",
+            received=repr(str(filepath)),
+            expected="a path that ends in the name of a file or directory",
+        )
+    # "a/../b" would make the directory "a" on the way.
+    return path.resolve() if ".." in path.parts else path
 
 
 def load(filepath: str | os.PathLike | Artifact, threads: int | None = None) -> Runner:

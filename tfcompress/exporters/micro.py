@@ -39,6 +39,7 @@ class MicroExporter(Exporter):
 
     arena_margin: int = 0
 
+    runtime_module: ClassVar[str] = "tflite_micro.python.tflite_micro.runtime"
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tflite-micro")
     limits: ClassVar[Limits] = Limits(
         "tflite-micro",

@@ -50,6 +50,7 @@ class ONNXExporter(Exporter):
     overwrite: bool = False
 
     one_file: ClassVar[bool] = True
+    runtime_module: ClassVar[str] = "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("tf2onnx", "onnx", "onnxruntime")
     limits: ClassVar[Limits] = Limits(
         "ONNX Runtime",

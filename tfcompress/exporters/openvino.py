@@ -43,6 +43,7 @@ class OpenVINOExporter(Exporter):
     batch_size: int | None = None
     float16: bool = False
 
+    runtime_module: ClassVar[str] = "openvino"
     packages: ClassVar[tuple[str, ...]] = ("openvino",)
     limits: ClassVar[Limits] = Limits(
         "OpenVINO",

@@ -74,6 +74,7 @@ class TFLiteExporter(Exporter):
     description: ModelDescription | None = None
 
     one_file: ClassVar[bool] = True
+    runtime_module: ClassVar[str] = "ai_edge_litert.interpreter"
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
     limits: ClassVar[Limits] = Limits(
         "LiteRT",
