@@ -4,10 +4,8 @@ Reads one JSON job a line from stdin and answers with one JSON line: accuracy an
 of the int8 .tflite after pruning, clustering that keeps the zeros, and PCQAT.
 """
 
-import json
 import math
 import os
-import sys
 import zlib
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -16,10 +14,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from _jobs import BATCH, answer_jobs, images
 from _models import MODELS
-from _runs import images
 
-BATCH = 128
 cluster = tfmot.clustering.keras
 
 
@@ -83,17 +80,14 @@ def accuracy(content, data):
     return right / len(data.x_test)
 
 
-def main():
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        job = json.loads(line)
-        data = images(job["data"], job["limit"])
-        content = compressed(job, data)
-        engine = zlib.compressobj(9, zlib.DEFLATED, 31)
-        size = len(engine.compress(content)) + len(engine.flush())
-        answer = {"accuracy": accuracy(content, data), "gzip": size}
-        print(json.dumps(answer), file=answers, flush=True)
+def run(job):
+    """Returns accuracy and bytes of what TFMOT makes of a job."""
+    data = images(job["limit"], job["data"])
+    content = compressed(job, data)
+    engine = zlib.compressobj(9, zlib.DEFLATED, 31)
+    size = len(engine.compress(content)) + len(engine.flush())
+    return {"accuracy": accuracy(content, data), "gzip": size}
 
 
 if __name__ == "__main__":
-    main()
+    answer_jobs(run)

@@ -4,14 +4,13 @@ Reads one JSON request a line from stdin and answers with one JSON line:
 `{"open": model, ...}` makes the variants, `{"advance": variant}` trains for one turn.
 """
 
-import json
 import os
-import sys
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import tensorflow_model_optimization as tfmot
 import tf_keras
+from _jobs import answer_jobs
 from _models import MODELS, compiled
 from _rounds import open_fit
 
@@ -49,17 +48,16 @@ def variants(make, options):
 
 
 def main():
-    answers, sys.stdout = sys.stdout, sys.stderr
     fits = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "open" in request:
-            make = MODELS[request["open"]]
-            fits = variants(lambda make=make: make(tf_keras), request)
-            answer = sorted(fits)
-        else:
-            answer = fits[request["advance"]].advance()
-        print(json.dumps(answer), file=answers, flush=True)
+
+    def answer(request):
+        if "open" not in request:
+            return fits[request["advance"]].advance()
+        make = MODELS[request["open"]]
+        fits.update(variants(lambda: make(tf_keras), request))
+        return sorted(fits)
+
+    answer_jobs(answer)
 
 
 if __name__ == "__main__":

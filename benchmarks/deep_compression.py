@@ -28,9 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import deep_compression as example
 import keras
-from _child import Child
+from _jobs import Child, images, mean, options, run_jobs
 from _models import MODELS
-from _runs import Results, images, mean, options
 from rich.console import Console
 from rich.table import Table
 
@@ -53,17 +52,22 @@ class Networks:
     def __init__(self, data, folder):
         self.data, self.folder = data, folder
 
-    def figures(self, job, recipe, teaching):
+    def run(self, job):
         """Returns the figures of a job."""
         if job["row"] == "tfmot":
-            return self.tfmot.ask(**job)
+            return self.tfmot.ask(job)
+        names = [field.name for field in dataclasses.fields(example.Recipe)]
+        recipe = example.Recipe(**{k: v for k, v in job.items() if k in names})
+        model = self.trained(job["model"], MAKERS[job["model"]], recipe, job["seed"])
         if job["row"] == "tfcompress":
-            return self.compressed(job["model"], recipe, job["seed"], teaching)
-        return self.control(job["model"], recipe, job["seed"])
+            return self.compressed(model, recipe, job)
+        keras.utils.set_random_seed(job["seed"])
+        example.train_dense(model, self.data, recipe, stages=(1, 2))
+        return {"accuracy": example.accuracy(model, self.data)}
 
     @functools.cached_property
     def tfmot(self):
-        return Child("_tfmot_pcqat.py")
+        return Child(Path(__file__).with_name("_tfmot_pcqat.py"))
 
     def trained(self, name, make, recipe, seed):
         """Returns a network after the first stage of a recipe."""
@@ -77,21 +81,14 @@ class Networks:
         model.save(path)
         return model
 
-    def control(self, model, recipe, seed):
-        """Returns the accuracy of the dense network after all stages of a recipe."""
-        trained = self.trained(model, MAKERS[model], recipe, seed)
-        keras.utils.set_random_seed(seed)
-        example.train_dense(trained, self.data, recipe, stages=(1, 2))
-        return {"accuracy": example.accuracy(trained, self.data)}
-
-    def compressed(self, model, recipe, seed, teaching):
-        """Returns the figures of the compressed network, and those of its teacher."""
-        teacher = self.trained("teacher", example.teacher_network, teaching, 1)
-        trained = self.trained(model, MAKERS[model], recipe, seed)
-        keras.utils.set_random_seed(seed)
-        cache = self.folder / f"outputs-{teaching.epochs[0]}"
-        final = example.compress_network(trained, teacher, self.data, recipe, cache)
-        path = self.folder / f"{model}-{seed}.tflite"
+    def compressed(self, model, recipe, job):
+        """Returns the figures of a network after compression, and its teacher's."""
+        taught = teaching(job["teacher_epochs"])
+        teacher = self.trained("teacher", example.teacher_network, taught, seed=1)
+        cache = self.folder / f"outputs-{job['teacher_epochs']}"
+        keras.utils.set_random_seed(job["seed"])
+        final = example.compress_network(model, teacher, self.data, recipe, cache)
+        path = self.folder / f"{job['model']}-{job['seed']}.tflite"
         artifact = tfcompress.export(final, path, overwrite=True)
         agreement = tfcompress.verify(artifact, final, self.data.x_test[:1000])
         packed = tfcompress.pack(artifact, path.with_suffix(".tfc"), overwrite=True)
@@ -107,8 +104,14 @@ class Networks:
         }
 
 
-def jobs(arguments, teaching):
-    """Yields `(job, recipe)`; a job is what its figures depend on.
+def teaching(epochs=None):
+    """Returns the recipe of the teacher."""
+    recipe = example.RECIPES[example.teacher_network]
+    return dataclasses.replace(recipe, epochs=(epochs, 0, 0)) if epochs else recipe
+
+
+def jobs(arguments):
+    """Yields all jobs; a job is what its figures depend on.
 
     TFMOT takes longest: all its seeds but the first come when the rest is there.
     """
@@ -122,19 +125,18 @@ def jobs(arguments, teaching):
     ]
     order.sort(key=lambda job: job[2] == "tfmot" and job[0] != first)
     for seed, model, row in order:
-        if row == "tfmot" and arguments.no_tfmot:
-            continue
         recipe = recipe_of(model, arguments)
-        if row == "gentle":
-            recipe = dataclasses.replace(recipe, rates=(GENTLE,) * 3)
+        rates = recipe.rates if row != "gentle" else (GENTLE,) * 3
         job = {"model": model, "seed": seed, "row": row}
         job |= {"limit": arguments.limit, "data": arguments.data}
-        job |= {"epochs": recipe.epochs, "rates": recipe.rates}
+        job |= {"epochs": recipe.epochs, "rates": rates}
         if row == "tfcompress":
-            job |= dataclasses.asdict(recipe) | {"teacher_epochs": teaching.epochs[0]}
+            taught = teaching(arguments.teacher_epochs)
+            job |= dataclasses.asdict(recipe) | {"teacher_epochs": taught.epochs[0]}
         if row == "tfmot":
             job |= TFMOT
-        yield job, recipe
+        if row != "tfmot" or not arguments.no_tfmot:
+            yield job
 
 
 def recipe_of(model, arguments):
@@ -180,6 +182,7 @@ def table(results):
 
 def main(argv=None):
     parser = options(__doc__)
+    parser.add_argument("--data", help="folder with four IDX files")
     parser.add_argument("--models", nargs="+", choices=MAKERS, default=list(MAKERS))
     parser.add_argument("--epochs", nargs=3, type=int, help="of the three stages")
     parser.add_argument("--rates", nargs=3, type=float, help="of the three stages")
@@ -188,21 +191,14 @@ def main(argv=None):
     parser.add_argument("--teacher-epochs", type=int)
     parser.add_argument("--no-tfmot", action="store_true")
     arguments = parser.parse_args(argv)
-    data = images(arguments.data, arguments.limit)
     folder = Path(tempfile.mkdtemp(prefix="deep-compression-"))
     if arguments.json:
         folder = arguments.json.with_suffix(".models")
         folder.mkdir(parents=True, exist_ok=True)
-    teaching = example.RECIPES[example.teacher_network]
-    if arguments.teacher_epochs:
-        epochs = (arguments.teacher_epochs, 0, 0)
-        teaching = dataclasses.replace(teaching, epochs=epochs)
-    networks, results, rows = Networks(data, folder), Results(arguments.json), []
-    for job, recipe in jobs(arguments, teaching):
-        measure = functools.partial(networks.figures, job, recipe, teaching)
-        rows.append(results.run(job, measure))
-    Console(width=120).print(table(rows))
-    return rows
+    networks = Networks(images(arguments.limit, arguments.data), folder)
+    results = run_jobs(jobs(arguments), networks.run, arguments.json)
+    Console(width=120).print(table(results))
+    return results
 
 
 if __name__ == "__main__":

@@ -16,13 +16,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import numpy as np
-from _runs import Results, images, mean, options
+from _jobs import BATCH, images, mean, options, run_jobs
 from rich.console import Console
 from rich.table import Table
 
 import tfcompress
-
-BATCH = 128
 
 
 def vgg(shape, classes, width):
@@ -56,28 +54,39 @@ def accuracy(model, data):
 METHODS = {"control": None, "tucker": "tucker", "spatial": "spatial"}
 
 
-def trained(seed, data, arguments, folder):
-    """Returns the dense net of a seed, before fine-tuning."""
-    path = folder / f"vgg-{seed}-{arguments.width}-{arguments.epochs[0]}.keras"
-    if path.exists():
+class Networks:
+    """Trains and factorizes; the dense net of a seed is trained once.
+
+    Args:
+        data: the images.
+        folder: where dense nets are kept.
+    """
+
+    def __init__(self, data, folder):
+        self.data, self.folder = data, folder
+
+    def run(self, job):
+        """Returns what a method leaves of a net: its accuracy and what it costs."""
+        model = self.trained(job)
+        whole, conv = tfcompress.macs(model), METHODS[job["row"]]
+        if conv:
+            model = tfcompress.factorize(model, macs=job["target"], conv=conv)
+        before = accuracy(model, self.data)
+        keras.utils.set_random_seed(100 + job["seed"])
+        fit(model, self.data, job["epochs"][1], 5e-4)
+        figures = {"macs": tfcompress.macs(model) / whole, "size": model.count_params()}
+        return {**figures, "before": before, "after": accuracy(model, self.data)}
+
+    def trained(self, job):
+        """Returns the dense net of a seed, before fine-tuning."""
+        path = self.folder / f"vgg-{job['seed']}.keras"
+        if not path.exists():
+            keras.utils.set_random_seed(job["seed"])
+            data = self.data
+            model = vgg(data.image_shape, data.num_classes, job["width"])
+            fit(model, data, job["epochs"][0], 1e-3)
+            model.save(path)
         return keras.models.load_model(path, compile=False)
-    keras.utils.set_random_seed(seed)
-    model = vgg(data.image_shape, data.num_classes, arguments.width)
-    fit(model, data, arguments.epochs[0], 1e-3)
-    model.save(path)
-    return model
-
-
-def figures(model, conv, data, arguments):
-    """Returns what a method leaves of a net: its accuracy and what it costs."""
-    whole, net = tfcompress.macs(model), model
-    if conv:
-        net = tfcompress.factorize(model, macs=arguments.macs, conv=conv)
-    before = accuracy(net, data)
-    fit(net, data, arguments.epochs[1], 5e-4)
-    share = tfcompress.macs(net) / whole
-    sizes = {"macs": share, "size": net.count_params()}
-    return {**sizes, "before": before, "after": accuracy(net, data)}
 
 
 def table(results):
@@ -103,23 +112,23 @@ def main(argv=None):
     parser.add_argument("--width", type=int, default=12)
     parser.add_argument("--epochs", nargs=2, type=int, default=[4, 2])
     arguments = parser.parse_args(argv)
-    data = images(arguments.data, arguments.limit)
-    results, rows = Results(arguments.json), []
+    jobs = [
+        {
+            "seed": seed,
+            "row": row,
+            "target": arguments.macs,
+            "width": arguments.width,
+            "epochs": arguments.epochs,
+            "limit": arguments.limit,
+        }
+        for seed in arguments.seeds
+        for row in METHODS
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        for seed in arguments.seeds:
-            for name, conv in METHODS.items():
-                job = {"seed": seed, "row": name, "width": arguments.width}
-                job |= {"target": arguments.macs, "epochs": arguments.epochs}
-                job |= {"limit": arguments.limit, "data": arguments.data}
-
-                def measure(seed=seed, conv=conv):
-                    model = trained(seed, data, arguments, Path(folder))
-                    keras.utils.set_random_seed(100 + seed)
-                    return figures(model, conv, data, arguments)
-
-                rows.append(results.run(job, measure))
-    Console(width=100).print(table(rows))
-    return rows
+        networks = Networks(images(arguments.limit), Path(folder))
+        results = run_jobs(jobs, networks.run, arguments.json)
+    Console(width=100).print(table(results))
+    return results
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-from _jobs import BATCH, answer_jobs, images, open_child, run_jobs
+from _jobs import BATCH, Child, answer_jobs, images, run_jobs
 from _models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -154,12 +154,13 @@ def main(argv=None):
     )
     parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    train, test = images(arguments.limit)
+    data = images(arguments.limit)
+    train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
     if arguments.tfmot_child:
         answer_jobs(lambda job: {"accuracy": run_tfmot(job, train, test)})
         return None
     limit = ["--limit", str(arguments.limit)] if arguments.limit else []
-    ask = None if arguments.no_tfmot else open_child(__file__, *limit)
+    ask = None if arguments.no_tfmot else Child(__file__, "--tfmot-child", *limit).ask
 
     def run(job):
         if job["row"] == "tfmot":

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
-from _jobs import BATCH, answer_jobs, images, open_child, run_jobs
+from _jobs import BATCH, Child, answer_jobs, images, run_jobs
 from _models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -161,7 +161,8 @@ def main(argv=None):
     )
     parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    train, test = images(arguments.limit)
+    data = images(arguments.limit)
+    train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
     if arguments.tfmot_child:
         import tf_keras
 
@@ -173,7 +174,7 @@ def main(argv=None):
     starts, ask = Starts(keras, train), None
     if not arguments.no_tfmot:
         limit = ["--limit", str(arguments.limit)] if arguments.limit else []
-        ask = open_child(__file__, *limit)
+        ask = Child(__file__, "--tfmot-child", *limit).ask
     jobs = [
         {
             "model": model,

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
-from _child import Child
+from _jobs import Child
 from _models import BATCHES, MODELS, compiled
 from _rounds import open_fit
 from rich.console import Console
@@ -145,9 +145,9 @@ def measure(model, arguments, child, tick):
             turns["Keras 3", name] = fit.advance
     if child is not None:
         wanted = [name for name in TFMOT if name in arguments.variants]
-        child.ask(open=model, variants=wanted, **options)
+        child.ask({"open": model, "variants": wanted, **options})
         for name in wanted:
-            turns["TFMOT", name] = lambda name=name: child.ask(advance=name)
+            turns["TFMOT", name] = lambda name=name: child.ask({"advance": name})
     times = {key: [] for key in turns}
     keys = list(turns)
     for _ in range(options["rounds"]):
@@ -220,7 +220,11 @@ def main(argv=None):
         parser.error("--steps must be a multiple of --chunk")
     arguments.variants = list(dict.fromkeys(["plain", *arguments.variants]))
     results = {}
-    child = None if arguments.no_tfmot else Child("_tfmot_steps.py")
+    child = (
+        None
+        if arguments.no_tfmot
+        else Child(Path(__file__).with_name("_tfmot_steps.py"))
+    )
     turns = (arguments.rounds + WARM_UP) * (arguments.steps // arguments.chunk)
     total = len(arguments.models) * turns
     console = Console(stderr=True)
