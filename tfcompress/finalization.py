@@ -81,7 +81,12 @@ def _final_operation(node: Node) -> tuple[Any, Any]:
         weights = operation.get_weights
     changes: dict[str, Any] = {"dtype": "float32"}
     if isinstance(operation, FakeQuantize):
-        operation.learned_range()  # raises if there is none
+        found = operation.learned_range()  # raises if there is none
         changes["frozen"] = True
+        if not operation.is_wide:
+            # As numbers of the graph: converters compute what is not one to the last
+            # bit only, and then a scale is not the one that the model has.
+            changes |= {"fixed_range": found, "learned": False}
+            weights = None
     config = {**operation.get_config(), **changes}
     return type(operation).from_config(config), weights

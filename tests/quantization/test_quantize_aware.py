@@ -167,7 +167,8 @@ def test_trains_and_prunes_in_every_mode(arguments, digits):
     assert history.history["loss"][-1] < history.history["loss"][0]
     assert np.mean(as_numpy(quantized.layers[2].layer.kernel) == 0) == 0.5
     final = tfcompress.finalize(quantized)
-    assert np.mean(final.layers[2].get_weights()[0] == 0) >= 0.5
+    kernels = [layer.get_weights()[0] for layer in final.layers if layer.weights]
+    assert np.mean(kernels[0] == 0) >= 0.5
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

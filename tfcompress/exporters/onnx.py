@@ -77,7 +77,7 @@ class ONNXExporter(Exporter):
         require("onnxruntime", "onnx")
         check_free(filepath, self.overwrite)
         WORKER.warm_up()
-        traced = trace(model, self.batch_size, input_signature, float32=True)
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
         with published(self, model, filepath) as stage:
             stage.write_bytes(self._convert(traced))
             probe(stage, "ONNX Runtime", ExportError, script=_SCRIPT)

@@ -66,7 +66,7 @@ class OpenVINOExporter(Exporter):
         require("openvino", "openvino")
         check_free(filepath)
         WORKER.warm_up()
-        traced = trace(model, self.batch_size, input_signature, float32=True)
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
         with published(self, model, filepath) as stage:
             stage.mkdir()
             self._convert(traced, stage / _FILES[0])

@@ -149,7 +149,7 @@ class SavedModelExporter(Exporter):
             return None
         from tfcompress.exporters.tflite import TFLiteExporter
 
-        traced = trace(model, self.batch_size, input_signature, float32=True)
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
         return TFLiteExporter(batch_size=self.batch_size).content(traced)
 
     def _version_directory(self, filepath: Path) -> Path:

@@ -97,7 +97,7 @@ class TFLiteExporter(Exporter):
         # TensorFlow's import in the worker overlaps with tracing and saving here.
         WORKER.warm_up()
         # LiteRT has no 16-bit float convolutions: mixed precision is for training.
-        traced = trace(model, self.batch_size, input_signature, float32=True)
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
         self._check_numbers(traced, calibration_data)
         if self.smallest is None:
             content = self.content(traced, calibration_data)

@@ -12,6 +12,7 @@ from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.graph import is_graph_model, output_names
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import TensorInfo
+from tfcompress.quantization.integer_sums import plain_arithmetic
 
 _GENERATED_INPUT = re.compile(r"keras_tensor(_\d+)?|input_layer(_\d+)?|args_\d+")
 
@@ -41,7 +42,7 @@ def trace(
     model: keras.Model,
     batch_size: int | None = None,
     input_signature: Any = None,
-    float32: bool = False,
+    convertible: bool = False,
     rebuilt: Sequence[tuple[keras.Variable, Callable[[], Any]]] = (),
 ) -> TracedModel:
     """Traces the inference pass of `model`; the model stays as it was.
@@ -52,8 +53,9 @@ def trace(
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec`,
             `keras.Input` or arrays, in the structure `model` is called with; None
             takes them from the model.
-        float32: whether to compute in float32 what a mixed-precision model computes
-            in 16 bits.
+        convertible: whether to trace what converters understand: in float32 what a
+            mixed-precision model computes in 16 bits, and sums before they are
+            rounded as integer kernels would.
         rebuilt: variables that the graph makes from constants, and how.
 
     Raises:
@@ -77,9 +79,11 @@ def trace(
         return named
 
     specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in inputs]
-    precision = _full_precision(model) if float32 else contextlib.nullcontext()
     try:
-        with precision:
+        with contextlib.ExitStack() as stack:
+            if convertible:
+                stack.enter_context(_full_precision(model))
+                stack.enter_context(plain_arithmetic())
             function = tf.function(serve, autograph=False).get_concrete_function(*specs)
     except InvalidArgumentError:
         raise

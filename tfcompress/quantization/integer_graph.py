@@ -9,6 +9,7 @@ that the kernels add.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from tfcompress.quantization.as_convolution import (
     identity_nodes,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integer_sums import IntegerAdd, IntegerSum
 from tfcompress.quantization.placement import flow_of
+from tfcompress.quantization.primitives import AddConstant
 from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -34,7 +37,7 @@ def integer_graph(graph: Graph) -> Graph:
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
     graph = _use_convolutions(graph)
-    return _round_weights(graph)
+    return _with_integer_sums(_round_weights(graph))
 
 
 def _flow(node: Node | None) -> str:
@@ -216,3 +219,92 @@ def _input_step(tensor: Tensor, producers: dict[Tensor, Node]) -> float | None:
         node = producers.get(node.inputs[0])
     operation: Any = node.operation if node is not None else None
     return operation.step() if isinstance(operation, FakeQuantize) else None
+
+
+def _with_integer_sums(graph: Graph) -> Graph:
+    """Rounds each sum to the step of the next tensor as integer kernels do."""
+    producers, consumers = graph.producers(), graph.consumers()
+    summed: dict[Tensor, Tensor] = {}
+    nodes: list[Node] = []
+    for tensor in graph.input_tensors:
+        for reader in consumers.get(tensor, []):
+            if isinstance(reader.operation, FakeQuantize):
+                _add_sum(nodes, summed, tensor, f"{tensor.name}_sum", reader.operation)
+    for node in graph.nodes:
+        rounding = _next_rounding(node, consumers) if node.output_tensors else None
+        if rounding is None or rounding.num_bits > 8:
+            nodes.append(node)
+        elif isinstance(node.operation, AddConstant | layers.Add | layers.Subtract):
+            nodes.append(_as_integer_add(node, rounding.step(), producers))
+        else:
+            nodes.append(node)
+            steps = _sum_steps(node, producers)
+            if steps is not None:
+                name = f"{node.name}_sum"
+                _add_sum(nodes, summed, node.output, name, rounding, steps)
+    # Each reads what it is made of, everyone else reads the sum.
+    sums = {node for node in nodes if isinstance(node.operation, IntegerSum)}
+    read = [node if node in sums else node.reading(summed) for node in nodes]
+    return dataclasses.replace(graph.substitute(summed, []), nodes=read)
+
+
+def _add_sum(
+    nodes: list[Node],
+    summed: dict[Tensor, Tensor],
+    tensor: Tensor,
+    name: str,
+    rounding: FakeQuantize,
+    steps: Any = None,
+) -> None:
+    if tensor in summed or rounding.num_bits > 8:
+        return
+    step = np.float32(rounding.step())
+    if steps is None:
+        layer = IntegerSum(None, float(np.float32(1) / step), float(step), name=name)
+    else:
+        source, own = (np.asarray(one, "float32") for one in steps)
+        exact = np.asarray(steps[0], "float64") * np.asarray(steps[1], "float64")
+        layer = IntegerSum(
+            exact.tolist(), (source * own / step).tolist(), float(step), name=name
+        )
+    summed[tensor] = Tensor(tensor.shape, "float32")
+    nodes.append(Node(layer, (tensor,), {}, summed[tensor]))
+
+
+def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:
+    operation = node.operation
+    if isinstance(operation, AddConstant):
+        own = _input_step(node.inputs[0], producers)
+        if own is None:
+            return node
+        config = {**operation.get_config(), "steps": (own, step)}
+        return dataclasses.replace(node, operation=AddConstant.from_config(config))
+    tensors = node.inputs if len(node.inputs) == 2 else node.inputs * 2
+    steps = [_input_step(tensor, producers) for tensor in tensors]
+    if len(tensors) != 2 or None in steps:
+        return node
+    subtract = isinstance(operation, layers.Subtract)
+    layer = IntegerAdd(steps, step, subtract, name=node.name)  # type: ignore[arg-type]
+    return dataclasses.replace(node, operation=layer)
+
+
+def _sum_steps(node: Node, producers: dict[Tensor, Node]) -> tuple[Any, Any] | None:
+    """Returns the steps of the two factors of each summand, if integers add them."""
+    operation = node.operation
+    if getattr(operation, "data_format", "channels_last") == "channels_first":
+        return None
+    steps = [_input_step(tensor, producers) for tensor in node.inputs]
+    if None in steps or not steps:
+        return None
+    if _flow(node) == "compute" and (node.weights or operation.built):
+        kernel, _ = _kernel_and_bias(node)
+        _, step = as_stored(kernel, _output_axes(node, kernel.ndim))
+        return steps[0], step.reshape(-1)
+    is_product = isinstance(operation, layers.Multiply)
+    if is_product or type(operation).__name__ == "Matmul":
+        return steps[0], steps[-1]
+    means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
+    positions = node.inputs[0].shape[1:-1]
+    if isinstance(operation, means) and None not in positions:
+        return steps[0], 1.0 / math.prod(filter(None, positions))
+    return None

@@ -11,6 +11,7 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import LayerRule, register_layer_rule
+from tfcompress.quantization.integer_sums import add_integers
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -110,6 +111,8 @@ class AddConstant(keras.layers.Layer):
 
     Args:
         value: the constant, a nested list or an array; it is added to each sample.
+        steps: distance between two neighbouring values of the input and the output,
+            to add as integer kernels do; `finalize` sets them.
 
     Example:
 
@@ -117,23 +120,34 @@ class AddConstant(keras.layers.Layer):
     TensorShape([1, 2, 1])
     """
 
-    def __init__(self, value: Any, **kwargs: Any):
+    def __init__(
+        self, value: Any, steps: tuple[float, float] | None = None, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.value = np.asarray(value, "float32")
+        self.steps = steps
 
     def call(self, inputs: Any) -> Any:
-        largest = float(np.abs(self.value).max()) or 1.0
         # 254 steps, so that zero is one of the values.
+        low = -(np.abs(self.value).max() or np.float32(1.0))
+        high = np.float32(-low * 127 / 128)
         rounded = keras.quantizers.fake_quant_with_min_max_vars(
-            ops.convert_to_tensor(self.value), -largest, largest * 127 / 128
+            ops.convert_to_tensor(self.value), float(low), float(high)
         )
-        return inputs + ops.cast(rounded, inputs.dtype)
+        if self.steps is None:
+            return inputs + ops.cast(rounded, inputs.dtype)
+        own = (float(high) - float(low)) / 255
+        return add_integers(inputs, rounded, (self.steps[0], own), self.steps[1])
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "value": self.value.tolist()}
+        return {
+            **super().get_config(),
+            "value": self.value.tolist(),
+            "steps": self.steps,
+        }
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

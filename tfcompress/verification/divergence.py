@@ -22,6 +22,7 @@ from tfcompress.exporters.export import load
 from tfcompress.exporters.rewriting import with_all_outputs
 from tfcompress.exporters.runners import KerasRunner
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integer_sums import IntegerSum
 
 _SAMPLES = 16
 
@@ -151,7 +152,8 @@ def _fused(node: Node, producers: dict[Tensor, Node]) -> tuple[str, ...]:
     while (before := producers.get(current)) is not None:
         if isinstance(before.operation, FakeQuantize):
             break
-        names.append(before.name)
+        if not isinstance(before.operation, IntegerSum):
+            names.append(before.name)
         if len(set(before.inputs)) != 1:
             break
         current = before.inputs[0]

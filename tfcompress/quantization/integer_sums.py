@@ -1,0 +1,171 @@
+"""Sums as integer kernels round them.
+
+A linear operation of rounded numbers is a sum of whole multiples of one number, the
+product of the steps of its input and its kernel. In float32 it is off by far less than
+half of that, so the integer that the kernel on the device adds up can be read off it,
+and rounded to the next tensor's step just as the device does. Without this, the rare
+sum that falls half-way between two values goes the other way in float32, and in a deep
+network one such value becomes several steps at the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from tfcompress.core.registry import PACKAGE
+from tfcompress.layer_rules import LayerRule, register_layer_rule
+
+_state = threading.local()
+# Bits of a factor in XNNPACK's addition.
+_FACTOR_BITS = 20
+
+
+@contextlib.contextmanager
+def plain_arithmetic() -> Iterator[None]:
+    """Inside, models are traced as converters understand them: sums stay float."""
+    before = _is_plain()
+    _state.plain = True
+    try:
+        yield
+    finally:
+        _state.plain = before
+
+
+def _is_plain() -> bool:
+    return getattr(_state, "plain", False)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class IntegerSum(keras.layers.Layer):
+    """Rounds a sum to the next tensor's step as integer kernels do.
+
+    When to use: `finalize` puts it behind linear operations and products. Converters
+    do not see it.
+
+    Source: XNNPACK's requantization in float32: with the integer sum `n`,
+    `q = round_half_even(float(n) * (s_in * s_kernel / s_out))`.
+
+    Args:
+        sum_step: distance between two neighbouring sums: one number, or one for each
+            channel; `None` where the input is not a sum but any number.
+        factor: what turns an integer sum into output steps, in float32; alike.
+        step: distance between two neighbouring outputs.
+
+    Example:
+
+    >>> layer = IntegerSum(sum_step=0.25, factor=0.5, step=0.5)
+    >>> layer(ops.array([0.2501, 0.7499])).numpy().tolist()    # sums 1 and 3
+    [0.0, 1.0]
+    """
+
+    def __init__(self, sum_step: Any, factor: Any, step: float, **kwargs: Any):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.sum_step, self.factor, self.step = sum_step, factor, float(step)
+
+    def call(self, inputs: Any) -> Any:
+        if _is_plain():
+            return inputs
+        integers, known = inputs, None
+        if self.sum_step is not None:
+            steps = np.asarray(self.sum_step, "float64")
+            known = steps > 0  # a channel without weights has no step
+            exact = ops.cast(inputs, "float64") / np.where(known, steps, 1.0)
+            integers = ops.cast(ops.round(exact), "float32")
+        rounded = ops.round(integers * np.asarray(self.factor, "float32"))
+        outputs = rounded * np.float32(self.step)
+        return outputs if known is None else ops.where(known, outputs, inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "sum_step": self.sum_step,
+            "factor": self.factor,
+            "step": self.step,
+        }
+
+
+def add_integers(first: Any, second: Any, steps: Any, step: float) -> Any:
+    """Returns the sum of two rounded tensors as XNNPACK's qs8-vadd rounds it.
+
+    Source: `(a * f_a + b * f_b + 2 ** (shift - 1)) >> shift`, with factors
+    `f = s_in / s_out * 2 ** shift` of 21 bits.
+
+    Args:
+        first, second: the tensors, as float numbers.
+        steps: distance between two neighbouring values of each.
+        step: that of the sum.
+    """
+    if _is_plain():
+        return first + second
+    ratios = [np.float32(one) / np.float32(step) for one in steps]
+    shift = _FACTOR_BITS - (math.frexp(max(ratios))[1] - 1)
+    total: Any = 2.0 ** (shift - 1)
+    for value, own, ratio in zip((first, second), steps, ratios):
+        factor = float(np.rint(np.ldexp(ratio, shift)))
+        total = total + ops.round(ops.cast(value, "float64") / own) * factor
+    rounded = ops.floor(total / 2.0**shift)
+    return ops.cast(rounded, "float32") * np.float32(step)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class IntegerAdd(layers.Add):
+    """Adds two tensors as integer kernels do.
+
+    When to use: `finalize` puts it in the place of an addition or subtraction.
+    Converters see a plain one.
+
+    Source: `add_integers`.
+
+    Args:
+        steps: distance between two neighbouring values of the two inputs.
+        step: that of the output.
+        subtract: whether to subtract the second input.
+
+    Example:
+
+    >>> layer = IntegerAdd((0.5, 0.25), 0.5)
+    >>> layer([ops.array([[1.0]]), ops.array([[0.25]])]).numpy().tolist()   # 1.25
+    [[1.5]]
+    """
+
+    def __init__(
+        self,
+        steps: tuple[float, float],
+        step: float,
+        subtract: bool = False,
+        **kwargs: Any,
+    ):
+        kwargs["dtype"] = "float32"
+        super().__init__(**kwargs)
+        self.steps, self.step, self.subtract = tuple(steps), float(step), subtract
+
+    def call(self, inputs: Any) -> Any:
+        first, second = inputs
+        if not self.subtract:
+            return add_integers(first, second, self.steps, self.step)
+        if _is_plain():
+            return first - second
+        return add_integers(first, -second, self.steps, self.step)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "steps": self.steps,
+            "step": self.step,
+            "subtract": self.subtract,
+        }
+
+
+register_layer_rule(LayerRule(IntegerSum, "select", channels="same"))
