@@ -51,6 +51,7 @@ def accuracy(model, data):
     return float(np.mean(np.argmax(found, axis=-1) == data.y_test))
 
 
+RATE = 1e-3
 METHODS = {"control": None, "tucker": "tucker", "spatial": "spatial"}
 
 
@@ -73,7 +74,7 @@ class Networks:
             model = tfcompress.factorize(model, macs=job["target"], conv=conv)
         before = accuracy(model, self.data)
         keras.utils.set_random_seed(100 + job["seed"])
-        fit(model, self.data, job["epochs"][1], 5e-4)
+        fit(model, self.data, job["epochs"][1], RATE)
         figures = {"macs": tfcompress.macs(model) / whole, "size": model.count_params()}
         return {**figures, "before": before, "after": accuracy(model, self.data)}
 
@@ -84,7 +85,7 @@ class Networks:
             keras.utils.set_random_seed(job["seed"])
             data = self.data
             model = vgg(data.image_shape, data.num_classes, job["width"])
-            fit(model, data, job["epochs"][0], 1e-3)
+            fit(model, data, job["epochs"][0], RATE)
             model.save(path)
         return keras.models.load_model(path, compile=False)
 
@@ -110,7 +111,7 @@ def main(argv=None):
     parser = options(__doc__)
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--width", type=int, default=12)
-    parser.add_argument("--epochs", nargs=2, type=int, default=[4, 2])
+    parser.add_argument("--epochs", nargs=2, type=int, default=[3, 3])
     arguments = parser.parse_args(argv)
     jobs = [
         {

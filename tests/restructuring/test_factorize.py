@@ -142,6 +142,21 @@ def test_more_is_kept_where_it_matters(rng):
     assert names == ["simple_reduced", "simple", "rich"]
 
 
+def test_no_layer_is_cut_to_nothing_for_the_others():
+    model = keras.Sequential(
+        [keras.Input((64,)), *[layers.Dense(64, name=name) for name in "abcd"]]
+    )
+    for seed, layer in enumerate(model.layers):
+        # All directions weigh the same: cutting one layer to pieces saves as much
+        # as cutting each a little.
+        square = np.random.default_rng(seed).normal(size=(64, 64))
+        layer.kernel.assign(np.linalg.qr(square)[0])
+    small = factorize(model, size=0.5)
+    ranks = [layer.units for layer in small.layers[1::2]]
+    assert len(ranks) == 4
+    assert max(ranks) - min(ranks) <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

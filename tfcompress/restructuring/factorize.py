@@ -52,7 +52,8 @@ def factorize(
             as many channels.
         energy: the share of each kernel's squared norm to keep, in (0, 1].
         macs: share of the model's multiply-accumulates to keep, in (0, 1); ranks are
-            chosen across layers so that least is cut off.
+            chosen across layers so that the product of the energies that they keep
+            is largest.
         size: likewise, the share of the model's weights. Give one of the four.
         conv: `"tucker"` or `"spatial"`.
         filters: which layers: a regular expression on the layer's path, a layer
@@ -158,10 +159,11 @@ def _without_growth(
 def _for_target(
     model: keras.Model, forms: dict[int, Form], macs: float | None, size: float | None
 ) -> dict[int, tuple[int, ...]]:
-    """Returns the ranks that cut off least and meet the target.
+    """Returns the ranks that keep most and meet the target.
 
-    Each layer takes the option with least `error + price * cost`; the price at which
-    the target is met is found by bisection. All errors count alike, as shares.
+    Each layer takes the option with least `loss + price * cost`; the price at which the
+    target is met is found by bisection. Shares of energy that layers keep multiply as
+    signals pass through them, so their logarithms add, and no layer is cut to nothing.
     """
     if macs is not None:
         share, name, total = macs, "macs", count_macs(model)
@@ -179,14 +181,14 @@ def _for_target(
                 for o in form.options
                 if o.size < form.size and o.macs <= max(form.macs, o.size)
             ),
-            Option((), form.size, form.macs, 0.0),
+            Option((), form.size, form.macs, 1.0),
         ]
         for key, form in forms.items()
     }
 
     def best(price: float) -> dict[int, Option]:
         return {
-            key: min(options, key=lambda o: o.error + price * cost(o) / total)
+            key: min(options, key=lambda o: o.loss + price * cost(o) / total)
             for key, options in choices.items()
         }
 
@@ -213,10 +215,10 @@ def _for_target(
     left = share * total - fixed - sum(cost(option) for option in found.values())
     while True:
         steps = [
-            ((found[key].error - o.error) / (cost(o) - cost(found[key])), key, o)
+            ((found[key].loss - o.loss) / (cost(o) - cost(found[key])), key, o)
             for key, options in choices.items()
             for o in options
-            if 0 < cost(o) - cost(found[key]) <= left and o.error < found[key].error
+            if 0 < cost(o) - cost(found[key]) <= left and o.loss < found[key].loss
         ]
         if not steps:
             break

@@ -19,19 +19,24 @@ Link = tuple[Any, list[np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One way to write a layer: how large, how much work, and what is lost.
+    """One way to write a layer: how large, how much work, and what is kept.
 
     Attributes:
         ranks: the rank, or two for Tucker-2.
         size: weights of the kernels.
         macs: multiply-accumulates of one sample, all calls together.
-        error: share of the kernel's squared norm that is cut off, in [0, 1].
+        energy: share of the kernel's squared norm that is kept, in [0, 1].
     """
 
     ranks: tuple[int, ...]
     size: int
     macs: int
-    error: float
+    energy: float
+
+    @property
+    def loss(self) -> float:
+        """Minus the logarithm of the energy: 0 if all is kept."""
+        return -math.log(max(self.energy, 1e-12))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +101,7 @@ def _matrix_form(
     def option(ranks: tuple[int, ...]) -> Option:
         (rank,) = ranks
         macs = rank * (rows * work[0] + columns * work[1])
-        error = max(0.0, 1 - kept[rank - 1] / total)
-        return Option(ranks, rank * (rows + columns), macs, float(error))
+        return Option(ranks, rank * (rows + columns), macs, kept[rank - 1] / total)
 
     def made(ranks: tuple[int, ...]) -> list[Link]:
         root = np.sqrt(values[: ranks[0]])
@@ -232,9 +236,8 @@ def _tucker_form(layer: Any, nodes: list[Node]) -> Form:
         taken, given = ranks
         parts = (channels * taken, window * taken * given, given * filters)
         macs = parts[0] * before + (parts[1] + parts[2]) * after
-        # What is cut off is at most what each of the two cuts takes.
-        error = 2 - kept_in[taken - 1] - kept_out[given - 1]
-        return Option(ranks, sum(parts), macs, float(np.clip(error, 0, 1)))
+        # As if the two cuts had nothing to do with each other.
+        return Option(ranks, sum(parts), macs, kept_in[taken - 1] * kept_out[given - 1])
 
     def links(ranks: tuple[int, ...]) -> list[Link]:
         taken, given = ranks
