@@ -11,6 +11,7 @@ import pytest
 
 import tfcompress
 from tests.exporters import same_models
+from tests.exporters.arm import run_on_arm
 from tests.exporters.c_api import run_in_c_api
 from tfcompress.exporters import KerasRunner, export, load
 
@@ -199,6 +200,22 @@ def test_web(models, phones, name, tmp_path):
     got = load(artifact).run(model.samples)
     for output, expected in load(phones(name)).run(model.samples).items():
         np.testing.assert_array_equal(got[output], expected)
+
+
+@pytest.mark.arm
+def test_integers_on_arm(models, phones, tmp_path):
+    files = [phones(name).path for name in same_models.NAMES]
+    samples = [models(name).samples for name in same_models.NAMES]
+    results = run_on_arm(files, samples, tmp_path)
+    for name, inputs, found in zip(same_models.NAMES, samples, results):
+        steps = steps_of(phones(name))
+        for output, expected in load(phones(name)).run(inputs).items():
+            if name != "attention":
+                np.testing.assert_array_equal(found[output], expected)
+            # Its softmax is another kernel there than here.
+            error = np.abs(found[output] - expected)
+            assert error.max() <= 1.001 * steps[output]
+            assert np.mean(error > 0) < 0.05
 
 
 @pytest.mark.parametrize("name", INTEGER)
