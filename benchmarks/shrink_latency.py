@@ -11,16 +11,15 @@ both alike. Widths are rounded to multiples of 8, as by default.
 import argparse
 import json
 import os
-import statistics
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+from _latency import cells, speed_up
 from shrink_applications import FAMILIES, application, images_for
 
-from tfcompress.benchmarking import benchmark
 from tfcompress.exporters.export import export
 from tfcompress.layer_rules import macs
 from tfcompress.restructuring.shrink import shrink
@@ -37,19 +36,8 @@ def compare(name, size, share, runs, rounds):
             export(m, Path(folder) / f"{kind}.tflite")
             for kind, m in (("full", model), ("small", smaller))
         ]
-        measured = [
-            benchmark(artifacts, images_for(model, 1), threads=1, runs=runs)
-            for _ in range(rounds)
-        ]
-    ratios = [full.median / small.median for full, small in measured]
-    return {
-        "macs_share": macs(smaller) / macs(model),
-        "full_ms": statistics.median(full.median for full, _ in measured),
-        "small_ms": statistics.median(small.median for _, small in measured),
-        "speed_up": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
-    }
+        found = speed_up(artifacts, images_for(model, 1), runs, rounds)
+    return {"macs_share": macs(smaller) / macs(model), **found}
 
 
 def main():
@@ -69,9 +57,7 @@ def main():
             name, options.size, options.macs, options.runs, options.rounds
         )
         print(
-            f"| {name} | {row['macs_share']:.1%} | {row['full_ms']:.2f} "
-            f"| {row['small_ms']:.2f} | {row['speed_up']:.2f}x "
-            f"| {row['lowest']:.2f} to {row['highest']:.2f} |",
+            f"| {name} | {row['macs_share']:.1%} | {cells(row)}",
             flush=True,
         )
         if options.json:
