@@ -342,6 +342,7 @@ def _fill_table() -> None:
         layers.GroupQueryAttention,
         layers.LayerNormalization,
         layers.RMSNormalization,
+        layers.UnitNormalization,
         layers.GroupNormalization,
         layers.Bidirectional,
     )

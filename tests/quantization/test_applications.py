@@ -13,12 +13,8 @@ pytestmark = pytest.mark.export
     ("name", "options"),
     [
         ("MobileNet", {"alpha": 0.25, "classes": 10}),
-        pytest.param(
-            "MobileNetV2", {"alpha": 0.35, "classes": 10}, marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "MobileNetV3Small", {"alpha": 0.75, "classes": 10}, marks=pytest.mark.slow
-        ),
+        ("MobileNetV2", {"alpha": 0.35, "classes": 10}),
+        ("MobileNetV3Small", {"alpha": 0.75, "classes": 10}),
     ],
 )
 def test_small_family_is_exact(name, options, tmp_path):

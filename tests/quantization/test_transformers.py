@@ -29,6 +29,7 @@ def shipped(model, samples, tmp_path):
 LAYERS = {
     "LayerNormalization": lambda x: L.LayerNormalization()(L.Dense(16)(x)),
     "RMSNormalization": lambda x: L.RMSNormalization()(L.Dense(16)(x)),
+    "UnitNormalization": lambda x: L.UnitNormalization()(L.Dense(16)(x)),
     "GroupNormalization": lambda x: L.GroupNormalization(4)(L.Dense(16)(x)),
     "MultiHeadAttention": lambda x: L.MultiHeadAttention(2, 8)(x, x),
     "cross_attention": lambda x: L.MultiHeadAttention(

@@ -33,6 +33,13 @@ def rms_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     return _scaled(parts, _normalized(parts, x, layer.epsilon), layer.scale, None)
 
 
+@expansion(layers.UnitNormalization)
+def unit_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """`x / sqrt(sum(x ** 2))`, for rows that are not smaller than a thousandth."""
+    _check_axis(layer, x)
+    return _normalized(parts, x, 1e-6, mean=False)
+
+
 @expansion(layers.GroupNormalization)
 def group_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Source: Wu and He, 2018: each group of channels over all positions."""
@@ -67,11 +74,11 @@ def _centered(parts: Parts, x: Any) -> Any:
     return parts(layers.Subtract, "_centered")([x, ops.mean(x, -1, keepdims=True)])
 
 
-def _normalized(parts: Parts, x: Any, epsilon: float) -> Any:
+def _normalized(parts: Parts, x: Any, epsilon: float, mean: bool = True) -> Any:
     rank, size = len(x.shape), x.shape[-1]
     squares = ops.matmul(ops.expand_dims(x, rank - 1), ops.expand_dims(x, rank))
     squares = ops.squeeze(squares, rank)
-    scale = 1.0 / size
+    scale = 1.0 / size if mean else 1.0
     variance = parts(layers.Rescaling, "_variance", scale=scale, offset=epsilon)(
         squares
     )

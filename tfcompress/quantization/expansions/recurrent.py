@@ -104,10 +104,7 @@ def bidirectional(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
     both = []
     for one in (layer.forward_layer, layer.backward_layer):
         own = parts.inner.setdefault(one.name, Parts(one))
-        outputs = function(one, own, x, **options)
-        # A layer that reads backwards gives its outputs in the order it made them.
-        flipped = one is layer.backward_layer and one.return_sequences
-        both.append(ops.flip(outputs, axis=1) if flipped else outputs)
+        both.append(function(one, own, x, **options, in_time_order=True))
     if layer.merge_mode == "concat":
         return parts(layers.Concatenate)(both)
     merges = {"sum": layers.Add, "mul": layers.Multiply, "ave": layers.Average}
@@ -163,7 +160,13 @@ def _unrolled(
         state = tuple(ops.where(seen, *pair) for pair in zip(new, old))
         hidden = getattr(layer, "zero_output_for_mask", False)
         outputs.append(ops.where(seen, state[0], 0.0) if hidden else state[0])
-    return ops.stack(outputs, axis=1) if layer.return_sequences else outputs[-1]
+    if not layer.return_sequences:
+        return outputs[-1]
+    # A layer that reads backwards gives its outputs in the order it made them, which a
+    # Bidirectional turns round.
+    if layer.go_backwards and options.get("in_time_order"):
+        outputs = outputs[::-1]
+    return ops.stack(outputs, axis=1)
 
 
 def _check(layer: Any, x: Any, options: dict) -> None:
