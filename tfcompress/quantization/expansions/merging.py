@@ -28,6 +28,14 @@ def pairs(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     return total
 
 
+@expansion("applications.CustomScaleLayer")
+def scaled_sum(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
+    """InceptionResNetV2's `x + scale * y`."""
+    left, right = inputs
+    scaled = parts(layers.Rescaling, "_scaled", scale=layer.scale)(right)
+    return parts(layers.Add)([left, scaled])
+
+
 @expansion(layers.Dot)
 def dot(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     """The product of two vectors per sample is a product of matrices."""
