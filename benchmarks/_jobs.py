@@ -25,6 +25,20 @@ def options(description):
     return parser
 
 
+def add_tfmot_options(parser):
+    """Adds what a script takes whose TFMOT rows are made by itself, as a child."""
+    parser.add_argument("--no-tfmot", action="store_true")
+    parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
+
+
+def tfmot_child(script, arguments):
+    """Returns what asks the script's own child, on the same images; None without."""
+    if arguments.no_tfmot:
+        return None
+    limit = ["--limit", str(arguments.limit)] if arguments.limit else []
+    return Child(script, "--tfmot-child", *limit).ask
+
+
 def images(limit=None, data=None):
     """Returns Fashion-MNIST, or the images in a folder `data` with four IDX files."""
     from tfcompress.datasets import load_images, read_fashion_mnist
@@ -103,6 +117,14 @@ def run_jobs(jobs, run, path=None):
                 path.write_text(json.dumps(known, indent=1), encoding="utf-8")
         results.append(result)
     return results
+
+
+def spread(values, sign=""):
+    """Returns mean and standard deviation as a cell of a table."""
+    if not values:
+        return "-"
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):{sign}.2f} ± {deviation:.2f}"
 
 
 def mean(results, name):

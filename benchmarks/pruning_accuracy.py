@@ -10,16 +10,23 @@ or `tfmot`, which runs in a process of its own on tf_keras with the same data, e
 rate and schedule. Figures are means over the seeds, in per cent of the test images.
 """
 
-import argparse
 import math
 import os
 import statistics
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
-from _jobs import BATCH, Child, answer_jobs, images, run_jobs
+from _jobs import (
+    BATCH,
+    add_tfmot_options,
+    answer_jobs,
+    images,
+    options,
+    run_jobs,
+    spread,
+    tfmot_child,
+)
 from _models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -131,36 +138,28 @@ def tables(results):
                     for r in own
                     if (r["row"], r["sparsity"]) == (row, sparsity)
                 ]
-                spread = statistics.stdev(found) if len(found) > 1 else 0.0
-                cells.append(f"{statistics.mean(found):.2f} ± {spread:.2f}")
+                cells.append(spread(found))
             table.add_row(row, *cells)
         yield table
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__)
     known = ["lenet-300-100", "small-resnet"]
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=known)
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA))
     parser.add_argument(
         "--sparsities", nargs="+", type=float, default=[0.8, 0.9, 0.95, 0.98]
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--limit", type=int, help="train on so many images only")
-    parser.add_argument("--no-tfmot", action="store_true")
-    parser.add_argument(
-        "--json", type=Path, help="write every run here; those found are not repeated"
-    )
-    parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
+    add_tfmot_options(parser)
     arguments = parser.parse_args(argv)
     data = images(arguments.limit)
     train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
     if arguments.tfmot_child:
         answer_jobs(lambda job: {"accuracy": run_tfmot(job, train, test)})
         return None
-    limit = ["--limit", str(arguments.limit)] if arguments.limit else []
-    ask = None if arguments.no_tfmot else Child(__file__, "--tfmot-child", *limit).ask
+    ask = tfmot_child(__file__, arguments)
 
     def run(job):
         if job["row"] == "tfmot":

@@ -12,10 +12,8 @@ own. Accuracies are those of the exported .tflite file, in LiteRT, on all 10 000
 images.
 """
 
-import argparse
 import math
 import os
-import statistics
 import tempfile
 from pathlib import Path
 
@@ -23,7 +21,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
-from _jobs import BATCH, Child, answer_jobs, images, run_jobs
+from _jobs import (
+    BATCH,
+    add_tfmot_options,
+    answer_jobs,
+    images,
+    options,
+    run_jobs,
+    spread,
+    tfmot_child,
+)
 from _models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -148,27 +155,14 @@ def tables(results):
         yield table
 
 
-def spread(values, sign=""):
-    if not values:
-        return "-"
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{sign}.2f} ± {deviation:.2f}"
-
-
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = options(__doc__)
     known = ["small-resnet", "small-mobilenet"]
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=known)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=8, help="of the float start")
     parser.add_argument("--more", type=int, default=4, help="epochs of every row")
-    parser.add_argument("--limit", type=int, help="train on so many images only")
     parser.add_argument("--rows", nargs="+", default=[*ROWS], choices=ROWS)
-    parser.add_argument("--no-tfmot", action="store_true")
-    parser.add_argument(
-        "--json", type=Path, help="write every row here; those found are not repeated"
-    )
-    parser.add_argument("--tfmot-child", action="store_true", help=argparse.SUPPRESS)
+    add_tfmot_options(parser)
     arguments = parser.parse_args(argv)
     data = images(arguments.limit)
     train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
@@ -180,10 +174,7 @@ def main(argv=None):
         return None
     import keras
 
-    starts, ask = Starts(keras, train), None
-    if not arguments.no_tfmot:
-        limit = ["--limit", str(arguments.limit)] if arguments.limit else []
-        ask = Child(__file__, "--tfmot-child", *limit).ask
+    starts, ask = Starts(keras, train), tfmot_child(__file__, arguments)
     jobs = [
         {
             "model": model,

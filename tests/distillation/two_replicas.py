@@ -1,14 +1,12 @@
 """Child process: the same fit on one device and on two replicas, as JSON."""
 
-import json
-import sys
-
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import ScalarLoss, compiled_loss
+from tests.replicas import answer
 from tfcompress.distillation.distiller import Distiller
 
 
@@ -35,10 +33,4 @@ def train(strategy):
 
 
 if __name__ == "__main__":
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    results = [train(s) for s in (tf.distribute.get_strategy(), two)]
-    json.dump(results, sys.stdout)
+    answer(train)

@@ -279,9 +279,8 @@ def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> N
             return node
         config = {**operation.get_config(), "steps": (own, step)}
         return dataclasses.replace(node, operation=AddConstant.from_config(config))
-    tensors = node.inputs if len(node.inputs) == 2 else node.inputs * 2
-    steps = [_input_step(tensor, producers) for tensor in tensors]
-    if len(tensors) != 2 or None in steps:
+    steps = [_input_step(tensor, producers) for tensor in node.inputs]
+    if len(steps) != 2 or None in steps:
         return node
     subtract = isinstance(operation, layers.Subtract)
     layer = IntegerAdd(steps, step, subtract, name=node.name)  # type: ignore[arg-type]
