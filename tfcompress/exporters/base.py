@@ -77,6 +77,22 @@ class Exporter:
 EXPORTERS: Registry[Exporter] = Registry("export format")
 
 
+def get_exporter(format: Any) -> Exporter:
+    """Returns the exporter of a format's name, config or instance.
+
+    Raises:
+        InvalidArgumentError: if there is no such format.
+    """
+    exporter = EXPORTERS.get(format)
+    if not hasattr(exporter, "with_options"):
+        raise InvalidArgumentError(
+            "Unknown export format.",
+            received=repr(format),
+            expected=f"one of {', '.join(map(repr, EXPORTERS.names()))}",
+        )
+    return exporter
+
+
 def exporter_for(filepath: Path) -> Exporter:
     """Returns the exporter whose format the artifact at `filepath` has.
 

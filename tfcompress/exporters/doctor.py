@@ -16,11 +16,10 @@ from tfcompress.core.errors import (
     CompressionError,
     CompressionWarning,
     ExportError,
-    InvalidArgumentError,
 )
 from tfcompress.core.select import require_built, walk
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.base import EXPORTERS
+from tfcompress.exporters.base import get_exporter
 from tfcompress.exporters.limits import Limits
 from tfcompress.finalization import finalize
 from tfcompress.quantization.plan import Plan, plan
@@ -143,13 +142,7 @@ def doctor(
     >>> diagnosis.deployable, diagnosis.findings[0].layer, diagnosis.findings[0].problem
     (True, 'conv', 'LiteRT has no integer kernel for it')
     """
-    exporter = EXPORTERS.get(format)
-    if not hasattr(exporter, "limits"):
-        raise InvalidArgumentError(
-            "Unknown export format.",
-            received=repr(format),
-            expected=f"one of {', '.join(map(repr, EXPORTERS.names()))}",
-        )
+    exporter = get_exporter(format)
     require_built(model, "examine the model")
     planned = None if scheme is None else plan(model, scheme)
     findings = [

@@ -8,7 +8,7 @@ import keras
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.base import EXPORTERS, exporter_for
+from tfcompress.exporters.base import exporter_for, get_exporter
 from tfcompress.exporters.runners import Runner
 
 
@@ -68,13 +68,7 @@ def export(
     print(phone.size, phone.integer_coverage)
     ```
     """
-    exporter = EXPORTERS.get(format)
-    if not hasattr(exporter, "with_options"):
-        raise InvalidArgumentError(
-            "Unknown export format.",
-            received=repr(format),
-            expected=f"one of {', '.join(map(repr, EXPORTERS.names()))}",
-        )
+    exporter = get_exporter(format)
     return exporter.with_options(options).export(
         model, _target(filepath), input_signature, calibration_data
     )
