@@ -101,6 +101,25 @@ def test_a_pruned_clustered_and_quantized_model(tmp_path, rng):
     np.testing.assert_array_equal(load(compact)(x), load(plain)(x))
 
 
+def test_kernels_of_finalized_models_are_bytes(tmp_path, rng):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="x"),
+            L.Conv2D(32, 3, name="conv"),
+            L.Flatten(name="flat"),
+            L.Dense(64, name="y"),
+        ]
+    )
+    x = rng.normal(size=(16, 8, 8, 3)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x, "w8a8"))
+    found = rebuilders(final)
+    assert len(found) == 2
+    for variable, rebuild in found:
+        made = keras.ops.convert_to_numpy(rebuild())
+        kernel = keras.ops.convert_to_numpy(variable)
+        np.testing.assert_array_equal(made.view("uint32"), kernel.view("uint32"))
+
+
 def test_the_option_is_checked(model, tmp_path):
     with pytest.raises(InvalidArgumentError, match="'variables' or 'compact'"):
         export(model, tmp_path / "x", format="saved_model", weights="zip")

@@ -48,6 +48,9 @@ def test_of_a_saved_model(quantized_version):
     assert sum(listed.values()) == quantized_version.size
     assert "saved_model.pb" in listed
     assert "assets.extra/manifest.json" not in listed
+    (kernel,) = [op for op in manifest["operators"] if op["name"] == "Conv2D"]
+    expected = {"activations": ["float32"], "weights": ["float32"], "count": 1}
+    assert kernel == {"name": "Conv2D", **expected}
 
 
 def test_seeds_and_sparsity(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tfcompress
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import Artifact, export, load
 from tfcompress.exporters.manifest import manifest_path
@@ -26,6 +27,40 @@ def test_signature(quantized_version):
     (spec,) = signature.structured_input_signature[1].values()
     assert (spec.name, tuple(spec.shape)) == ("image", (None, 12, 12, 3))
     assert list(signature.structured_outputs) == ["logits"]
+
+
+def test_operators_of_functions_and_loops_are_counted(folder):
+    inputs = keras.Input((5, 3), name="steps")
+    model = keras.Model(inputs, L.Dense(2)(L.LSTM(4)(inputs)))
+    artifact = export(model, folder / "loop", format="saved_model")
+    counts = {(op.name, op.weights): op.count for op in artifact.operators}
+    # The LSTM's two kernels, in the loop and in Keras' one step before it; the Dense.
+    assert counts["MatMul", ("float32",)] == 5
+    assert counts["TensorListSetItem", ()] == 1
+    assert artifact.operators == Artifact.read(artifact.path).operators
+
+
+def test_exact_and_float_integers(folder):
+    """What `exact_integers=False` leaves out, and that little changes by it."""
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3), name="image"),
+            L.Conv2D(8, 3, activation="relu", name="conv"),
+            L.Flatten(name="flat"),
+            L.Dense(5, name="logits"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(64, 12, 12, 3)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x, "w8a8"))
+    phone = export(final, folder / "integers.tflite")
+    exact = export(final, folder / "exact", format="saved_model")
+    plain = export(final, folder / "float", format="saved_model", exact_integers=False)
+    np.testing.assert_array_equal(load(exact)(x), load(phone)(x))
+    (step,) = (output.step for output in phone.outputs)
+    tfcompress.verify(plain, final, x, max_abs_error=step).raise_if_failed()
+    names = [{op.name for op in artifact.operators} for artifact in (exact, plain)]
+    assert {"Round", "Cast"} <= names[0]
+    assert not {"Round", "Cast"} & names[1]
 
 
 def test_each_variable_is_stored_once(folder):

@@ -6,6 +6,7 @@ weight stays a variable.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -41,7 +42,10 @@ def rebuilders(model: keras.Model) -> list[tuple[keras.Variable, Callable[[], An
 
 
 def as_integers(
-    values: np.ndarray, channel_axis: int = -1, tolerance: float = 0.0
+    values: np.ndarray,
+    channel_axis: int = -1,
+    tolerance: float = 0.0,
+    scales: tuple[str, ...] = ("float32", "float64"),
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns 8-bit integers and their scale, if their product is `values`.
 
@@ -49,19 +53,22 @@ def as_integers(
         values: a float32 array.
         channel_axis: the axis along which scales may differ.
         tolerance: largest relative difference; with 0 it is the same to the last bit.
+        scales: dtypes that the scale may have, the preferred one first. The product
+            with a float64 scale is rounded to float32, as `finalize` computes kernels.
 
     Returns:
         Integers, and one scale per tensor or channel with as many axes as `values`.
     """
-    others = [a for a in range(values.ndim) if a != channel_axis % values.ndim]
-    for axes in (None, tuple(others)):
-        peaks = np.abs(values).max(axis=axes, keepdims=True)
+    others = tuple(a for a in range(values.ndim) if a != channel_axis % values.ndim)
+    for dtype, axes in itertools.product(scales, (None, others)):
+        peaks = np.abs(values).max(axis=axes, keepdims=True).astype("float64")
         for largest in (_LARGEST, _LARGEST_OF_4_BITS):
-            scale = (np.where(peaks > 0, peaks, 1) / largest).astype("float32")
+            scale = (np.where(peaks > 0, peaks, 1) / largest).astype(dtype)
             codes = np.round(values / scale)
             if np.abs(codes).max() <= largest:
                 integers = codes.astype("int8")
-                if _same(integers.astype("float32") * scale, values, tolerance):
+                product = (integers.astype(dtype) * scale).astype("float32")
+                if _same(product, values, tolerance):
                     return integers, scale
     return None
 
@@ -75,7 +82,7 @@ def _from_bytes(values: np.ndarray) -> Callable[[], Any] | None:
 def _scaled(codes: np.ndarray, scale: np.ndarray) -> Any:
     import tensorflow as tf
 
-    return tf.cast(tf.constant(codes), tf.float32) * tf.constant(scale)
+    return tf.cast(tf.cast(tf.constant(codes), scale.dtype) * scale, tf.float32)
 
 
 def _from_codes(values: np.ndarray) -> Callable[[], Any] | None:

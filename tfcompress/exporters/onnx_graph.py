@@ -102,7 +102,7 @@ def _store_kernels_as_integers(graph: Any) -> None:
         if _dtype(kernel.data_type) != "float32" or readers[name] != shared:
             continue
         values = numpy_helper.to_array(kernel)
-        found = as_integers(values, axis % values.ndim, _ROUNDING)
+        found = as_integers(values, axis % values.ndim, _ROUNDING, ("float32",))
         if found is None:
             continue
         codes, scale = found

@@ -1,5 +1,6 @@
 """The "saved_model" format: a version directory that TF Serving can load."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -19,15 +20,18 @@ from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files, manifest_path, published
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.saved_model_graph import census
 from tfcompress.exporters.signatures import ServingSignatures
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.exporters.warmup import WARM_UP_FILE, write_warm_up
+from tfcompress.quantization.integer_sums import plain_arithmetic
 
 if TYPE_CHECKING:
     from tfcompress.exporters.runners import Runner
 
 # Servers ignore what they do not know in `assets.extra`; a signature has no order.
 _ORDER_FILE = Path("assets.extra") / "tfcompress.json"
+_SIGNATURE = "serving_default"
 
 
 @EXPORTERS.register("saved_model")
@@ -53,6 +57,10 @@ class SavedModelExporter(Exporter):
             a list or a dict by input name. Each becomes one request.
         tflite: whether to put a `model.tflite` beside the SavedModel, which TF Serving
             runs with `--prefer_tflite_model`.
+        exact_integers: whether a finalized quantized model computes its sums as integer
+            kernels do, equal to the .tflite file. False leaves them in float32: as fast
+            as the float model, and a rare value is one step off (pass that as
+            `max_abs_error` to `verify`).
     """
 
     version: int | None = None
@@ -61,6 +69,7 @@ class SavedModelExporter(Exporter):
     signatures: ServingSignatures | None = None
     warm_up: Any = None
     tflite: bool = False
+    exact_integers: bool = True
 
     limits: ClassVar[Limits] = Limits(
         "TensorFlow and TF Serving", activations=(), text_inputs=True
@@ -82,7 +91,9 @@ class SavedModelExporter(Exporter):
         check_free(target)
         built = self.weights == "compact" and getattr(model, "built", False)
         rebuilt = rebuilders(model) if built else ()
-        traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
+        exact = self.exact_integers
+        with contextlib.nullcontext() if exact else plain_arithmetic():
+            traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
 
         def describe(path: Path) -> Artifact:
             return _describe(path, traced.inputs, traced.outputs)
@@ -94,7 +105,7 @@ class SavedModelExporter(Exporter):
             write_saved_model(traced, stage, more)
             if requests:
                 name = target.absolute().parent.name
-                write_warm_up(stage / WARM_UP_FILE, name, "serving_default", requests)
+                write_warm_up(stage / WARM_UP_FILE, name, _SIGNATURE, requests)
             if phone is not None:
                 (stage / "model.tflite").write_bytes(phone)
         return describe(target)
@@ -124,6 +135,7 @@ class SavedModelExporter(Exporter):
             "weights": self.weights,
             "signatures": signatures,
             "tflite": self.tflite,
+            "exact_integers": self.exact_integers,
         }
 
     @classmethod
@@ -188,7 +200,7 @@ def write_saved_model(
         tf.saved_model.save(
             module,
             str(directory),
-            signatures={"serving_default": traced.function, **(more or {})},
+            signatures={_SIGNATURE: traced.function, **(more or {})},
             options=tf.saved_model.SaveOptions(
                 experimental_custom_gradients=False, save_debug_info=False
             ),
@@ -236,7 +248,7 @@ def _load(path: Path) -> tuple[Any, Artifact]:
         probe(path, "TensorFlow", job="load_saved_model")
     try:
         module = tf.saved_model.load(str(path))
-        signature = module.signatures["serving_default"]
+        signature = module.signatures[_SIGNATURE]
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ArtifactError(
@@ -277,7 +289,8 @@ def _describe(
         Path(folder) / name for folder, _, names in os.walk(path) for name in names
     }
     files = tuple(sorted(found - {manifest_path(path)}))
-    return Artifact(path, "saved_model", inputs, outputs, files)
+    operators = census(path, _SIGNATURE)
+    return Artifact(path, "saved_model", inputs, outputs, files, operators)
 
 
 def _bad_version(received: Any) -> InvalidArgumentError:

@@ -63,7 +63,8 @@ def as_stored(
         # Rounded with one scale for all channels: it is stored with one as well.
         step = np.full_like(step, step.max())
     divisor = np.where(step > 0, step, 1.0)
-    return (np.round(exact / divisor) * step).astype(kernel.dtype), step
+    # Integers have no minus zero.
+    return (np.round(exact / divisor) * step + 0.0).astype(kernel.dtype), step
 
 
 def _on_one_grid(kernel: np.ndarray, step: float) -> bool:
