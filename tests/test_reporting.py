@@ -10,7 +10,7 @@ import rich.console
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters import export
 from tfcompress.reporting import Report, Row, report
-from tfcompress.reporting.measures import macs, sparsity
+from tfcompress.reporting.measures import layer_weights, macs, sparsity
 
 L = keras.layers
 X = np.random.default_rng(0).normal(size=(20, 8, 8, 2)).astype("float32")
@@ -100,7 +100,7 @@ def test_no_kernels_no_macs():
 
     model = Own()
     model(np.ones((1, 2)))
-    assert sparsity(model) is None
+    assert sparsity(layer_weights(model)) is None
     assert macs(model) is None
 
 
@@ -122,7 +122,7 @@ def test_markdown():
 
 
 def test_json():
-    rows = json.loads(Report(ROWS).to_json())
+    rows = json.loads(Report(ROWS).to_json())["rows"]
     assert (rows[1]["gzip_size"], rows[1]["sparsity"], rows[1]["macs"]) == (
         20,
         0.8,

@@ -5,6 +5,14 @@ from tfcompress.benchmarking import (
     benchmark,
 )
 from tfcompress.clustering.callback import ClusterWeights
+from tfcompress.compression import (
+    Budget,
+    Candidate,
+    Recipe,
+    Result,
+    Search,
+    compress,
+)
 from tfcompress.core.errors import (
     ArtifactError,
     CompressionError,
@@ -93,6 +101,7 @@ from tfcompress.quantization.quantizers import (
 from tfcompress.quantization.scheme import QuantizationScheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 from tfcompress.reporting import (
+    FrontPoint,
     Report,
     Storage,
     report,
@@ -113,6 +122,11 @@ from tfcompress.schedules import (
     PolynomialSparsity,
     Schedule,
 )
+from tfcompress.trustworthiness import (
+    TrustReport,
+    TrustThresholds,
+    trust,
+)
 from tfcompress.verification import (
     Verification,
     verify,
@@ -126,6 +140,8 @@ __all__ = [
     "BinaryQuantizer",
     "Block",
     "BoostedTrees",
+    "Budget",
+    "Candidate",
     "Channel",
     "ChannelGroup",
     "ClusterWeights",
@@ -140,6 +156,7 @@ __all__ = [
     "FakeQuantize",
     "Finding",
     "FreezeQuantization",
+    "FrontPoint",
     "Grasp",
     "HeadReport",
     "InvalidArgumentError",
@@ -166,9 +183,12 @@ __all__ = [
     "QuantizedLayer",
     "Quantizer",
     "Random",
+    "Recipe",
     "Report",
+    "Result",
     "Runner",
     "Schedule",
+    "Search",
     "Snip",
     "SoftDecisionTree",
     "SparseTraining",
@@ -177,6 +197,8 @@ __all__ = [
     "Taylor",
     "TeacherEnsemble",
     "TernaryQuantizer",
+    "TrustReport",
+    "TrustThresholds",
     "UniformQuantizer",
     "Unstructured",
     "UnsupportedLayerError",
@@ -187,6 +209,7 @@ __all__ = [
     "cache_teacher",
     "calibrate",
     "channel_groups",
+    "compress",
     "compress_predictions",
     "deep_supervision",
     "distill_chain",
@@ -206,6 +229,7 @@ __all__ = [
     "report",
     "shrink",
     "storage",
+    "trust",
     "unpack",
     "verify",
 ]

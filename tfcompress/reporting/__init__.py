@@ -1,6 +1,20 @@
 """Reports: what compression gained and what it cost, side by side."""
 
+from tfcompress.reporting.evidence import Evidence
+from tfcompress.reporting.front import FrontPoint, pareto_front
+from tfcompress.reporting.measures import LayerWeights
 from tfcompress.reporting.report import Report, Row, report
 from tfcompress.reporting.storage import LayerStorage, Storage, storage
 
-__all__ = ["LayerStorage", "Report", "Row", "Storage", "report", "storage"]
+__all__ = [
+    "Evidence",
+    "FrontPoint",
+    "LayerStorage",
+    "LayerWeights",
+    "Report",
+    "Row",
+    "Storage",
+    "pareto_front",
+    "report",
+    "storage",
+]

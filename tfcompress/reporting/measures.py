@@ -1,7 +1,9 @@
 """Sizes, zeros and multiply-accumulates of models and artifacts."""
 
+import dataclasses
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,16 +25,43 @@ def weight_bytes(model: keras.Model) -> tuple[int, int]:
     return len(raw), gzip_bytes(raw)
 
 
-def sparsity(subject: keras.Model | Artifact) -> float | None:
-    """Returns the share of zeros, from 0 to 1, among the weights of all kernels.
+@dataclasses.dataclass(frozen=True)
+class LayerWeights:
+    """The weights of one layer, as they are stored.
 
-    In a .tflite file a weight is zero if its integer is the zero point. None if there
-    are no kernels, or none that can be seen.
+    Attributes:
+        name: the tensor's name.
+        count: how many weights.
+        bits: bits that each is stored in.
+        sparsity: share of zeros, from 0 to 1.
     """
-    zeros = total = 0
-    for kernel in kernels(subject):
-        zeros += int(np.count_nonzero(kernel.values == 0))
-        total += kernel.values.size
+
+    name: str
+    count: int
+    bits: int
+    sparsity: float
+
+
+def layer_weights(subject: keras.Model | Artifact) -> tuple[LayerWeights, ...]:
+    """Returns what can be seen of the kernels of a model or artifact.
+
+    In a .tflite file a weight is zero if its integer is the zero point.
+    """
+    return tuple(
+        LayerWeights(
+            kernel.name,
+            kernel.values.size,
+            kernel.bits,
+            float(np.mean(kernel.values == 0)),
+        )
+        for kernel in kernels(subject)
+    )
+
+
+def sparsity(layers: Sequence[LayerWeights]) -> float | None:
+    """Returns the share of zeros among the weights of all layers; None without any."""
+    total = sum(layer.count for layer in layers)
+    zeros = sum(round(layer.sparsity * layer.count) for layer in layers)
     return zeros / total if total else None
 
 

@@ -3,16 +3,19 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from tfcompress.benchmarking import benchmark
+from tfcompress.core.json import dumps
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.reporting import measures, tables
+from tfcompress.reporting.evidence import Evidence
+from tfcompress.reporting.measures import LayerWeights
 from tfcompress.reporting.storage import storage
 from tfcompress.reporting.subjects import checked
 
@@ -41,6 +44,7 @@ class Row:
             occurs, and all others as they are packed.
         packed_size: bytes after `pack`.
         packed_ratio: how many times smaller than the baseline's `size` that is.
+        layers: its weights, layer by layer; none of a format that hides them.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Row:
     entropy_size: int | None = None
     packed_size: int | None = None
     packed_ratio: float | None = None
+    layers: tuple[LayerWeights, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Report:
 
     Args:
         rows: one row for the baseline and one for each artifact.
+        evidence: curves, candidates, layers and trust; see `report`.
 
     Example:
 
@@ -81,14 +87,26 @@ class Report:
     """
 
     rows: tuple[Row, ...]
+    evidence: Evidence = field(default_factory=Evidence)
 
     def to_markdown(self) -> str:
-        """Returns the table as markdown."""
-        return tables.markdown(self.rows)
+        """Returns the rows, the front and what trust has to say as markdown tables."""
+        parts = [tables.markdown(self.rows)]
+        if self.evidence.front:
+            parts.append("## Candidates\n\n" + tables.candidates(self.evidence.front))
+        if self.evidence.trust is not None:
+            parts.append("## Trust\n\n" + self.evidence.trust.to_markdown())
+        return "\n\n".join(parts)
 
     def to_json(self) -> str:
-        """Returns all rows as JSON, unrounded."""
-        return json.dumps([dataclasses.asdict(row) for row in self.rows], indent=2)
+        """Returns rows and evidence as a JSON object, unrounded; NaN becomes null."""
+        trust = self.evidence.trust
+        everything = {
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            **dataclasses.asdict(dataclasses.replace(self.evidence, trust=None)),
+            "trust": None if trust is None else json.loads(trust.to_json()),
+        }
+        return dumps(everything)
 
     def print(self, console: Any = None) -> None:
         """Prints the table in the terminal, or on a given `rich` console."""
@@ -111,6 +129,7 @@ def report(
     threads: int = 1,
     runs: int = 50,
     packed: bool = False,
+    **evidence: Any,
 ) -> Report:
     """Puts sizes, sparsity, cost, metric and latency of artifacts side by side.
 
@@ -127,12 +146,19 @@ def report(
         runs: timed calls of each row.
         packed: whether to measure zipped, packed and least possible bytes too, which
             takes about a second per megabyte; `storage` has them layer by layer.
+        **evidence: what to show beside the rows, all of it optional:
+            `history`: training curves: what `fit` returned, or a dict.
+            `front`: the candidates of a search, a list of `FrontPoint`.
+            `sensitivity`: a dict from a layer's name to what was lost when only this
+            layer was compressed, in units of the metric.
+            `trust`: what `trust` returned.
 
     Returns:
         A `Report`.
 
     Raises:
-        InvalidArgumentError: if something is neither a model nor an artifact.
+        InvalidArgumentError: if something is neither a model nor an artifact, or no
+            such evidence.
         ArtifactError: if an artifact is damaged.
 
     Example:
@@ -145,6 +171,7 @@ def report(
     print(tfcompress.report(teacher, phone, server, evaluate=accuracy))
     ```
     """
+    shown = Evidence.of(evidence)
     subjects = [checked(subject) for subject in (baseline, *artifacts)]
     runners: list[Runner | None] = [None] * len(subjects)
     if evaluate is not None or latency_inputs is not None:
@@ -162,11 +189,16 @@ def report(
         if packed:
             row = dataclasses.replace(row, **_sizes(subject))
         rows.append(_compared(row, rows[0] if rows else row))
-    return Report(tuple(rows))
+    return Report(tuple(rows), shown)
 
 
 def _measure(subject: keras.Model | Artifact) -> Row:
-    common = {"sparsity": measures.sparsity(subject), "macs": measures.macs(subject)}
+    layers = measures.layer_weights(subject)
+    common = {
+        "layers": layers,
+        "sparsity": measures.sparsity(layers),
+        "macs": measures.macs(subject),
+    }
     if isinstance(subject, Artifact):
         return Row(
             name=subject.name,

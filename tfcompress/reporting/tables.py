@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tfcompress.core.markdown import table
+from tfcompress.reporting.front import FrontPoint, pareto_front
+
 _NONE = "-"
 
 
@@ -51,22 +54,24 @@ def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 
 def markdown(rows: Sequence[Any]) -> str:
     """Returns a markdown table, numbers to the right, columns aligned."""
-    headings, body = cells(rows)
-    body = [[cell.replace("|", "\\|") for cell in line] for line in body]
-    widths = [max(map(len, column)) for column in zip(headings, *body)]
+    return table(*cells(rows), names=2)
 
-    def line(texts: list[str]) -> str:
-        padded = [
-            text.ljust(width) if position < 2 else text.rjust(width)
-            for position, (text, width) in enumerate(zip(texts, widths))
+
+def candidates(front: Sequence[FrontPoint]) -> str:
+    """Returns the candidates of a search as a markdown table, the smallest first."""
+    best = pareto_front(front)
+    body = [
+        [
+            point.name,
+            "chosen" if point.chosen else "on it" if point in best else "",
+            _bytes(point.size),
+            f"{point.metric:.4f}",
+            _NONE if point.latency is None else f"{point.latency:.3f}",
         ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = [
-        "-" * width if position < 2 else "-" * (width - 1) + ":"
-        for position, width in enumerate(widths)
+        for point in sorted(front, key=lambda point: (point.size, point.name))
     ]
-    return "\n".join([line(headings), line(rule), *map(line, body)])
+    headings = ["candidate", "front", "bytes", "metric", "latency ms"]
+    return table(headings, body, names=2)
 
 
 def terminal(rows: Sequence[Any]) -> Any:
@@ -77,11 +82,11 @@ def terminal(rows: Sequence[Any]) -> Any:
     headings, body = cells(rows)
     # Models side by side: a terminal is wide enough for a few models, not for a
     # dozen measures.
-    table = Table(title="tfcompress report")
-    table.add_column(headings[0], justify="left", no_wrap=True)
+    side_by_side = Table(title="tfcompress report")
+    side_by_side.add_column(headings[0], justify="left", no_wrap=True)
     for line in body:
         # Text, because a name may hold what rich takes for markup.
-        table.add_column(Text(line[0]), justify="right", overflow="fold")
+        side_by_side.add_column(Text(line[0]), justify="right", overflow="fold")
     for position, heading in enumerate(headings[1:], start=1):
-        table.add_row(heading, *(Text(line[position]) for line in body))
-    return table
+        side_by_side.add_row(heading, *(Text(line[position]) for line in body))
+    return side_by_side

@@ -1,0 +1,102 @@
+"""A trust report in words and tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tfcompress.core.markdown import table
+
+if TYPE_CHECKING:
+    from tfcompress.trustworthiness.result import TrustReport
+
+_CHANGED = 10
+
+
+def markdown(report: TrustReport) -> str:
+    """Returns the whole report as markdown."""
+    parts = [
+        f"**{verdict(report)}**",
+        table(["measure", report.original, report.compressed, "change"], _rows(report)),
+        "Classes, the largest loss of recall first:",
+        table(["class", "samples", "recall", "compressed", "change"], _classes(report)),
+    ]
+    if report.changed:
+        kinds = [answer.kind for answer in report.changed]
+        parts += [
+            f"{len(kinds)} answers changed: {kinds.count('broken')} broken, "
+            f"{kinds.count('repaired')} repaired, {kinds.count('other')} wrong both "
+            f"times. The first {min(_CHANGED, len(kinds))}:",
+            table(["sample", "label", "original", "compressed"], _changed(report), 4),
+        ]
+    return "\n\n".join(parts + [f"- {note}" for note in report.notes])
+
+
+def verdict(report: TrustReport) -> str:
+    """Returns one sentence: passed, or what failed."""
+    if report.failures:
+        return f"FAILED on {report.samples:,} samples: {'; '.join(report.failures)}."
+    if not report.thresholds.given:
+        return f"Measured on {report.samples:,} samples; no thresholds were given."
+    return f"Passed on {report.samples:,} samples."
+
+
+def _rows(report: TrustReport) -> list[list[str]]:
+    rows = [
+        ["top-1 agreement", "", f"{report.agreement:.2%}", ""],
+        _row("accuracy", report.accuracy),
+        _row("calibration error (ECE)", report.calibration_error),
+    ]
+    means = report.corruption_means
+    rows += [_row(f"accuracy, {name}", change) for name, change in means.items()]
+    if report.attack is not None:
+        name = f"accuracy, FGSM {report.attack.epsilon:.3g}"
+        rows.append(_row(name, report.attack.accuracy))
+        if report.attack.own is not None:
+            own = f"{report.attack.own:.2%}"
+            rows.append(["accuracy, FGSM on the compressed", "", own, ""])
+    if report.saliency is not None:
+        correlation = f"{report.saliency.correlation:.3f}"
+        name = f"rank correlation of saliency ({report.saliency.method})"
+        rows.append([name, "", correlation, ""])
+    return rows
+
+
+def _row(name: str, change: Any) -> list[str]:
+    before, after = f"{change.original:.2%}", f"{change.compressed:.2%}"
+    return [name, before, after, points(change.change)]
+
+
+def points(change: float) -> str:
+    """Returns a difference of shares in percentage points.
+
+    >>> points(-0.0123), points(float("nan"))
+    ('-1.23', '-')
+    """
+    return "-" if change != change else f"{100 * change:+.2f}"
+
+
+def _classes(report: TrustReport) -> list[list[str]]:
+    seen = sorted(report.classes, key=lambda one: (not one.support, one.recall.change))
+    return [
+        [
+            one.name,
+            f"{one.support:,}",
+            f"{one.recall.original:.2%}" if one.support else "-",
+            f"{one.recall.compressed:.2%}" if one.support else "-",
+            points(one.recall.change),
+        ]
+        for one in seen
+    ]
+
+
+def _changed(report: TrustReport) -> list[list[str]]:
+    names = [one.name for one in report.classes]
+    return [
+        [
+            str(one.index),
+            names[one.label],
+            f"{names[one.original]} ({one.confidence.original:.0%})",
+            f"{names[one.compressed]} ({one.confidence.compressed:.0%})",
+        ]
+        for one in report.changed[:_CHANGED]
+    ]
