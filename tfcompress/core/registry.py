@@ -48,6 +48,21 @@ class Registry(Generic[T]):
         """Returns the registered names, sorted."""
         return sorted(self._classes)
 
+    def class_of(self, name: str) -> Callable[..., T]:
+        """Returns the class that is registered under `name`.
+
+        Raises:
+            InvalidArgumentError: if nothing is.
+        """
+        if name not in self._classes:
+            raise InvalidArgumentError(
+                f"Unknown {self.kind}.",
+                received=repr(name),
+                expected=f"one of {', '.join(map(repr, self.names()))}",
+                fix=f"pass one of these names or an instance of a {self.kind}",
+            )
+        return self._classes[name]
+
     def get(self, identifier: Any) -> T:
         """Returns the instance that `identifier` (name, config, instance) means.
 
@@ -55,14 +70,7 @@ class Registry(Generic[T]):
             InvalidArgumentError: if nothing is registered under that name.
         """
         if isinstance(identifier, str):
-            if identifier not in self._classes:
-                raise InvalidArgumentError(
-                    f"Unknown {self.kind}.",
-                    received=repr(identifier),
-                    expected=f"one of {', '.join(map(repr, self.names()))}",
-                    fix=f"pass one of these names or an instance of a {self.kind}",
-                )
-            return self._classes[identifier]()
+            return self.class_of(identifier)()
         if isinstance(identifier, Mapping):
             return keras.saving.deserialize_keras_object(dict(identifier))
         if isinstance(identifier, type):

@@ -1,0 +1,172 @@
+"""Budget: what a compressed model may cost, and how far from it a candidate is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+from tfcompress.core.errors import InvalidArgumentError
+
+_UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
+_NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[a-zA-Z]*)\s*")
+# The name of a limit, and of the measure that it limits.
+COSTS = {
+    "max_packed_bytes": "packed_bytes",
+    "max_bytes": "bytes",
+    "max_latency_ms": "latency_ms",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """What was measured of an artifact.
+
+    Attributes:
+        metric: the metric on the validation data.
+        bytes: bytes of its files.
+        packed_bytes: bytes after `pack`.
+        latency_ms: median milliseconds of one call, on one thread. It is measured in
+            turns with the baseline and scaled to the baseline's first measurement, so
+            that its ratio holds on a busy machine.
+    """
+
+    metric: float
+    bytes: int
+    packed_bytes: int
+    latency_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What the compressed model may cost. Give one limit or several.
+
+    When to use: as the `budget` of `compress`.
+
+    Args:
+        max_bytes: bytes of the artifact's files: an integer, a text such as
+            `"250 kB"`, or a share of the baseline's (the uncompressed model in the
+            same format), such as `"25%"`.
+        max_packed_bytes: likewise, bytes after `pack`; a share is of the baseline's
+            bytes before packing.
+        max_latency_ms: milliseconds of one call on this machine, or a share of the
+            baseline's.
+        max_metric_drop: how much worse the metric may be than the baseline's, in
+            units of the metric (0.01 is one point of accuracy); at least 0.
+
+    Raises:
+        InvalidArgumentError: if nothing is limited, or a limit is out of its range.
+
+    Example:
+
+    >>> Budget(max_bytes="250 kB", max_metric_drop=0.01).max_bytes
+    250000
+    """
+
+    max_bytes: int | str | None = None
+    max_packed_bytes: int | str | None = None
+    max_latency_ms: float | str | None = None
+    max_metric_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        given = dataclasses.asdict(self)
+        if all(value is None for value in given.values()):
+            raise InvalidArgumentError(
+                "The budget limits nothing.",
+                received="Budget()",
+                expected=f"one of {', '.join(given)}, or several",
+            )
+        for name in COSTS:
+            if given[name] is not None:
+                value = _limit(name, given[name])
+                # A frozen dataclass has no other way to tidy what it was given.
+                object.__setattr__(self, name, value)
+        drop = self.max_metric_drop
+        if drop is not None and (not _is_number(drop) or not 0 <= drop < math.inf):
+            raise InvalidArgumentError(
+                "`max_metric_drop` is how much worse the metric may be.",
+                received=repr(drop),
+                expected="a number >= 0 in units of the metric, such as 0.01",
+            )
+
+    def relative_to(self, baseline: Measures) -> Budget:
+        """Returns the budget with shares of the baseline turned into numbers."""
+        changes: dict[str, Any] = {}
+        for name, measure in COSTS.items():
+            value = getattr(self, name)
+            if isinstance(value, str):
+                # Nobody packs what he did not compress: bytes before are the scale.
+                measure = "bytes" if measure == "packed_bytes" else measure
+                changes[name] = float(value[:-1]) / 100 * getattr(baseline, measure)
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def cost(self) -> str:
+        """The measure that is to become small: the first that is limited."""
+        limited = (m for n, m in COSTS.items() if getattr(self, n) is not None)
+        return next(limited, "packed_bytes")
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """All measures that are limited."""
+        return tuple(m for n, m in COSTS.items() if getattr(self, n) is not None)
+
+    def excess(
+        self, measures: Measures, baseline: Measures, higher_is_better: bool
+    ) -> dict[str, float]:
+        """Returns by how much each limit is passed; 0 and below is within it.
+
+        Costs count as a share of their limit. A metric counts as a share of the drop
+        that is allowed, but not finer than a hundredth of a unit.
+
+        Args:
+            measures: the candidate's.
+            baseline: the baseline's.
+            higher_is_better: of the metric.
+        """
+        budget = self.relative_to(baseline)
+        found: dict[str, float] = {}
+        for name, measure in COSTS.items():
+            limit = getattr(budget, name)
+            if limit is not None:
+                found[name] = getattr(measures, measure) / limit - 1
+        if budget.max_metric_drop is not None:
+            drop = baseline.metric - measures.metric
+            drop = drop if higher_is_better else -drop
+            beyond = drop - budget.max_metric_drop
+            # A hair above the limit by the rounding of float32 is not above it.
+            beyond = 0.0 if abs(beyond) < 1e-6 else beyond
+            found["max_metric_drop"] = beyond / max(budget.max_metric_drop, 0.01)
+        return found
+
+
+def _limit(name: str, value: Any) -> Any:
+    whole = name != "max_latency_ms"
+    expected = "a number > 0, or a share of the baseline's such as '25%'"
+    if whole:
+        expected = "a whole number > 0, a text such as '250 kB', or '25%'"
+    problem = InvalidArgumentError(
+        f"`{name}` is out of its range.", received=repr(value), expected=expected
+    )
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value)
+        if match is None:
+            raise problem
+        number, unit = float(match[1]), match[2].lower()
+        if unit == "%":
+            if not 0 < number <= 100:
+                raise problem
+            return f"{number:g}%"
+        if unit == "ms" and not whole:
+            return _limit(name, number)
+        if unit not in _UNITS or not whole:
+            raise problem
+        return _limit(name, round(number * _UNITS[unit]))
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise problem
+    return int(value) if whole else float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,193 @@
+"""Candidates: what recipes make of a model, as real artifacts that were measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfcompress.benchmarking import benchmark
+from tfcompress.compression.budget import Measures
+from tfcompress.compression.pipeline import History, carry_out
+from tfcompress.compression.recipe import Recipe
+from tfcompress.compression.task import Task
+from tfcompress.core.errors import ArtifactError
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.base import exporter_for
+from tfcompress.exporters.export import export, load
+from tfcompress.exporters.runners import Runner
+from tfcompress.packing import pack
+from tfcompress.verification import verify
+
+_PLACES = {"tflite": "model.tflite", "onnx": "model.onnx", "saved_model": "model/1"}
+# These hold a .tflite file, which LiteRT runs here as it will be run there.
+_INNER = {"micro": "model/model.tflite", "web": "model/model.tflite"}
+_VERIFIED = 64
+_RUNS = 30
+_PARTS = ("recipe.yaml", "measures.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One recipe, what it made, and what that costs.
+
+    Attributes:
+        recipe: the stages.
+        folder: directory with the artifact (`model...`), the same packed
+            (`model.tfc`), the finalized Keras model and the recipe.
+        measures: what was measured of the artifact.
+        history: logs of all fits.
+        verified: what `verify` said of the artifact and the finalized model.
+    """
+
+    recipe: Recipe
+    folder: Path
+    measures: Measures
+    history: History = dataclasses.field(default_factory=dict, repr=False)
+    verified: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def path(self) -> Path:
+        """Where the artifact is."""
+        return self.folder / _PLACES.get(self.recipe.target, "model")
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact."""
+        return exporter_for(self.path).inspect(self.path)
+
+    @property
+    def model(self) -> keras.Model:
+        """The finalized Keras model from which the artifact was exported."""
+        return keras.saving.load_model(self.folder / "model.keras", compile=False)
+
+    @property
+    def runnable(self) -> Path:
+        """What is run here: the artifact, or the .tflite file inside it."""
+        inner = _INNER.get(self.recipe.target)
+        return self.folder / inner if inner else self.path
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """Returns the artifact, ready to run here."""
+        return load(self.runnable, threads)
+
+
+class Workshop:
+    """Makes candidates, each once.
+
+    Args:
+        task: the trained model and what it is trained for.
+        folder: where everything is kept.
+        report: is told what is being done.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        folder: Path,
+        report: Callable[[str], None] = lambda text: None,
+    ):
+        self.task, self.folder, self.report = task, folder, report
+        self._reference: Candidate | None = None
+
+    def baseline(self, target: str, options: dict[str, Any]) -> Candidate:
+        """Makes the artifact of the model as it is, which all others are held against.
+
+        Args:
+            target: format of the artifact.
+            options: options of the format.
+        """
+        self._reference = None
+        # A microcontroller takes no floats: the .tflite file stands for it.
+        if target == "micro":
+            target, options = "tflite", {}
+        self._reference = self.build(Recipe((), target, options, name="baseline"))
+        return self._reference
+
+    def build(self, recipe: Recipe) -> Candidate:
+        """Returns what a recipe makes; what was made before is read from the disk.
+
+        Raises:
+            CompressionError: if a stage or the export refuses.
+        """
+        folder = self.folder / "candidates" / self.key(recipe)
+        if not (folder / "measures.json").exists():
+            self._make(recipe, folder)
+        content = json.loads((folder / "measures.json").read_text())
+        return Candidate(
+            recipe,
+            folder,
+            Measures(**content["measures"]),
+            content["history"],
+            content["verified"],
+        )
+
+    def key(self, recipe: Recipe) -> str:
+        """Returns a name for what a recipe makes of this model."""
+        content = {**recipe.to_dict(), "name": None, "of": self.task.fingerprint()}
+        text = json.dumps(content, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def _make(self, recipe: Recipe, folder: Path) -> None:
+        # Under another name until it is whole: a killed process leaves no half of it.
+        building = folder.with_name(f".{os.getpid()}-{folder.name}")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        try:
+            model, history = carry_out(recipe, self.task, self.folder, self.report)
+            self._write(Candidate(recipe, building, None, history), model)  # type: ignore
+            recipe.save(building / "recipe.yaml")
+            if folder.exists():
+                shutil.rmtree(building)  # somebody else was faster
+            else:
+                building.rename(folder)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+
+    def _write(self, made: Candidate, model: keras.Model) -> None:
+        recipe = made.recipe
+        self.report(f"{recipe.name}: exporting and measuring")
+        export(model, made.path, format=recipe.target, **recipe.export)
+        inputs = self.task.samples(_VERIFIED)
+        check = verify(made.runnable, model, inputs)
+        content = {
+            "measures": dataclasses.asdict(self._measured(made, inputs)),
+            "history": made.history,
+            "verified": str(check),
+        }
+        model.save(made.folder / "model.keras")
+        (made.folder / "measures.json").write_text(json.dumps(content))
+
+    def _measured(self, made: Candidate, inputs: Any) -> Measures:
+        artifact = made.artifact
+        packed = pack(made.path, made.folder / "model.tfc")
+        metric = self.task.evaluate(made.runner())[self.task.metric]
+        own = made.runner(threads=1)
+        if self._reference is None:
+            latency = benchmark(own, inputs, runs=_RUNS).median
+        else:
+            reference = self._reference.runner(threads=1)
+            theirs, ours = benchmark([reference, own], inputs, runs=_RUNS)
+            # The ratio holds on a busy machine, two times of different hours do not.
+            ratio = ours.median / theirs.median
+            latency = ratio * self._reference.measures.latency_ms
+        if metric != metric:
+            raise ArtifactError(
+                "The compressed model's metric is not a number.",
+                received=f"{self.task.metric}={metric}",
+                expected="a number",
+                fix="train more gently: a lower learning rate, or less compression",
+            )
+        return Measures(metric, artifact.size, packed.size, latency)

@@ -1,0 +1,193 @@
+"""compress: the one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfcompress.compression.budget import Budget, Measures
+from tfcompress.compression.candidate import Candidate, Workshop
+from tfcompress.compression.floor import check_possible
+from tfcompress.compression.progress import Progress
+from tfcompress.compression.proposals import Space
+from tfcompress.compression.recipe import Recipe
+from tfcompress.compression.result import Result
+from tfcompress.compression.scenario import considered, scenario_of
+from tfcompress.compression.search import Search, Tried, run_search
+from tfcompress.compression.sensitivity import sensitivity
+from tfcompress.compression.task import Task
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.base import EXPORTERS
+from tfcompress.layer_rules import model_kernels
+
+
+def compress(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    budget: Budget,
+    target: str | None = None,
+    recipe: Recipe | str | os.PathLike = "auto",
+    metric: str | tuple[str, str] | None = None,
+    search: Search | None = None,
+) -> Result:
+    """Makes a trained model fit a budget, as a real artifact, and shows the evidence.
+
+    When to use: when what counts is "under 250 kB, under one point, on this phone" and
+    not by which technique. The artifact of the model as it is is measured first, then
+    how much each layer minds being compressed. Techniques that help the target are
+    combined into candidates, each trained with the original as its teacher, exported,
+    run and measured. Half of them are what looks best beforehand, the others are
+    proposed by Optuna from what was measured.
+
+    Source: the search is multi-objective TPE (Ozaki et al., 2022) with constraints,
+    over the metric and the cost that the budget limits.
+
+    Args:
+        model: a trained and compiled model. It is not changed. Its loss and metrics
+            are used, and a fresh optimizer of its kind.
+        train: what `fit` takes: `(x, y)` of arrays, a `tf.data.Dataset` of batches,
+            or a `keras.utils.PyDataset`.
+        validation: likewise; candidates are chosen on it, so keep a test set apart
+            for the last word.
+        budget: what the model may cost.
+        target: format of the artifact, as in `export`; None for that of the recipe,
+            or "tflite".
+        recipe: "auto" searches. Or a `Recipe`, the path of one, or the name of one
+            that comes with the package: it is carried out once.
+        metric: name of a compiled metric, or `(name, "max")` or `(name, "min")`; None
+            for the first one.
+        search: how long to search and where to keep what was made.
+
+    Returns:
+        A `Result`; `result.met` says whether the budget is met, and if not,
+        `result.misses` by how much the nearest candidate passes it.
+
+    Raises:
+        InvalidArgumentError: before any training, for a model that is not compiled or
+            whose metric is NaN, for data that cannot be read again, and for budgets
+            that nothing can meet.
+
+    Example:
+
+    ```python
+    budget = tfcompress.Budget(max_bytes="250 kB", max_metric_drop=0.01)
+    result = tfcompress.compress(model, train, validation, budget)
+    print(result)
+    result.recipe.save("phone.yaml")
+    ```
+    """
+    search = search or Search()
+    if not isinstance(budget, Budget):
+        raise InvalidArgumentError(
+            "`budget` is no budget.",
+            received=repr(budget),
+            expected="tfcompress.Budget(max_bytes=..., max_metric_drop=...)",
+        )
+    given = _recipe(recipe)
+    target = target or (given.target if given else "tflite")
+    EXPORTERS.get(target)
+    if given is not None:
+        given = dataclasses.replace(given, target=target)
+    task = Task(model, train, validation, metric, search.batch_size)
+    with Progress(bool(search.verbose)) as progress:
+        workshop = Workshop(task, Path(search.directory), progress.say)
+        progress.say("baseline")
+        baseline = workshop.baseline(target, given.export if given else {})
+        check_possible(budget, baseline, task.model, target)
+        progress.say("sensitivity of layers")
+        found = sensitivity(task, workshop.folder)
+        costs = budget.costs or (budget.cost,)
+        scenario = scenario_of(model, target, costs, task.teaches)
+        techniques = tuple(considered(scenario))
+        if given is not None:
+            tried = [Tried(0, workshop.build(given))]
+        else:
+            space = Space(
+                scenario,
+                techniques,
+                baseline.measures,
+                _weights(model),
+                found,
+                max(search.epochs // search.trials, 1),
+                search.seed,
+            )
+            tried = run_search(search, space, budget, workshop, progress.count)
+    made = [one.candidate for one in tried if one.candidate is not None]
+    failures = tuple(f"{one.number}: {one.failure}" for one in tried if one.failure)
+    if not made:
+        raise InvalidArgumentError(
+            "No proposal could be built.",
+            received="; ".join(failures) or "no time for a single one",
+            expected="at least one that the model can take",
+        )
+    made.sort(key=lambda one: getattr(one.measures, budget.cost))
+    best, excess = _best(made, budget, baseline.measures, task.higher_is_better)
+    return Result(
+        best,
+        not excess,
+        tuple(
+            _missed(budget, baseline.measures, best.measures, name) for name in excess
+        ),
+        baseline,
+        tuple(made),
+        failures,
+        budget,
+        task.metric,
+        task.higher_is_better,
+        scenario,
+        techniques,
+        found,
+    )
+
+
+def _recipe(recipe: Recipe | str | os.PathLike) -> Recipe | None:
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe == "auto":
+        return None
+    if isinstance(recipe, str) and recipe in Recipe.ready_names():
+        return Recipe.ready(recipe)
+    if isinstance(recipe, (str, os.PathLike)) and Path(recipe).exists():
+        return Recipe.load(recipe)
+    raise InvalidArgumentError(
+        "There is no such recipe.",
+        received=repr(recipe),
+        expected="'auto', a Recipe, the path of a file, or one of "
+        + ", ".join(map(repr, Recipe.ready_names())),
+    )
+
+
+def _best(
+    made: list[Candidate], budget: Budget, baseline: Measures, higher_is_better: bool
+) -> tuple[Candidate, list[str]]:
+    """Returns the best candidate, and the limits that it passes."""
+    sign = 1 if higher_is_better else -1
+    beyond = [budget.excess(c.measures, baseline, higher_is_better) for c in made]
+    within = [c for c, found in zip(made, beyond) if max(found.values()) <= 0]
+    if within and not budget.costs:
+        # Nothing but the metric is limited: the smallest is what was asked for.
+        return within[0], []
+    if within:
+        return max(within, key=lambda c: sign * c.measures.metric), []
+    nearest = min(range(len(made)), key=lambda i: max(beyond[i].values()))
+    passed = [name for name, value in beyond[nearest].items() if value > 0]
+    return made[nearest], passed
+
+
+def _missed(budget: Budget, baseline: Measures, measures: Measures, name: str) -> str:
+    if name == "max_metric_drop":
+        change = measures.metric - baseline.metric
+        allowed = budget.max_metric_drop
+        return f"the metric changes by {change:+.4f}, {allowed:g} is allowed"
+    limit = getattr(budget.relative_to(baseline), name)
+    value = getattr(measures, name.removeprefix("max_"))
+    return f"{name.removeprefix('max_')} {value:,.6g}, {limit:,.6g} are allowed"
+
+
+def _weights(model: keras.Model) -> int:
+    return sum(variable.numpy().size for _, _, variable in model_kernels(model))

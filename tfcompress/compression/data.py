@@ -1,0 +1,170 @@
+"""Data: what `fit` takes, read again and again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.core.errors import InvalidArgumentError
+
+_EXPECTED = "(x, y) of arrays, a tf.data.Dataset or a keras.utils.PyDataset"
+_AT_ONCE = 500
+
+
+class Data:
+    """Samples and labels, in memory or in batches that someone makes.
+
+    Args:
+        name: what errors call it.
+        given: `(x, y)` or `(x, y, sample_weight)` of arrays, a finite
+            `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
+        batch_size: of arrays.
+
+    Raises:
+        InvalidArgumentError: for data that end after one pass or never, are empty, or
+            do not fit together.
+    """
+
+    def __init__(self, name: str, given: Any, batch_size: int):
+        if not isinstance(given, Iterable | keras.utils.PyDataset):
+            raise InvalidArgumentError(
+                f"`{name}` cannot be read.",
+                received=type(given).__name__,
+                expected=_EXPECTED,
+            )
+        if not isinstance(given, keras.utils.PyDataset) and iter(given) is given:
+            raise InvalidArgumentError(
+                f"`{name}` can be read only once; compress reads it many times.",
+                received=f"a {type(given).__name__}",
+                expected=_EXPECTED,
+                fix="use tf.data.Dataset.from_generator, which begins anew each time",
+            )
+        if isinstance(given, (list, dict, np.ndarray)):
+            raise InvalidArgumentError(
+                f"`{name}` has no labels, or hides them.",
+                received=f"a {type(given).__name__}",
+                expected=_EXPECTED,
+            )
+        self.in_memory = isinstance(given, tuple)
+        self.batch_size = batch_size
+        self._given: Any = _arrays(name, tuple(given)) if self.in_memory else given
+        self.count = self._count(name)
+        if _labels_of(self) is None:
+            raise InvalidArgumentError(
+                f"`{name}` has no labels.",
+                received="batches of inputs alone",
+                expected="(x, y), as for fit",
+            )
+
+    def batches(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Yields `(x, y, sample_weight)` of all batches, as arrays and in order."""
+        if self.in_memory:
+            for start in range(0, self.count, self.batch_size):
+                part = slice(start, start + self.batch_size)
+                batch = keras.tree.map_structure(lambda a: a[part], self._given)  # noqa: B023
+                yield keras.utils.unpack_x_y_sample_weight(batch)
+        elif isinstance(self._given, keras.utils.PyDataset):
+            for index in range(self.count):
+                yield keras.utils.unpack_x_y_sample_weight(self._given[index])
+        else:
+            for batch in self._given:
+                batch = keras.tree.map_structure(keras.ops.convert_to_numpy, batch)
+                yield keras.utils.unpack_x_y_sample_weight(batch)
+
+    def head(self, count: int) -> tuple[Any, Any]:
+        """Returns the first inputs and labels, at most `count` of each."""
+        parts, taken = [], 0
+        for x, y, _ in self.batches():
+            parts.append((x, y))
+            taken += len(keras.tree.flatten(x)[0])
+            if taken >= count:
+                break
+        return keras.tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
+
+    def for_fit(
+        self, seed: int, teach: Callable[[Any], Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Returns what `fit` reads, and how: an epoch of batches, arrays in new order.
+
+        Args:
+            seed: of the order of arrays.
+            teach: adds a teacher's outputs to a `tf.data.Dataset` of batches. Used for
+                arrays alone: what others make may differ from epoch to epoch.
+        """
+        if isinstance(self._given, keras.utils.PyDataset):
+            return self._given, {}
+        if not self.in_memory:
+            return self._given, {"shuffle": False}  # that is for the data set to do
+        import tensorflow as tf
+
+        every = tf.data.Dataset.from_tensor_slices(self._given)
+        if teach is not None:
+            every = teach(every.batch(_AT_ONCE)).unbatch()
+        held = every.batch(self.count).get_single_element()
+
+        def gathered(indices: Any) -> Any:
+            return tf.nest.map_structure(lambda part: tf.gather(part, indices), held)
+
+        # Shuffling numbers costs less than shuffling samples.
+        order = tf.data.Dataset.range(self.count).shuffle(self.count, seed=seed)
+        order = order.repeat().batch(self.batch_size)
+        how = {"steps_per_epoch": self.steps, "shuffle": False}
+        return order.map(gathered).prefetch(2), how
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(self.count / self.batch_size) if self.in_memory else self.count
+
+    def _count(self, name: str) -> int:
+        """Returns the number of samples of arrays, else of batches."""
+        if self.in_memory:
+            return len(keras.tree.flatten(self._given)[0])
+        if isinstance(self._given, keras.utils.PyDataset):
+            count = self._given.num_batches
+            count = math.inf if count is None else count
+        else:
+            known = getattr(self._given, "cardinality", lambda: -2)
+            count = int(known())  # -1 is infinite and -2 unknown
+            count = math.inf if count == -1 else count
+            count = sum(1 for _ in self._given) if count < 0 else count
+        if count == math.inf:
+            raise InvalidArgumentError(
+                f"`{name}` never ends.",
+                received=f"an infinite {type(self._given).__name__}",
+                expected="one epoch of batches",
+                fix="cut it with dataset.take(steps)",
+            )
+        if count == 0:
+            raise InvalidArgumentError(
+                f"`{name}` is empty.", received="no batches", expected="at least one"
+            )
+        return int(count)
+
+
+def _labels_of(data: Data) -> Any:
+    return next(data.batches())[1]
+
+
+def _arrays(name: str, given: tuple) -> tuple:
+    if len(given) not in (2, 3):
+        raise InvalidArgumentError(
+            f"`{name}` is a tuple of another length.",
+            received=f"{len(given)} entries",
+            expected="(x, y) or (x, y, sample_weight)",
+        )
+    given = tuple(part for part in given if part is not None)
+    given = keras.tree.map_structure(np.asarray, given)
+    leaves = keras.tree.flatten(given)
+    lengths = sorted({len(leaf) if leaf.ndim else 0 for leaf in leaves})
+    if len(lengths) != 1 or 0 in lengths:
+        raise InvalidArgumentError(
+            f"The arrays of `{name}` do not fit together.",
+            received=f"lengths {', '.join(map(str, lengths))}",
+            expected="the same number of samples, at least one, in all of them",
+        )
+    return given

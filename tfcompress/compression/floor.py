@@ -1,0 +1,56 @@
+"""What no compression can go below: checked before hours of training."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfcompress.compression.budget import Budget
+from tfcompress.compression.candidate import Candidate
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import is_graph_model
+from tfcompress.exporters.export import export
+from tfcompress.packing import pack
+
+
+def check_possible(
+    budget: Budget, baseline: Candidate, model: keras.Model, target: str
+) -> None:
+    """Raises for a budget of bytes below what the operators alone take.
+
+    The names and shapes of operators stay whatever is done to weights; a file whose
+    weights are all zero packs into little more than these.
+
+    Raises:
+        InvalidArgumentError: if the budget is below that.
+    """
+    absolute = budget.relative_to(baseline.measures)
+    if target != "tflite" or not is_graph_model(model):
+        return
+    limits = [
+        None if limit is None else float(limit)
+        for limit in (absolute.max_bytes, absolute.max_packed_bytes)
+    ]
+    if all(limit is None or limit > 0.2 * baseline.measures.bytes for limit in limits):
+        return  # far from it
+    empty = _packed_without_weights(model)
+    for name, limit in zip(("max_bytes", "max_packed_bytes"), limits):
+        if limit is not None and limit < empty:
+            raise InvalidArgumentError(
+                f"No compression can meet `{name}`.",
+                received=f"{name}={limit:,.0f}",
+                expected=f"at least {empty:,}: what the model's operators take packed "
+                "when all weights are zero",
+                fix="allow more, or begin with a model of fewer layers",
+            )
+
+
+def _packed_without_weights(model: keras.Model) -> int:
+    copy = keras.models.clone_model(model)
+    copy.set_weights([np.zeros(w.shape, w.dtype) for w in model.get_weights()])
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        artifact = export(copy, Path(folder) / "empty.tflite")
+        return pack(artifact, Path(folder) / "empty.tfc").size

@@ -1,0 +1,77 @@
+"""Carrying out a recipe: stage by stage, from the trained model to the deployed one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+
+from tfcompress.compression.recipe import Recipe
+from tfcompress.compression.run import Run
+from tfcompress.compression.task import Task, seeded
+from tfcompress.exporters.publishing import staged
+from tfcompress.finalization import finalize
+
+History = dict[str, list[float]]
+
+
+def carry_out(
+    recipe: Recipe,
+    task: Task,
+    cache: Path,
+    report: Callable[[str], None] = lambda stage: None,
+) -> tuple[keras.Model, History]:
+    """Returns the finalized model that a recipe makes, and the logs of its fits.
+
+    Trained stages are kept in `cache`: a recipe that begins as another one did, or
+    that was interrupted, goes on from there.
+
+    Args:
+        recipe: the stages.
+        task: the trained model and what it is trained for.
+        cache: directory for trained stages and the teacher's outputs.
+        report: is told what each stage does before it begins.
+    """
+    run = Run(task.model, task, cache, recipe.seed)
+    key = f"{task.fingerprint()} {recipe.seed}"
+    for position, stage in enumerate(recipe.stages):
+        step = json.dumps([stage.name, stage.get_config()], sort_keys=True)
+        key = hashlib.sha256(f"{key} {step}".encode()).hexdigest()[:32]
+        kept = cache / "trained" / f"{key}.keras"
+        report(str(stage))
+        with seeded(recipe.seed + position):
+            if stage.trains and _restore(run, kept):
+                continue
+            stage.apply(run)
+            if stage.trains:
+                _keep(run, kept)
+    return finalize(run.model), run.history
+
+
+def _keep(run: Run, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged(path.with_suffix(".json"), overwrite=True) as stage:
+            stage.write_text(json.dumps(run.history))
+        # Under a hidden name first: a killed process leaves no half of it. Keras asks
+        # for a name that ends in .keras.
+        hidden = path.with_name(f".{os.getpid()}-{path.name}")
+        run.model.save(hidden)
+        hidden.replace(path)
+    except (OSError, TypeError, NotImplementedError):
+        return  # what cannot be kept is made again
+
+
+def _restore(run: Run, path: Path) -> bool:
+    try:
+        history = json.loads(path.with_suffix(".json").read_text())
+        run.model = keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError):
+        return False
+    run.history = history
+    run.trained()
+    return True

@@ -1,0 +1,167 @@
+"""Result: what `compress` found, and why it can be trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfcompress.compression.budget import Budget
+from tfcompress.compression.candidate import Candidate
+from tfcompress.compression.recipe import Recipe
+from tfcompress.compression.scenario import Considered, Scenario
+from tfcompress.compression.sensitivity import Sensitivity
+from tfcompress.core.errors import VerificationError
+from tfcompress.core.markdown import table
+from tfcompress.exporters.artifact import Artifact
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What `compress` made.
+
+    `print(result)` says what was asked for, what came out and what was tried.
+
+    Attributes:
+        best: the best candidate within the budget; without one, the nearest to it.
+        met: whether `best` is within the budget.
+        misses: what of the budget `best` passes, in words; empty if it is met.
+        baseline: the artifact of the model as it was.
+        candidates: all that were built, the smallest cost first.
+        failures: why proposals could not be built, in words.
+        budget: what was asked for.
+        metric: name of the metric.
+        higher_is_better: of the metric.
+        scenario: what kind of model for which target.
+        considered: which techniques were tried or skipped, and why.
+        sensitivity: how much the loss rises if one layer alone is compressed.
+    """
+
+    best: Candidate
+    met: bool
+    misses: tuple[str, ...]
+    baseline: Candidate
+    candidates: tuple[Candidate, ...]
+    failures: tuple[str, ...]
+    budget: Budget
+    metric: str
+    higher_is_better: bool
+    scenario: Scenario
+    considered: tuple[Considered, ...]
+    sensitivity: Sensitivity
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact of the best candidate."""
+        return self.best.artifact
+
+    @property
+    def model(self) -> keras.Model:
+        """The finalized Keras model of the best candidate."""
+        return self.best.model
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the best candidate: `compress(recipe=...)` makes it again."""
+        return self.best.recipe
+
+    @property
+    def packed(self) -> Path:
+        """The artifact, packed."""
+        return self.best.folder / "model.tfc"
+
+    @property
+    def front(self) -> tuple[Candidate, ...]:
+        """The candidates that no other one beats in cost and metric (Pareto)."""
+        return tuple(one for one in self.candidates if not self._beaten(one))
+
+    def raise_if_missed(self) -> Result:
+        """Returns the result, or raises if the budget is not met.
+
+        Raises:
+            VerificationError: with what is missed.
+        """
+        if not self.met:
+            raise VerificationError(
+                "No candidate meets the budget.",
+                received=f"{self.best.name}, the nearest: {'; '.join(self.misses)}",
+                expected=str(self.budget),
+                fix="allow more, give the search more epochs and trials, or begin "
+                "with a smaller model",
+            )
+        return self
+
+    def to_json(self) -> str:
+        """Returns all figures as JSON."""
+        content = {
+            "met": self.met,
+            "misses": list(self.misses),
+            "budget": dataclasses.asdict(self.budget),
+            "metric": self.metric,
+            "scenario": dataclasses.asdict(self.scenario),
+            "considered": [dataclasses.asdict(one) for one in self.considered],
+            "sensitivity": self.sensitivity,
+            "baseline": _figures(self.baseline),
+            "best": _figures(self.best),
+            "candidates": [_figures(one) for one in self.candidates],
+            "front": [one.name for one in self.front],
+            "failures": list(self.failures),
+        }
+        return json.dumps(content, indent=2)
+
+    def __str__(self) -> str:
+        marks = {id(self.best): "chosen" if self.met else "nearest"}
+        rows = []
+        front = {id(one) for one in self.front}
+        for one in (self.baseline, *self.candidates):
+            measures = one.measures
+            rows.append(
+                (
+                    one.name,
+                    f"{measures.bytes:,}",
+                    f"{measures.packed_bytes:,}",
+                    f"{measures.latency_ms:.3f}",
+                    f"{measures.metric:.4f}",
+                    marks.get(id(one), "front" if id(one) in front else ""),
+                    str(one.recipe),
+                )
+            )
+        head = ("name", "bytes", "packed", "ms", self.metric, "", "recipe")
+        verdict = (
+            f"The budget is met by {self.best.name}."
+            if self.met
+            else f"No candidate meets the budget. The nearest is {self.best.name}: "
+            f"{'; '.join(self.misses)}."
+        )
+        lines = [verdict, "", table(head, rows), ""]
+        lines += [f"- {one}" for one in self.considered]
+        lines += [f"- not built: {failure}" for failure in self.failures]
+        return "\n".join(lines)
+
+    def _beaten(self, one: Candidate) -> bool:
+        sign = 1 if self.higher_is_better else -1
+        cost = self.budget.cost
+
+        def merits(candidate: Candidate) -> tuple[float, float]:
+            measures = candidate.measures
+            return -getattr(measures, cost), sign * measures.metric
+
+        mine = merits(one)
+        return any(
+            merits(other) != mine and all(a >= b for a, b in zip(merits(other), mine))
+            for other in (*self.candidates, self.baseline)
+        )
+
+
+def _figures(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "name": candidate.name,
+        "path": str(candidate.path),
+        "recipe": candidate.recipe.to_dict(),
+        "measures": dataclasses.asdict(candidate.measures),
+        "history": candidate.history,
+        "verified": candidate.verified,
+    }

@@ -1,0 +1,191 @@
+"""Which techniques help where: an explained default per target and model family."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from typing import Any
+
+import keras
+from keras import layers
+
+from tfcompress.core.errors import CompressionError
+from tfcompress.core.select import walk
+from tfcompress.layer_rules import model_kernels
+from tfcompress.restructuring.dependencies import channel_groups
+
+FAMILIES = ("CNN", "depthwise", "RNN", "transformer", "embeddings", "MLP", "other")
+_FLOAT_TARGETS = {"saved_model"}
+_ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention)
+_DEPTHWISE = (layers.DepthwiseConv2D, layers.DepthwiseConv1D, layers.SeparableConv2D)
+_CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv2DTranspose)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    """What is asked of which model.
+
+    Attributes:
+        target: format of the artifact.
+        family: one of `FAMILIES`.
+        costs: the measures that the budget limits, or what is made small without.
+        teaches: what the outputs are for a student (`Task.teaches`).
+        has_free_channels: whether channels can be removed.
+    """
+
+    target: str
+    family: str
+    costs: tuple[str, ...]
+    teaches: str
+    has_free_channels: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Considered:
+    """A technique that was considered for a scenario.
+
+    Attributes:
+        technique: "shrink", "factorize", "prune", "cluster", "quantize" or "distil".
+        options: the strengths that are tried, the gentlest first; None leaves it out.
+            No options: it is not tried.
+        why: the reason, for people.
+    """
+
+    technique: str
+    options: tuple[Any, ...]
+    why: str
+
+    @property
+    def tried(self) -> bool:
+        return bool(self.options)
+
+    def __str__(self) -> str:
+        return f"{self.technique}: {'tried' if self.tried else 'skipped'}: {self.why}"
+
+
+def scenario_of(
+    model: keras.Model, target: str, costs: tuple[str, ...], teaches: str
+) -> Scenario:
+    """Returns the scenario of a model and a budget."""
+    return Scenario(target, family_of(model), costs, teaches, _has_channels(model))
+
+
+def family_of(model: keras.Model) -> str:
+    """Returns the family whose layers hold the weights or do the work.
+
+    >>> family_of(keras.Sequential([keras.Input((4,)), layers.Dense(2)]))
+    'MLP'
+    """
+    found = [layer for _, layer in walk(model)]
+    weights: Counter[bool] = Counter()
+    tables = {id(layer.embeddings) for layer in found if _is_table(layer)}
+    for _, _, variable in model_kernels(model):
+        weights[id(variable) in tables] += math.prod(variable.shape)
+    if weights[True] > weights[False]:
+        return "embeddings"
+    for family, kinds in (
+        ("transformer", _ATTENTION),
+        ("RNN", (layers.RNN,)),
+        ("depthwise", _DEPTHWISE),
+        ("CNN", _CONV),
+        ("MLP", (layers.Dense, layers.EinsumDense)),
+    ):
+        if any(isinstance(layer, kinds) for layer in found):
+            return family
+    return "other"
+
+
+def considered(scenario: Scenario) -> list[Considered]:
+    """Returns what is tried and what is not, and why."""
+    return [rule(scenario) for rule in _RULES]
+
+
+def _shrink(scenario: Scenario) -> Considered:
+    name = "shrink"
+    if not scenario.has_free_channels:
+        return Considered(name, (), "no channels of this model can be removed")
+    if scenario.family == "embeddings":
+        return Considered(name, (), "most weights are rows of tables, not channels")
+    if scenario.family == "depthwise":
+        why = "fewer channels are faster everywhere; depthwise nets have few to spare"
+        return Considered(name, (None, 0.75, 0.5, 0.35), why)
+    why = "fewer channels are smaller and faster everywhere"
+    return Considered(name, (None, 0.75, 0.5, 0.35, 0.25), why)
+
+
+def _factorize(scenario: Scenario) -> Considered:
+    name = "factorize"
+    if scenario.family in ("CNN", "depthwise"):
+        why = "fewer channels save the same work without more layers"
+        return Considered(name, (), why)
+    why = "large matrices and tables are close to low rank"
+    return Considered(name, (None, 0.6, 0.35), why)
+
+
+def _prune(scenario: Scenario) -> Considered:
+    name = "prune"
+    if "packed_bytes" not in scenario.costs:
+        why = (
+            "a zero takes as many bytes and as much time as any number; zeros only "
+            "make packed files small"
+        )
+        return Considered(name, (), why)
+    why = "zeros take few bits in a packed file"
+    return Considered(name, (None, 0.5, 0.65, 0.75, 0.85, 0.9, 0.95), why)
+
+
+def _cluster(scenario: Scenario) -> Considered:
+    name = "cluster"
+    if "packed_bytes" not in scenario.costs and not _compact(scenario):
+        why = "shared values make packed files small, not the files themselves"
+        return Considered(name, (), why)
+    why = "shared values take few bits in a packed file"
+    return Considered(name, (None, 64, 32, 16), why)
+
+
+def _quantize(scenario: Scenario) -> Considered:
+    name = "quantize"
+    if scenario.target in _FLOAT_TARGETS:
+        if _compact(scenario):
+            why = "8-bit weights make the version directory smaller; it runs in float"
+            return Considered(name, (None, "w8a8"), why)
+        why = "a SavedModel runs integers as floats, which is no faster"
+        return Considered(name, (), why)
+    if scenario.target == "micro":
+        return Considered(name, ("w8a8",), "microcontrollers take integers alone")
+    if scenario.target in ("onnx", "openvino"):
+        return Considered(name, ("w8a8",), "8-bit integers: a quarter of the bytes")
+    if scenario.family in ("depthwise", "RNN", "transformer"):
+        why = "8-bit integers; 4 bits cost this family too much accuracy"
+        return Considered(name, ("w8a8",), why)
+    why = "integers are a quarter of the bytes, and twice as fast in LiteRT"
+    return Considered(name, ("w8a8", "w4a8"), why)
+
+
+def _distil(scenario: Scenario) -> Considered:
+    if scenario.teaches == "nothing":
+        why = "there is no loss for outputs of this kind"
+        return Considered("distil", (), why)
+    why = "the original teaches what the labels do not say, at no cost when deployed"
+    return Considered("distil", (True,), why)
+
+
+_RULES = (_shrink, _factorize, _prune, _cluster, _quantize, _distil)
+
+
+def _compact(scenario: Scenario) -> bool:
+    """Whether weights are stored as codes, which take fewer bytes on a disk."""
+    small = {"bytes", "packed_bytes"} & set(scenario.costs)
+    return scenario.target == "saved_model" and bool(small)
+
+
+def _is_table(layer: Any) -> bool:
+    return isinstance(layer, layers.Embedding) and layer.built
+
+
+def _has_channels(model: keras.Model) -> bool:
+    try:
+        return any(not group.fixed for group in channel_groups(model))
+    except CompressionError:
+        return False  # a subclassed model has no graph to follow channels in

@@ -1,0 +1,260 @@
+"""Search: which candidates are built. Optuna proposes; its storage is shared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tfcompress.compression.budget import Budget
+from tfcompress.compression.candidate import Candidate, Workshop
+from tfcompress.compression.proposals import Space
+from tfcompress.core.errors import CompressionError, InvalidArgumentError
+
+_HEARTBEAT = 5  # seconds between signs of life of a process that builds
+_DEAD = 20  # seconds without one after which others take over
+_RETRIES = 2
+# Proposals in a row that were known already, after which a new one is enqueued.
+_STUCK = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How long `compress` searches, and where it keeps what it made.
+
+    Args:
+        trials: candidates that are built, all processes together.
+        epochs: passes over the training data, all candidates together. Each gets an
+            equal share, at least one for each of its fits.
+        minutes: no candidate is begun after so many minutes; None for no limit.
+        directory: for artifacts, trained stages and the study. Calling `compress` with
+            the same arguments again goes on where it was, also after `kill -9`;
+            several processes may share it.
+        storage: URL of Optuna's storage, for several machines; None for a file in
+            `directory`.
+        seed: of everything random.
+        batch_size: for data in arrays.
+        verbose: 1 shows progress.
+
+    Raises:
+        InvalidArgumentError: if a number is out of its range.
+
+    Example:
+
+    >>> Search(trials=4, epochs=8).directory
+    'compressed'
+    """
+
+    trials: int = 8
+    epochs: int = 32
+    minutes: float | None = None
+    directory: str = "compressed"
+    storage: str | None = None
+    seed: int = 0
+    batch_size: int = 128
+    verbose: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidArgumentError(
+                    f"Bad `{name}`.", received=repr(value), expected="an integer >= 1"
+                )
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise InvalidArgumentError(
+                "Bad `seed`.",
+                received=repr(self.seed),
+                expected="an integer from 0 to 2**31 - 1",
+            )
+        if self.minutes is not None and not self.minutes > 0:
+            raise InvalidArgumentError(
+                "Bad `minutes`.", received=repr(self.minutes), expected="a number > 0"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+    """A proposal that was tried: a candidate, or the reason why there is none."""
+
+    number: int
+    candidate: Candidate | None
+    failure: str | None = None
+
+
+def run_search(
+    search: Search,
+    space: Space,
+    budget: Budget,
+    workshop: Workshop,
+    report: Callable[[int, int], None] = lambda done, all: None,
+) -> list[Tried]:
+    """Builds candidates until there are enough; returns those of all processes.
+
+    Args:
+        search: how long, and where.
+        space: what may be proposed.
+        budget: what is asked for.
+        workshop: makes the candidates.
+        report: is told how many trials are done, and of how many.
+    """
+    import optuna
+
+    baseline = space.baseline
+    task = workshop.task
+    deadline = time.monotonic() + 60 * (search.minutes or float("inf"))
+    total = min(search.trials, len(space.all()))
+    finished = (
+        optuna.trial.TrialState.COMPLETE,
+        optuna.trial.TrialState.PRUNED,
+    )
+
+    def objective(trial: Any) -> tuple[float, float]:
+        point = {
+            name: trial.suggest_categorical(name, options)
+            for name, options in space.axes.items()
+        }
+        recipe = space.recipe(point, f"candidate {trial.number}")
+        key = workshop.key(recipe)
+        trial.set_user_attr("key", key)
+        trial.set_user_attr("recipe", recipe.to_yaml())
+        earlier = _same(trial, key)
+        if earlier is not None:
+            trial.set_user_attr("same as", earlier)
+            raise optuna.TrialPruned
+        try:
+            made = workshop.build(recipe)
+        except CompressionError as error:
+            trial.set_user_attr("failure", str(error))
+            raise optuna.TrialPruned from error
+        excess = budget.excess(made.measures, baseline, task.higher_is_better)
+        for limit, value in excess.items():
+            trial.set_constraint(limit, value)
+        return getattr(made.measures, budget.cost), made.measures.metric
+
+    with _quiet(optuna):
+        study = _study(search, space, budget, workshop, task.higher_is_better)
+        while True:
+            trials = study.get_trials(deepcopy=False)
+            done = [
+                t
+                for t in trials
+                if t.state in finished and "same as" not in t.user_attrs
+            ]
+            running = [t for t in trials if t.state == optuna.trial.TrialState.RUNNING]
+            report(len(done), total)
+            if len(done) >= total or time.monotonic() > deadline:
+                break
+            optuna.storages.fail_stale_trials(study)
+            if len(done) + len(running) >= total:
+                time.sleep(1)  # another process is at the last ones
+                continue
+            if all("same as" in t.user_attrs for t in trials[-_STUCK:]):
+                _enqueue_new(study, space, budget)
+            # Of its own number's seed: proposals do not depend on how often a search
+            # was interrupted.
+            study.sampler = _sampler(search.seed + len(trials))
+            study.optimize(objective, n_trials=1)
+    return [_tried(trial, space, workshop) for trial in done]
+
+
+def _study(
+    search: Search,
+    space: Space,
+    budget: Budget,
+    workshop: Workshop,
+    higher_is_better: bool,
+) -> Any:
+    import optuna
+
+    directory = Path(search.directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.RDBStorage(
+        search.storage or f"sqlite:///{(directory / 'study.db').absolute()}",
+        heartbeat_interval=_HEARTBEAT,
+        grace_period=_DEAD,
+        heartbeat_stale_trial_callback=(
+            optuna.storages.RetryHeartbeatStaleTrialCallback(_RETRIES)
+        ),
+    )
+    asked = repr((workshop.task.fingerprint(), budget, space.scenario))
+    asked += repr((space.epochs, search.seed))
+    study = optuna.create_study(
+        storage=storage,
+        study_name=hashlib.sha256(asked.encode()).hexdigest()[:16],
+        directions=["minimize", "maximize" if higher_is_better else "minimize"],
+        load_if_exists=True,
+    )
+    if not study.get_trials(deepcopy=False):
+        # Half of what is built is what looks best beforehand; then Optuna learns.
+        for point in space.ranked(budget, max(search.trials // 2, 2)):
+            study.enqueue_trial(dict(point), skip_if_exists=True)
+    return study
+
+
+def _enqueue_new(study: Any, space: Space, budget: Budget) -> None:
+    known = [trial.params for trial in study.get_trials(deepcopy=False)]
+    points = sorted(space.all(), key=space.damage)
+    for point in (*space.ranked(budget, len(points)), *points):
+        if dict(point) not in known:
+            study.enqueue_trial(dict(point))
+            return
+
+
+def _sampler(seed: int) -> Any:
+    import optuna
+
+    return optuna.samplers.TPESampler(
+        seed=seed,
+        n_startup_trials=1,
+        multivariate=True,
+    )
+
+
+def _same(trial: Any, key: str) -> int | None:
+    """Returns the number of an earlier trial with the same recipe."""
+    import optuna
+
+    dead = (optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING)
+    earlier = (
+        other.number
+        for other in trial.study.get_trials(deepcopy=False)
+        if other.number < trial.number
+        and other.state not in dead
+        and other.user_attrs.get("key") == key
+        and "same as" not in other.user_attrs
+    )
+    return next(earlier, None)
+
+
+def _tried(trial: Any, space: Space, workshop: Workshop) -> Tried:
+    failure = trial.user_attrs.get("failure")
+    if failure is not None:
+        return Tried(trial.number, None, failure)
+    recipe = space.recipe(trial.params, f"candidate {trial.number}")
+    # Read from the disk; built again only if another machine made it.
+    return Tried(trial.number, workshop.build(recipe))
+
+
+class _quiet:
+    """Optuna's log says what the progress bar says better."""
+
+    def __init__(self, optuna: Any):
+        self._optuna = optuna
+
+    def __enter__(self) -> None:
+        self._level = self._optuna.logging.get_verbosity()
+        self._optuna.logging.set_verbosity(logging.ERROR)
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        # Heartbeats and constraints are marked experimental; both are tested here.
+        warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._warnings.__exit__(*exception)
+        self._optuna.logging.set_verbosity(self._level)

@@ -1,0 +1,48 @@
+"""The stage `shrink`: fewer channels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from tfcompress.compression.run import Run
+from tfcompress.compression.stages.base import COUNT, SHARE, STAGES, Stage, argument
+from tfcompress.restructuring.shrink import shrink
+
+
+@STAGES.register("shrink")
+@dataclasses.dataclass(frozen=True)
+class Shrink(Stage):
+    """Removes whole channels, with all that reads them.
+
+    Args:
+        macs: share of the multiply-accumulates to keep. Give this or `sparsity`.
+        sparsity: share of the channels to remove.
+        criterion: what ranks channels.
+        round_to: widths are multiples of this.
+        max_layer_sparsity: the most that one layer may lose.
+    """
+
+    name: ClassVar[str] = "shrink"
+
+    macs: float | None = argument(SHARE, None)
+    sparsity: float | None = argument(SHARE, None)
+    criterion: str = argument(
+        {"enum": ["magnitude", "batch_norm", "random"]}, "magnitude"
+    )
+    round_to: int = argument(COUNT, 8)
+    max_layer_sparsity: float | None = argument(SHARE, None)
+
+    def __post_init__(self) -> None:
+        self.one_of("macs", "sparsity")
+
+    def apply(self, run: Run) -> None:
+        """Replaces the model by a smaller one."""
+        run.model = shrink(
+            run.model,
+            sparsity=self.sparsity,
+            macs=self.macs,
+            criterion=self.criterion,
+            round_to=self.round_to,
+            max_layer_sparsity=self.max_layer_sparsity,
+        )

@@ -1,0 +1,316 @@
+"""Task: what a model was trained for, to train and judge others alike."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcompress.compression.data import Data
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import is_graph_model
+from tfcompress.distillation.distiller import Distiller
+from tfcompress.distillation.teacher_cache import cache_teacher
+from tfcompress.exporters.runners import KerasRunner, Runner
+
+_HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "score", "r2", "dice")
+_LOWER = ("loss", "error", "mse", "mae", "mape", "msle", "entropy", "hinge", "perplex")
+_REGRESSION = ("mse", "mae", "squared", "absolute", "huber", "logcosh")
+_SCORED_AT_ONCE = 1024
+_LOOKED_AT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a model is trained for some epochs.
+
+    Attributes:
+        epochs: passes over the training data.
+        learning_rate: where a cosine decay to zero begins.
+        callbacks: Keras callbacks.
+        teaching: arguments of a `Distiller` with the original as its teacher, or None.
+        seed: of the order of samples.
+        cache: directory for the teacher's outputs.
+    """
+
+    epochs: int
+    learning_rate: float
+    callbacks: list[keras.callbacks.Callback]
+    teaching: dict[str, Any] | None
+    seed: int
+    cache: Path
+
+
+class Task:
+    """The data, the loss and the metrics of a compiled model.
+
+    Args:
+        model: the compiled and trained model. It is not changed.
+        train: as for `Data`.
+        validation: likewise; the metric is measured on it.
+        metric: name of a metric, or `(name, "max")` or `(name, "min")` where the name
+            does not say what is better. None for the first compiled metric.
+        batch_size: for arrays.
+
+    Raises:
+        InvalidArgumentError: if the model is not compiled or does not report the
+            metric, the data cannot be used, or the metric of the model as it is is
+            not a number.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Any,
+        validation: Any,
+        metric: str | tuple[str, str] | None = None,
+        batch_size: int = 128,
+    ):
+        self.model = model
+        self._config = _compile_config(model)
+        self.train = Data("train", train, batch_size)
+        self.validation = Data("validation", validation, batch_size)
+        inputs = self.samples(1)
+        self._reference = _reference(model, inputs)
+        self._scorer = self._make_scorer(model(inputs, training=False))
+        self.scores = self.evaluate(self._reference)
+        self.metric, self.higher_is_better = _chosen(metric, self.scores)
+        self.baseline = self.scores[self.metric]
+        if not math.isfinite(self.baseline):
+            raise InvalidArgumentError(
+                f"The metric '{self.metric}' of the model as it is is not a number.",
+                received=f"{self.metric}={self.baseline} on the validation data",
+                expected="a trained model",
+                fix="go back to a checkpoint from before the training diverged, and "
+                "look for NaN in the validation data",
+            )
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate with which the model's optimizer began."""
+        return float(self._optimizer().learning_rate)
+
+    @property
+    def teaches(self) -> str:
+        """What the model's outputs are, for a student that learns from them.
+
+        "logits" or "probabilities" of classes, "binary" probabilities, numbers
+        ("regression"), or "nothing" that there is a loss for.
+        """
+        said = keras.tree.flatten(self._reference(self.samples(_LOOKED_AT)))
+        loss = str(self._config["loss"]).lower()
+        if len(said) != 1 or said[0].ndim < 2:
+            return "nothing"
+        (values,) = said
+        probable = bool((values >= 0).all() and (values <= 1).all())
+        if "categorical" in loss or "sparse" in loss:
+            sums_to_one = probable and np.allclose(values.sum(-1), 1, atol=0.02)
+            return "probabilities" if sums_to_one else "logits"
+        if "binary" in loss:
+            return "binary" if probable else "nothing"
+        return "regression" if any(name in loss for name in _REGRESSION) else "nothing"
+
+    def copy(self) -> keras.Model:
+        """Returns a model with the same weights that may be trained."""
+        try:
+            if is_graph_model(self.model):
+                copy = keras.models.clone_model(self.model)
+            else:
+                copy = type(self.model).from_config(self.model.get_config())
+                copy(self.samples(1), training=False)
+            copy.set_weights(self.model.get_weights())
+        except Exception as error:
+            raise InvalidArgumentError(
+                f"The model '{self.model.name}' cannot be copied, and compress does "
+                "not train the one it was given.",
+                received=" ".join(str(error).split())[:200],
+                expected="a model that get_config() and from_config() rebuild",
+            ) from error
+        return copy
+
+    def samples(self, count: int) -> Any:
+        """Returns the first inputs of the training data."""
+        return self.train.head(count)[0]
+
+    def evaluate(self, predict: Callable[[Any], Any]) -> dict[str, float]:
+        """Returns the compiled loss and metrics on the validation data.
+
+        Args:
+            predict: a `Runner`, or a function from inputs to the model's outputs.
+        """
+        return self.score(predict, self.validation.batches())
+
+    def score(
+        self, predict: Callable[[Any], Any], batches: Iterable[tuple]
+    ) -> dict[str, float]:
+        """Returns the compiled loss and metrics on batches `(x, y, sample_weight)`."""
+        outputs, labels, weights = [], [], []
+        for x, y, weight in batches:
+            outputs.append(self._in_order(predict(x), predict))
+            labels.append(y)
+            weights.append(weight)
+        scores = self._scorer.evaluate(
+            [np.concatenate(column) for column in zip(*outputs)],
+            keras.tree.map_structure(lambda *a: np.concatenate(a), *labels),
+            sample_weight=None if weights[0] is None else np.concatenate(weights),
+            batch_size=_SCORED_AT_ONCE,
+            verbose=0,
+            return_dict=True,
+        )
+        return {name: float(value) for name, value in scores.items()}
+
+    def fit(self, model: keras.Model, training: Training) -> dict[str, list[float]]:
+        """Trains `model` in place with the task's loss; returns the history."""
+        trained, teach = model, None
+        if training.teaching is not None:
+            trained = Distiller(self.model, model, **training.teaching)
+
+            def teach(batches: Any) -> Any:
+                return cache_teacher(self.model, batches, training.cache)
+
+        data, how = self.train.for_fit(training.seed, teach)
+        optimizer = self._optimizer()
+        optimizer.learning_rate = keras.optimizers.schedules.CosineDecay(
+            training.learning_rate, self.train.steps * training.epochs
+        )
+        trained.compile(optimizer=optimizer, **self._judgement())
+        history = trained.fit(
+            data,
+            epochs=training.epochs,
+            callbacks=training.callbacks,
+            verbose=0,
+            **how,
+        )
+        return {
+            name: [float(value) for value in values]
+            for name, values in history.history.items()
+        }
+
+    def fingerprint(self) -> str:
+        """Returns a hash of weights, arguments of compile and some of the data."""
+        digest = hashlib.sha256(repr(self._config).encode())
+        for weight in self.model.weights:
+            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+        for data in (self.train, self.validation):
+            digest.update(f"{data.count} {data.batch_size}".encode())
+            for leaf in keras.tree.flatten(data.head(1)):
+                digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    def _in_order(self, said: Any, predict: Any) -> list[np.ndarray]:
+        if isinstance(predict, Runner) and isinstance(said, dict):
+            names = [info.name for info in self._reference.outputs]
+            if sorted(said) != sorted(names):
+                names = [info.name for info in predict.outputs]
+            return [said[name] for name in names]
+        return [np.asarray(leaf) for leaf in keras.tree.flatten(said)]
+
+    def _make_scorer(self, outputs: Any) -> keras.Model:
+        """Returns a model that passes outputs on, compiled with the task's metrics."""
+        flat = keras.tree.flatten(outputs)
+        names = getattr(self.model, "output_names", None) or []
+        if len(names) != len(flat):
+            names = [f"output_{position}" for position in range(len(flat))]
+        inputs = [keras.Input(leaf.shape[1:]) for leaf in flat]
+        same = [
+            keras.layers.Identity(name=name, dtype="float32")(one)
+            for name, one in zip(names, inputs)
+        ]
+        scorer = keras.Model(inputs, keras.tree.pack_sequence_as(outputs, same))
+        scorer.compile(**{**self._judgement(), "jit_compile": False})
+        return scorer
+
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        return keras.saving.deserialize_keras_object(self._config["optimizer"])
+
+    def _judgement(self) -> dict[str, Any]:
+        """Returns fresh arguments of `compile`, without the optimizer."""
+        rest = {k: v for k, v in self._config.items() if k != "optimizer"}
+        return keras.saving.deserialize_keras_object(rest)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds Python, NumPy and TensorFlow; the first two go on as before after it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _chosen(
+    metric: str | tuple[str, str] | None, scores: dict[str, float]
+) -> tuple[str, bool]:
+    """Returns the name of the metric, and whether higher is better."""
+    direction = None
+    if isinstance(metric, (tuple, list)):
+        metric, direction = metric
+    if metric is None:
+        metric = next((n for n in scores if not n.endswith("loss")), "loss")
+    if metric not in scores:
+        raise InvalidArgumentError(
+            "The model does not report the metric.",
+            received=repr(metric),
+            expected=f"one of {', '.join(map(repr, scores))}",
+            fix="compile the model with that metric",
+        )
+    if direction is None:
+        directions = (("min", _LOWER), ("max", _HIGHER))
+        found = (d for d, words in directions if any(w in metric for w in words))
+        direction = next(found, None)
+    if direction not in ("max", "min"):
+        raise InvalidArgumentError(
+            f"Is a higher '{metric}' better, or a lower one?",
+            received=f"metric={metric!r}, direction {direction!r}",
+            expected=f"metric=({metric!r}, 'max') or ({metric!r}, 'min')",
+        )
+    return metric, direction == "max"
+
+
+def _compile_config(model: keras.Model) -> dict[str, Any]:
+    if not isinstance(model, keras.Model) or not model.compiled:
+        name = getattr(model, "name", type(model).__name__)
+        raise InvalidArgumentError(
+            "The model is not compiled, so its loss and metric are not known.",
+            received=f"'{name}'",
+            expected="a compiled and trained keras.Model",
+            fix="call model.compile(optimizer, loss, metrics=[...])",
+        )
+    try:
+        config = model.get_compile_config()
+        keras.saving.deserialize_keras_object(config)
+    except Exception as error:
+        raise InvalidArgumentError(
+            "The arguments of compile cannot be used for another model.",
+            received=" ".join(str(error).split())[:200],
+            expected="an optimizer, losses and metrics that Keras can save",
+            fix="register your own with keras.saving.register_keras_serializable",
+        ) from error
+    if not config or config.get("loss") is None:
+        raise InvalidArgumentError(
+            "The model is compiled without a loss, so it cannot be fine-tuned.",
+            received=f"model '{model.name}'",
+            expected="model.compile(optimizer, loss, metrics=[...])",
+        )
+    return config
+
+
+def _reference(model: keras.Model, inputs: Any) -> KerasRunner:
+    if getattr(model, "inputs", None):
+        return KerasRunner(model)
+    signature = keras.tree.map_structure(
+        lambda a: keras.InputSpec(shape=(None, *a.shape[1:]), dtype=a.dtype.name),
+        inputs,
+    )
+    return KerasRunner(model, signature)
