@@ -6,6 +6,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,15 @@ def options(description):
         "--json", type=Path, help="write every run here; those found are not repeated"
     )
     return parser
+
+
+def models_folder(json_path):
+    """Returns where a benchmark keeps what it trained: beside its results, if any."""
+    if json_path is None:
+        return Path(tempfile.mkdtemp(prefix="benchmark-"))
+    folder = json_path.with_suffix(".models")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def add_tfmot_options(parser):

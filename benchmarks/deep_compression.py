@@ -19,7 +19,6 @@ import functools
 import os
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import deep_compression as example
 import keras
-from _jobs import Child, images, mean, options, run_jobs
+from _jobs import Child, images, mean, models_folder, options, run_jobs
 from _models import MODELS
 from rich.console import Console
 from rich.table import Table
@@ -191,10 +190,7 @@ def main(argv=None):
     parser.add_argument("--teacher-epochs", type=int)
     parser.add_argument("--no-tfmot", action="store_true")
     arguments = parser.parse_args(argv)
-    folder = Path(tempfile.mkdtemp(prefix="deep-compression-"))
-    if arguments.json:
-        folder = arguments.json.with_suffix(".models")
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = models_folder(arguments.json)
     networks = Networks(images(arguments.limit, arguments.data), folder)
     results = run_jobs(jobs(arguments), networks.run, arguments.json)
     Console(width=120).print(table(results))

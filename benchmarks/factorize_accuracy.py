@@ -3,20 +3,20 @@
     python benchmarks/factorize_accuracy.py --json factorize.json
 
 The dense net is trained, then fine-tuned as long and at the same rates as the
-factorized ones: that is the control. Fashion-MNIST; figures are means over the seeds.
+factorized ones: that is the control. Ranks and factors are chosen on some training
+images ("data"), or by the kernels alone. Fashion-MNIST; figures are means over the
+seeds. A run that is killed goes on where it was if it is given the same --json.
 """
 
 import math
 import os
-import tempfile
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import numpy as np
-from _jobs import BATCH, images, mean, options, run_jobs
+from _jobs import BATCH, images, mean, models_folder, options, run_jobs
 from rich.console import Console
 from rich.table import Table
 
@@ -52,7 +52,8 @@ def accuracy(model, data):
 
 
 RATE = 1e-3
-METHODS = {"control": None, "tucker": "tucker", "spatial": "spatial"}
+IMAGES = 512
+ROWS = ("control", "tucker", "spatial", "tucker data", "spatial data")
 
 
 class Networks:
@@ -69,9 +70,13 @@ class Networks:
     def run(self, job):
         """Returns what a method leaves of a net: its accuracy and what it costs."""
         model = self.trained(job)
-        whole, conv = tfcompress.macs(model), METHODS[job["row"]]
-        if conv:
-            model = tfcompress.factorize(model, macs=job["target"], conv=conv)
+        whole = tfcompress.macs(model)
+        if job["row"] != "control":
+            conv, *seen = job["row"].split()
+            data = self.data.x_train[:IMAGES] if seen else None
+            model = tfcompress.factorize(
+                model, macs=job["target"], conv=conv, data=data
+            )
         before = accuracy(model, self.data)
         keras.utils.set_random_seed(100 + job["seed"])
         fit(model, self.data, job["epochs"][1], RATE)
@@ -92,9 +97,11 @@ class Networks:
 
 def table(results):
     made = Table("", "MACs", "weights", "before %", "after %", "to control")
-    rows = {name: [r for r in results if r["row"] == name] for name in METHODS}
+    rows = {name: [r for r in results if r["row"] == name] for name in ROWS}
     control = mean(rows["control"], "after")
     for name, own in rows.items():
+        if not own:
+            continue
         after = mean(own, "after")
         made.add_row(
             f"{name} ({len(own)} seeds)",
@@ -102,7 +109,7 @@ def table(results):
             f"{mean(own, 'size'):,.0f}",
             f"{100 * mean(own, 'before'):.2f}",
             f"{100 * after:.2f}",
-            f"{100 * (after - control):+.2f}",
+            f"{100 * (after - control):+.2f}" if control else "-",
         )
     return made
 
@@ -111,6 +118,7 @@ def main(argv=None):
     parser = options(__doc__)
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--width", type=int, default=12)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--epochs", nargs=2, type=int, default=[3, 3])
     arguments = parser.parse_args(argv)
     jobs = [
@@ -123,11 +131,11 @@ def main(argv=None):
             "limit": arguments.limit,
         }
         for seed in arguments.seeds
-        for row in METHODS
+        for row in arguments.rows
     ]
-    with tempfile.TemporaryDirectory() as folder:
-        networks = Networks(images(arguments.limit), Path(folder))
-        results = run_jobs(jobs, networks.run, arguments.json)
+    folder = models_folder(arguments.json)
+    networks = Networks(images(arguments.limit), folder)
+    results = run_jobs(jobs, networks.run, arguments.json)
     Console(width=100).print(table(results))
     return results
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 
 import tfcompress
@@ -85,6 +86,66 @@ def test_it_is_the_best_of_its_rank(rng):
     values = np.linalg.svd(kernel, compute_uv=False)
     error = np.square(kernel - product).sum()
     assert error == pytest.approx(np.square(values[5:]).sum(), rel=1e-4)
+
+
+def correlated(shape, rng):
+    """Returns inputs whose channels say nearly the same, with a mean of one."""
+    channels = shape[-1]
+    mixed = rng.normal(size=(channels, channels)) * 0.6 ** np.arange(channels)[:, None]
+    return (rng.normal(size=(100, *shape)) @ mixed + 1).astype("float32")
+
+
+@pytest.mark.parametrize("conv", ["tucker", "spatial"])
+@pytest.mark.parametrize("case", CASES)
+def test_data_say_what_is_kept(rng, case, conv):
+    shape, layer = CASES[case]
+    config = {**layer.get_config(), "activation": None}
+    model = keras.Sequential([keras.Input(shape), type(layer).from_config(config)])
+    x = correlated(shape, rng)
+
+    def lost(data):
+        small = factorize(model, rank=4, conv=conv, data=data)
+        return np.asarray(model(x)) - np.asarray(small(x))
+
+    by_data, by_weights = lost(x), lost(None)
+    assert np.square(by_data).sum() < 0.5 * np.square(by_weights).sum()
+    if "einsum" not in case:  # the bias has the mean, also where there was none
+        channels = tuple(range(by_data.ndim - 1))
+        np.testing.assert_allclose(by_data.mean(channels), 0, atol=1e-4)
+
+
+def test_it_keeps_the_principal_components_of_the_outputs(rng):
+    model = keras.Sequential([keras.Input((30,)), layers.Dense(20)])
+    x = correlated((30,), rng)
+    small = factorize(
+        model, rank=5, data=tf.data.Dataset.from_tensor_slices(x).batch(7)
+    )
+    outputs = np.asarray(model(x), "float64")
+    values = np.linalg.svd(outputs - outputs.mean(0), compute_uv=False)
+    error = np.square(outputs - np.asarray(small(x))).sum()
+    assert error == pytest.approx(np.square(values[5:]).sum(), rel=1e-3)
+
+
+def test_full_rank_loses_nothing_with_data(rng):
+    layer = layers.Conv2D(20, 3, use_bias=False)
+    model = keras.Sequential([keras.Input((9, 8, 16)), layer])
+    low_rank(layer, 13, rng)
+    x = correlated((9, 8, 16), rng)
+    small = factorize(model, rank=13, data=x)
+    np.testing.assert_allclose(small(x), model(x), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.zeros((0, 16, 16, 3), "float32"), "`data` is empty"),
+        (np.full((2, 16, 16, 3), np.nan, "float32"), "inputs of layer .* not finite"),
+        (iter([np.zeros((2, 16, 16, 3))]), "can be read only once"),
+    ],
+)
+def test_bad_data(data, message):
+    with pytest.raises(ValueError, match=message):
+        factorize(vgg(), rank=4, data=data)
 
 
 def vgg():

@@ -11,9 +11,18 @@ import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Node, Tensor, build, trace
+from tfcompress.core.layer_inputs import check_data
 from tfcompress.core.select import Filters, select
 from tfcompress.layer_rules import macs as count_macs
-from tfcompress.restructuring.low_rank import Form, Link, Option, form_of
+from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
+from tfcompress.restructuring.low_rank import Form, Link, Option
+from tfcompress.restructuring.matrix_forms import (
+    dense_form,
+    einsum_form,
+    embedding_form,
+    pointwise_form,
+)
+from tfcompress.restructuring.window_forms import spatial_form, tucker_form
 
 _FACTORIZED = (
     keras.layers.Dense,
@@ -21,7 +30,7 @@ _FACTORIZED = (
     keras.layers.Embedding,
     keras.layers.Conv2D,
 )
-_CONV = ("tucker", "spatial")
+_CONV = {"tucker": tucker_form, "spatial": spatial_form}
 _PASSES = 100
 
 
@@ -33,6 +42,7 @@ def factorize(
     size: float | None = None,
     conv: str = "tucker",
     filters: Filters = None,
+    data: Any = None,
 ) -> keras.Model:
     """Returns a model whose layers are products of smaller layers.
 
@@ -43,14 +53,17 @@ def factorize(
     Source: a Dense, EinsumDense or Embedding by truncated SVD, `W = A B` with
     `rank` columns in `A`. A Conv2D by Tucker-2 (Kim et al., 2016), a 1x1 convolution
     to few channels, the window on these, and a 1x1 convolution back; or by spatial
-    SVD (Jaderberg et al., 2014), a column and a row of the window.
+    SVD (Jaderberg et al., 2014), a column and a row of the window. With `data`, what
+    is kept is the variance of the layer's outputs (Zhang et al., 2016), and what the
+    cut loses on average goes to the bias.
 
     Args:
         model: a built Functional or Sequential model; it is not changed. Nested
             models are inlined.
         rank: the rank of every layer; of a Tucker-2 convolution both, where it has
             as many channels.
-        energy: the share of each kernel's squared norm to keep, in (0, 1].
+        energy: the share of each kernel's squared norm to keep, in (0, 1]; with
+            `data`, of the variance of its outputs.
         macs: share of the model's multiply-accumulates to keep, in (0, 1); ranks are
             chosen across layers so that the product of the energies that they keep
             is largest.
@@ -58,6 +71,10 @@ def factorize(
         conv: `"tucker"` or `"spatial"`.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
+        data: typical inputs, a few hundred: an array of shape `(n, ...)` (or a
+            structure of arrays for several inputs), a `tf.data.Dataset` or a list of
+            batches; labels are not used. Embeddings, and convolutions whose channels
+            come first, are cut by their weights alone.
 
     Returns:
         A new, uncompiled Functional model. The last layer of each product has the
@@ -65,7 +82,7 @@ def factorize(
 
     Raises:
         InvalidArgumentError: for a rank of 0 or above full rank, a target out of
-            range or out of reach, or weights that are NaN.
+            range or out of reach, weights or data that are NaN, or empty data.
         UnsupportedLayerError: if `filters` ask for a layer that would grow.
 
     Example:
@@ -85,10 +102,15 @@ def factorize(
         if id(node.operation) in names:
             calls.setdefault(id(node.operation), []).append(node)
     _check_weights(names, calls)
+    moments = {}
+    if data is not None:
+        check_data(data)
+        called = [nodes[0].operation for nodes in calls.values()]
+        moments = layer_moments(model, called, data)
     forms = {
         key: form
         for key, nodes in calls.items()
-        if (form := form_of(nodes, conv)) is not None
+        if (form := _form_of(nodes, conv, moments.get(key))) is not None
     }
     if macs is None and size is None:
         asked_for = filters is not None
@@ -99,6 +121,21 @@ def factorize(
     made = {key: forms[key].links(found) for key, found in ranks.items()}
     nodes = [part for node in graph.nodes for part in _parts(node, made)]
     return build(dataclasses.replace(graph, nodes=nodes))
+
+
+def _form_of(nodes: list[Node], conv: str, moments: Moments | None) -> Form | None:
+    """Returns how the layer of these calls can be written, `None` if it cannot."""
+    layer = nodes[0].operation
+    if isinstance(layer, keras.layers.Embedding):
+        return embedding_form(layer, nodes)
+    if isinstance(layer, keras.layers.EinsumDense):
+        return einsum_form(layer, nodes, moments)
+    if isinstance(layer, keras.layers.Dense):
+        return dense_form(layer, nodes, moments)
+    if layer.groups > 1:
+        return None
+    form = _CONV[conv] if has_window(layer) else pointwise_form
+    return form(layer, nodes, moments)
 
 
 def _for_each(

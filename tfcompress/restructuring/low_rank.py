@@ -1,17 +1,15 @@
-"""Layers as chains of smaller ones: the forms that `factorize` can give a layer."""
+"""A layer as a chain of smaller ones: ranks, costs, and the links of the chain."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import string
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras import layers
 
-from tfcompress.core.graph import Node
+from tfcompress.restructuring.layer_moments import Moments
 
 Link = tuple[Any, list[np.ndarray]]
 """A layer and its weights."""
@@ -25,7 +23,8 @@ class Option:
         ranks: the rank, or two for Tucker-2.
         size: weights of the kernels.
         macs: multiply-accumulates of one sample, all calls together.
-        energy: share of the kernel's squared norm that is kept, in [0, 1].
+        energy: share that is kept, in [0, 1], of the kernel's squared norm, or of the
+            variance of what it makes of data.
     """
 
     ranks: tuple[int, ...]
@@ -47,7 +46,7 @@ class Form:
         size, macs: of the layer as it is.
         full: the rank at which nothing is lost.
         options: all ranks that make sense, ascending.
-        energy_ranks: returns the ranks that keep a share of the squared norm.
+        energy_ranks: returns the ranks that keep a share of the energy.
         links: returns the chain of layers for some ranks.
     """
 
@@ -60,253 +59,75 @@ class Form:
     option: Callable[[tuple[int, ...]], Option]
 
 
-def form_of(nodes: list[Node], conv: str) -> Form | None:
-    """Returns how a layer can be written, or `None` if it cannot.
-
-    Args:
-        nodes: all calls of the layer.
-        conv: `"tucker"` or `"spatial"`, for convolutions with a window.
-    """
-    layer = nodes[0].operation
-    if isinstance(layer, layers.EinsumDense):
-        return _einsum_form(layer, nodes)
-    if isinstance(layer, layers.Embedding):
-        return _embedding_form(layer, nodes)
-    if isinstance(layer, layers.Dense):
-        return _dense_form(layer, nodes)
-    if isinstance(layer, layers.Conv2D) and layer.groups == 1:
-        if math.prod(layer.kernel_size) == 1:
-            return _pointwise_form(layer, nodes)
-        return (_tucker_form if conv == "tucker" else _spatial_form)(layer, nodes)
-    return None
-
-
-def _matrix_form(
+def matrix_form(
     matrix: np.ndarray,
     work: tuple[int, int, int],
     links: Callable[[np.ndarray, np.ndarray], list[Link]],
+    responses: np.ndarray | None = None,
 ) -> Form:
-    """A form by truncated SVD: `matrix = a @ b` with `rank` columns in `a`.
+    """A form `matrix = a @ b` with `rank` columns in `a`.
+
+    What `a` makes are the principal components of the matrix' outputs; without data,
+    this is the truncated SVD.
 
     Args:
         matrix: the kernel.
         work: how often a weight of `a`, of `b` and of the kernel is multiplied.
         links: makes the layers from `a` and `b`.
+        responses: covariance of the outputs on data, of shape (columns, columns).
     """
     rows, columns = matrix.shape
-    left, values, right = np.linalg.svd(matrix.astype("float64"), full_matrices=False)
-    kept = np.cumsum(np.square(values))
-    total = max(kept[-1], np.finfo("float64").tiny)
+    full = min(rows, columns)
+    matrix = matrix.astype("float64")
+    if responses is None:
+        _, values, right = np.linalg.svd(matrix, full_matrices=False)
+        directions, kept = right.T, shares(np.square(values))
+    else:
+        directions, kept = principal(responses)
 
     def option(ranks: tuple[int, ...]) -> Option:
         (rank,) = ranks
         macs = rank * (rows * work[0] + columns * work[1])
-        return Option(ranks, rank * (rows + columns), macs, kept[rank - 1] / total)
+        return Option(ranks, rank * (rows + columns), macs, kept[rank - 1])
 
     def made(ranks: tuple[int, ...]) -> list[Link]:
-        root = np.sqrt(values[: ranks[0]])
-        a, b = left[:, : ranks[0]] * root, root[:, None] * right[: ranks[0]]
+        basis = directions[:, : ranks[0]]
+        a = matrix @ basis
+        # Both factors learn alike if their columns and rows are of one length.
+        root = np.sqrt(np.maximum(np.linalg.norm(a, axis=0), 1e-12))
+        a, b = a / root, basis.T * root[:, None]
         return links(a.astype("float32"), b.astype("float32"))
 
     return Form(
         size=matrix.size,
         macs=matrix.size * work[2],
-        full=len(values),
-        options=[option((rank,)) for rank in range(1, len(values) + 1)],
-        energy_ranks=lambda energy: (_rank_for(kept / total, energy),),
+        full=full,
+        options=[option((rank,)) for rank in range(1, full + 1)],
+        energy_ranks=lambda energy: (rank_for(kept, energy),),
         links=made,
         option=option,
     )
 
 
-def _dense_form(layer: Any, nodes: list[Node]) -> Form:
-    calls = sum(_positions(node.inputs[0].shape[1:-1]) for node in nodes)
-
-    def links(a: np.ndarray, b: np.ndarray) -> list[Link]:
-        first = layers.Dense(a.shape[1], **_first(layer))
-        return [(first, [a]), (_last(layer), [b, *_bias(layer)])]
-
-    return _matrix_form(_kernel(layer), (calls, calls, calls), links)
+def principal(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns principal directions, as columns, and the energy that the first keep."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors[:, ::-1], shares(np.maximum(values[::-1], 0))
 
 
-def _embedding_form(layer: Any, nodes: list[Node]) -> Form:
-    calls = sum(_positions(node.inputs[0].shape[1:]) for node in nodes)
-
-    def links(a: np.ndarray, b: np.ndarray) -> list[Link]:
-        config = {**layer.get_config(), "name": f"{layer.name}_reduced"}
-        first = type(layer).from_config({**config, "output_dim": a.shape[1]})
-        last = layers.Dense(b.shape[1], use_bias=False, name=layer.name)
-        return [(first, [a]), (last, [b])]
-
-    matrix = np.asarray(layer.embeddings)
-    return _matrix_form(matrix, (0, calls, 0), links)
+def shares(values: np.ndarray) -> np.ndarray:
+    """Returns which share of the sum the first values have, for each number of them."""
+    kept = np.cumsum(values)
+    return kept / max(kept[-1], np.finfo("float64").tiny)
 
 
-def _einsum_form(layer: Any, nodes: list[Node]) -> Form | None:
-    sources, outputs = layer.equation.replace(" ", "").split("->")
-    source, kernel = sources.split(",")
-    summed = [k for k in kernel if k not in outputs]
-    made = [k for k in kernel if k not in source]
-    if len(summed) + len(made) < len(kernel) or not summed or not made:
-        return None  # an axis that is neither, such as one kernel per head of the input
-    values = _kernel(layer)
-    sizes = dict(zip(kernel, values.shape))
-    order = [kernel.index(k) for k in [*summed, *made]]
-    inner = [sizes[k] for k in summed]
-    matrix = values.transpose(order).reshape(math.prod(inner), -1)
-    new = next(letter for letter in string.ascii_letters if letter not in sources)
-    between = "".join(k for k in source if k not in summed) + new
-    shape = dict(zip(source.replace("...", ""), _last_axes(source, nodes)))
-
-    def links(a: np.ndarray, b: np.ndarray) -> list[Link]:
-        rank = a.shape[1]
-        known = [shape.get(k, rank) for k in between.replace("...", "")]
-        first = layers.EinsumDense(
-            f"{source},{''.join(summed)}{new}->{between}",
-            known if "..." in source else known[1:],
-            **{k: v for k, v in _first(layer).items() if k != "use_bias"},
-        )
-        equation = f"{between},{new}{''.join(made)}->{outputs}"
-        config = {**layer.get_config(), "equation": equation}
-        last = type(layer).from_config(config)
-        b = b.reshape(rank, *[sizes[k] for k in made])
-        return [(first, [a.reshape(*inner, rank)]), (last, [b, *_bias(layer)])]
-
-    calls = sum(
-        _positions(node.inputs[0].shape[1:]) // math.prod(inner) for node in nodes
-    )
-    return _matrix_form(matrix, (calls, calls, calls), links)
-
-
-def _pointwise_form(layer: Any, nodes: list[Node]) -> Form:
-    calls = _output_positions(layer, nodes)
-
-    def links(a: np.ndarray, b: np.ndarray) -> list[Link]:
-        first = layers.Conv2D(
-            a.shape[1], 1, strides=layer.strides, **_first(layer, layer.padding)
-        )
-        last = _last(layer, strides=1, dilation_rate=1)
-        return [(first, [a[None, None]]), (last, [b[None, None], *_bias(layer)])]
-
-    return _matrix_form(_kernel(layer)[0, 0], (calls, calls, calls), links)
-
-
-def _spatial_form(layer: Any, nodes: list[Node]) -> Form:
-    kernel = _kernel(layer)
-    height, width, channels, filters = kernel.shape
-    matrix = kernel.transpose(0, 2, 1, 3).reshape(height * channels, width * filters)
-    shapes = [(_window(layer, n.inputs[0]), _window(layer, n.output)) for n in nodes]
-    between = sum(made[0] * given[1] for given, made in shapes)
-    after = sum(made[0] * made[1] for _, made in shapes)
-
-    def links(a: np.ndarray, b: np.ndarray) -> list[Link]:
-        rank = a.shape[1]
-        down, across = layer.strides
-        (first_rate, last_rate) = layer.dilation_rate
-        first = layers.Conv2D(
-            rank,
-            (height, 1),
-            strides=(down, 1),
-            dilation_rate=(first_rate, 1),
-            **_first(layer, layer.padding),
-        )
-        last = _last(
-            layer,
-            kernel_size=(1, width),
-            strides=(1, across),
-            dilation_rate=(1, last_rate),
-        )
-        a = a.reshape(height, 1, channels, rank)
-        b = b.reshape(rank, 1, width, filters).transpose(1, 2, 0, 3)
-        return [(first, [a]), (last, [b, *_bias(layer)])]
-
-    return _matrix_form(matrix, (between, after, after), links)
-
-
-def _tucker_form(layer: Any, nodes: list[Node]) -> Form:
-    kernel = _kernel(layer).astype("float64")
-    height, width, channels, filters = kernel.shape
-    window = height * width
-    inputs, kept_in = _mode(kernel, 2)
-    outputs, kept_out = _mode(kernel, 3)
-    before = sum(math.prod(_window(layer, node.inputs[0])) for node in nodes)
-    after = _output_positions(layer, nodes)
-
-    def option(ranks: tuple[int, ...]) -> Option:
-        taken, given = ranks
-        parts = (channels * taken, window * taken * given, given * filters)
-        macs = parts[0] * before + (parts[1] + parts[2]) * after
-        # As if the two cuts had nothing to do with each other.
-        return Option(ranks, sum(parts), macs, kept_in[taken - 1] * kept_out[given - 1])
-
-    def links(ranks: tuple[int, ...]) -> list[Link]:
-        taken, given = ranks
-        u, v = inputs[:, :taken], outputs[:, :given]
-        for _ in range(3):  # higher-order orthogonal iteration
-            u = _mode(np.einsum("hwio,or->hwir", kernel, v), 2)[0][:, :taken]
-            v = _mode(np.einsum("hwio,ir->hwro", kernel, u), 3)[0][:, :given]
-        core = np.einsum("hwio,ir,os->hwrs", kernel, u, v).astype("float32")
-        head = {**_first(layer, "valid"), "name": f"{layer.name}_reduced"}
-        reduce = layers.Conv2D(taken, 1, **head)
-        middle = layers.Conv2D(
-            given,
-            layer.kernel_size,
-            strides=layer.strides,
-            dilation_rate=layer.dilation_rate,
-            **{**_first(layer, layer.padding), "name": f"{layer.name}_core"},
-        )
-        last = _last(layer, kernel_size=1, strides=1, dilation_rate=1, padding="valid")
-        u, v = u.astype("float32"), v.T.astype("float32")
-        return [
-            (reduce, [u[None, None]]),
-            (middle, [core]),
-            (last, [v[None, None], *_bias(layer)]),
-        ]
-
-    # Both ranks in proportion, or both keeping the same energy.
-    steps = max(channels, filters)
-    pairs = {
-        (max(1, round(channels * k / steps)), max(1, round(filters * k / steps)))
-        for k in range(1, steps + 1)
-    }
-    pairs |= {(k, _rank_for(kept_out, kept_in[k - 1])) for k in range(1, channels + 1)}
-    pairs |= {(_rank_for(kept_in, kept_out[k - 1]), k) for k in range(1, filters + 1)}
-    return Form(
-        size=kernel.size,
-        macs=kernel.size * after,
-        full=steps,
-        options=[option(ranks) for ranks in sorted(pairs)],
-        energy_ranks=lambda energy: (
-            _rank_for(kept_in, energy),
-            _rank_for(kept_out, energy),
-        ),
-        links=links,
-        option=option,
-    )
-
-
-def _mode(kernel: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an axis' principal directions and the energy that the first keep."""
-    flat = np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
-    values, vectors = np.linalg.eigh(flat @ flat.T)
-    kept = np.cumsum(np.maximum(values[::-1], 0))
-    return vectors[:, ::-1], kept / max(kept[-1], np.finfo("float64").tiny)
-
-
-def _rank_for(kept: np.ndarray, energy: float) -> int:
+def rank_for(kept: np.ndarray, energy: float) -> int:
+    """Returns how many directions keep a share of the energy."""
     return min(int(np.searchsorted(kept, energy - 1e-12)) + 1, len(kept))
 
 
-def _kernel(layer: Any) -> np.ndarray:
-    return np.asarray(layer.kernel, "float32")
-
-
-def _bias(layer: Any) -> list[np.ndarray]:
-    return [] if layer.bias is None else [np.asarray(layer.bias)]
-
-
-def _first(layer: Any, padding: str | None = None) -> dict:
-    """Arguments of a layer that comes before the last one of a chain."""
+def first_arguments(layer: Any, padding: str | None = None) -> dict:
+    """Returns arguments of a layer that comes before the last one of a chain."""
     arguments: dict[str, Any] = {
         "use_bias": False,
         "name": f"{layer.name}_reduced",
@@ -318,28 +139,43 @@ def _first(layer: Any, padding: str | None = None) -> dict:
     return arguments
 
 
-def _last(layer: Any, **changes: Any) -> Any:
+def last_link(
+    layer: Any, kernel: np.ndarray, lost: np.ndarray | None = None, **changes: Any
+) -> Link:
+    """Returns the end of a chain: a layer with the name and bias of the whole one.
+
+    Args:
+        layer: the whole one.
+        kernel: of the last one.
+        lost: what the chain's outputs fall short of on average; the bias has it.
+        changes: to the layer's configuration.
+    """
     config = {**layer.get_config(), **changes}
-    # It was meant for the kernel that no longer is.
+    # They were meant for the kernel that no longer is.
     config.update(kernel_constraint=None, kernel_initializer="glorot_uniform")
-    return type(layer).from_config(config)
+    bias = None if layer.bias is None else np.asarray(layer.bias)
+    if lost is not None:
+        config["use_bias"] = True
+        bias = lost if bias is None else bias + lost
+    weights = [kernel] if bias is None else [kernel, bias]
+    return type(layer).from_config(config), weights
 
 
-def _positions(sizes: Any) -> int:
+def lost_mean(
+    moments: Moments | None, matrix: np.ndarray, product: np.ndarray
+) -> np.ndarray | None:
+    """Returns what outputs lose on average if a product takes a kernel's place."""
+    return None if moments is None else moments.mean @ (matrix - product)
+
+
+def positions(sizes: Any) -> int:
+    """Returns how many places axes have; an unknown size counts once."""
     return math.prod(size or 1 for size in sizes)
 
 
-def _window(layer: Any, tensor: Any) -> tuple[int, int]:
+def window_positions(layer: Any, tensor: Any) -> tuple[int, int]:
+    """Returns the height and width of a convolution's input or output."""
     sizes = [size or 1 for size in tensor.shape[1:]]
     last = layer.data_format == "channels_last"
     height, width = sizes[:2] if last else sizes[1:]
     return height, width
-
-
-def _output_positions(layer: Any, nodes: list[Node]) -> int:
-    return sum(math.prod(_window(layer, node.output)) for node in nodes)
-
-
-def _last_axes(source: str, nodes: list[Node]) -> tuple:
-    letters = source.replace("...", "")
-    return tuple(nodes[0].inputs[0].shape[-len(letters) :])
