@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +15,7 @@ from tfcompress.core.json import dumps
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.runners import KerasRunner, Runner
-from tfcompress.reporting import measures, tables
+from tfcompress.reporting import measures, page, tables
 from tfcompress.reporting.evidence import Evidence
 from tfcompress.reporting.measures import LayerWeights
 from tfcompress.reporting.storage import storage
@@ -107,6 +109,25 @@ class Report:
             "trust": None if trust is None else json.loads(trust.to_json()),
         }
         return dumps(everything)
+
+    def to_html(self, filepath: str | os.PathLike) -> Path:
+        """Writes one HTML page that needs no other file and no network.
+
+        Args:
+            filepath: where; a file that is there is replaced.
+
+        Returns:
+            The path.
+
+        Raises:
+            CompressionError: if `tfcompress[report]` is not installed.
+            ExportError: if the disk refuses to take it.
+        """
+        return page.write_html(self, filepath)
+
+    def to_png(self, filepath: str | os.PathLike) -> Path:
+        """Writes all figures as one picture; otherwise as `to_html`."""
+        return page.write_png(self, filepath)
 
     def print(self, console: Any = None) -> None:
         """Prints the table in the terminal, or on a given `rich` console."""

@@ -57,8 +57,10 @@ def markdown(rows: Sequence[Any]) -> str:
     return table(*cells(rows), names=2)
 
 
-def candidates(front: Sequence[FrontPoint]) -> str:
-    """Returns the candidates of a search as a markdown table, the smallest first."""
+def candidate_cells(
+    front: Sequence[FrontPoint],
+) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and written cells of candidates, the smallest first."""
     best = pareto_front(front)
     body = [
         [
@@ -71,7 +73,12 @@ def candidates(front: Sequence[FrontPoint]) -> str:
         for point in sorted(front, key=lambda point: (point.size, point.name))
     ]
     headings = ["candidate", "front", "bytes", "metric", "latency ms"]
-    return table(headings, body, names=2)
+    return headings, body
+
+
+def candidates(front: Sequence[FrontPoint]) -> str:
+    """Returns the candidates of a search as a markdown table."""
+    return table(*candidate_cells(front), names=2)
 
 
 def terminal(rows: Sequence[Any]) -> Any:

@@ -209,6 +209,15 @@ class TrustReport:
             for name, values in found.items()
         }
 
+    @property
+    def verdict(self) -> str:
+        """One sentence: passed, failed with the reasons, or that nothing was asked."""
+        return summary.verdict(self)
+
+    def measures(self) -> list[list[str]]:
+        """Returns the rows of the first table: measure, before, after, change."""
+        return summary.measures(self)
+
     def raise_if_failed(self) -> TrustReport:
         """Returns itself if all thresholds are met.
 

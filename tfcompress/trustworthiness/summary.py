@@ -16,7 +16,9 @@ def markdown(report: TrustReport) -> str:
     """Returns the whole report as markdown."""
     parts = [
         f"**{verdict(report)}**",
-        table(["measure", report.original, report.compressed, "change"], _rows(report)),
+        table(
+            ["measure", report.original, report.compressed, "change"], measures(report)
+        ),
         "Classes, the largest loss of recall first:",
         table(["class", "samples", "recall", "compressed", "change"], _classes(report)),
     ]
@@ -40,13 +42,16 @@ def verdict(report: TrustReport) -> str:
     return f"Passed on {report.samples:,} samples."
 
 
-def _rows(report: TrustReport) -> list[list[str]]:
+def measures(report: TrustReport) -> list[list[str]]:
+    """Returns what was measured: name, before, after and change in points."""
     rows = [
         ["top-1 agreement", "", f"{report.agreement:.2%}", ""],
         _row("accuracy", report.accuracy),
         _row("calibration error (ECE)", report.calibration_error),
     ]
     means = report.corruption_means
+    if means:
+        rows.append(_row("accuracy, clean", report.corruptions[0].accuracy))
     rows += [_row(f"accuracy, {name}", change) for name, change in means.items()]
     if report.attack is not None:
         name = f"accuracy, FGSM {report.attack.epsilon:.3g}"
