@@ -1,5 +1,6 @@
 """The onnx and openvino formats: integer kernels, options, damaged files."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -7,6 +8,7 @@ import tfcompress
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import Artifact, export, load
 
+L = keras.layers
 pytestmark = pytest.mark.export
 
 
@@ -54,6 +56,22 @@ def test_descriptions(onnx_file, openvino_folder):
     assert openvino_folder.outputs[0].shape == (None, 4)
     assert Artifact.read(openvino_folder.path) == openvino_folder
     assert [f.name for f in openvino_folder.files] == ["model.xml", "model.bin"]
+
+
+def test_transposed_convolutions_longer_than_strides_and_kernel_make_them(tmp_path):
+    """tf2onnx writes padding that ONNX does not know."""
+    pytest.importorskip("onnxruntime")
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4, 5, 2), name="image")
+    outputs = {
+        "wide": L.Conv2DTranspose(3, 2, strides=4, padding="same")(inputs),
+        "last": L.Conv2DTranspose(3, 3, 2, output_padding=1)(inputs),
+        "plain": L.Conv2DTranspose(3, 3, 2, padding="same")(inputs),
+    }
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(3, 4, 5, 2))
+    artifact = export(model, tmp_path / "model.onnx", format="onnx")
+    tfcompress.verify(artifact, model, x).raise_if_failed()
 
 
 def test_static_batch_and_16_bit_weights(plain, folder):

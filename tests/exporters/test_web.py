@@ -24,11 +24,12 @@ def test_the_folder(web):
         "index.html",
         "model.js",
         "model.tflite",
+        "page.css",
+        "page.js",
     ]
-    page = (web.path / "index.html").read_text()
-    # Nothing comes from elsewhere.
-    assert "://" not in page
-    assert "://" not in (web.path / "model.js").read_text()
+    for name in ("index.html", "model.js", "page.css", "page.js"):
+        # Nothing comes from elsewhere.
+        assert "://" not in (web.path / name).read_text()
     assert web.inputs[0].shape == (1, 12, 12, 3)
 
 

@@ -55,7 +55,10 @@ class ONNXExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "ONNX Runtime",
         activations=(8,),
-        layers={"Conv3DTranspose": "tf2onnx has no rule for some of its paddings"},
+        layers={
+            "Discretization": "tf2onnx writes an operator that ONNX does not have",
+            "MelSpectrogram": "tf2onnx takes no Fourier transform but its magnitude",
+        },
     )
 
     def export(

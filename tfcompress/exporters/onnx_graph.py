@@ -19,10 +19,11 @@ _ROUNDING = 3e-7
 def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
     """Returns the model with its inputs and outputs in the given order of names.
 
-    Free first axes are called "batch". In a quantized model, kernels that are
-    integers times a scale become such: `DequantizeLinear` of 8-bit integers, which
-    gives the same floats up to their last bit, in a quarter of the bytes. Without
-    them ONNX Runtime rounds the kernels itself, with one scale for all channels.
+    Free first axes are called "batch", and no padding is negative. In a quantized
+    model, kernels that are integers times a scale become such: `DequantizeLinear` of
+    8-bit integers, which gives the same floats up to their last bit, in a quarter of
+    the bytes. Without them ONNX Runtime rounds the kernels itself, with one scale for
+    all channels.
     """
     import onnx
 
@@ -36,6 +37,7 @@ def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
                 axes[0].dim_param = "batch"
         del fields[:]
         fields.extend(ordered)
+    _pad_kernels(model.graph)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         _store_kernels_as_integers(model.graph)
     return model.SerializeToString()
@@ -84,6 +86,38 @@ def _dtype(code: int) -> str:
 
     name = TensorProto.DataType.Name(code).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _pad_kernels(graph: Any) -> None:
+    """Gives transposed convolutions larger kernels in place of negative padding.
+
+    tf2onnx writes it where an output is longer than strides and kernel make it: halves
+    of it, where TensorFlow has all of it at the end, and ONNX does not know it. Zeros
+    at the end of the kernel are the same.
+    """
+    from onnx import numpy_helper
+
+    constants = {i.name: i for i in graph.initializer}
+    for position, node in enumerate(graph.node):
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        pads = list(attributes["pads"].ints) if "pads" in attributes else []
+        if node.op_type != "ConvTranspose" or min(pads, default=0) >= 0:
+            continue
+        kernel = constants.get(node.input[1])
+        if kernel is None or set(attributes["dilations"].ints) != {1}:
+            continue  # the runtime refuses it
+        half = len(pads) // 2
+        total = [start + end for start, end in zip(pads[:half], pads[half:])]
+        width = [(0, 0), (0, 0), *((0, max(0, -pad)) for pad in total)]
+        padded = np.pad(numpy_helper.to_array(kernel), width)
+        # Other nodes may read the kernel as it was.
+        node.input[1] = f"{kernel.name}_padded_{position}"
+        graph.initializer.append(numpy_helper.from_array(padded, node.input[1]))
+        attributes["kernel_shape"].ints[:] = padded.shape[2:]
+        attributes["pads"].ints[:] = [max(0, pad) for pad in pads]
+    read = {name for node in graph.node for name in node.input}
+    for name in set(constants) - read:
+        graph.initializer.remove(constants[name])
 
 
 def _store_kernels_as_integers(graph: Any) -> None:

@@ -27,7 +27,7 @@ def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> d
         if kind is ExportError:
             raise failure.as_error(
                 f"The converter's file does not run in {runtime}.",
-                "export the model again, on float32",
+                "replace the layer that it names, or use another format",
             ) from None
         error = kind(
             f"The {path.suffix or 'model'} file does not run in {runtime}.",

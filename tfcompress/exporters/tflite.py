@@ -80,11 +80,15 @@ class TFLiteExporter(Exporter):
         "LiteRT",
         activations=(8, 16),
         layers={
+            "AdaptiveAveragePooling3D": "has no kernel at all",
+            "AdaptiveMaxPooling3D": "has no kernel at all",
+            "AveragePooling3D": "has no kernel at all",
             "ConvLSTM1D": "stays float; batch_size=1 only",
             "ConvLSTM2D": "stays float; batch_size=1 only",
-            "ConvLSTM3D": "has no kernel at all",
+            "ConvLSTM3D": "stays float; batch_size=1 only",
             "GRU": "float: batch_size=1, or `unroll=True`",
             "LSTM": "float: batch_size=1, or `unroll=True`",
+            "MaxPooling3D": "has no kernel at all",
             "SimpleRNN": "float: batch_size=1, or `unroll=True`",
         },
     )

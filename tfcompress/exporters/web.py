@@ -27,7 +27,7 @@ from tfcompress.exporters.runners import Runner
 from tfcompress.exporters.tflite import TFLiteExporter
 
 _MODEL = "model.tflite"
-_PAGE = ("index.html", "model.js")
+_PAGE = ("index.html", "model.js", "page.css", "page.js")
 _PACKAGES = ("core", "wasm-utils")
 _BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
 _SECONDS = 120
@@ -86,12 +86,12 @@ class WebExporter(Exporter):
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the folder holds the model and its page."""
-        return all((filepath / name).is_file() for name in (_MODEL, *_PAGE))
+        return all((filepath / name).is_file() for name in (_MODEL, "model.js"))
 
     def inspect(self, filepath: Path) -> Artifact:
         """Returns the description of the model; LiteRT.js is not part of it."""
         artifact = TFLiteExporter().inspect(filepath / _MODEL)
-        files = tuple(filepath / name for name in ("README.md", *sorted(_PAGE), _MODEL))
+        files = tuple(filepath / name for name in sorted(("README.md", _MODEL, *_PAGE)))
         return replace(artifact, path=filepath, format="web", files=files)
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
@@ -192,7 +192,7 @@ class BrowserRunner(Runner):
         finally:
             server.shutdown()
             server.server_close()
-        found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
+        found = re.search(r'<pre id="result"[^>]*>(.*?)</pre>', done.stdout, re.DOTALL)
         try:
             answer = json.loads(html.unescape(found[1])) if found else {}
         except ValueError:
