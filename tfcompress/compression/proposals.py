@@ -94,7 +94,9 @@ class Space:
                 front.append(point)
                 least = cost
         if not fits:
-            return front[::-1][:count]
+            least_of_all = min(points, key=lambda p: self.predicted(p)[budget.cost])
+            rest = [point for point in front[::-1] if point != least_of_all]
+            return [least_of_all, *rest][:count]
         start = fits[0]
         beyond = [p for p in front if self.damage(p) > self.damage(start)]
         before = [p for p in front if self.damage(p) < self.damage(start)][::-1]

@@ -24,23 +24,21 @@ def read(text: str, schema: dict[str, Any], source: str) -> Any:
     import yaml
 
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        # Aliases could make a small text into more than memory holds.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise _wrong(source, None, "an alias (*name)", "every value written out")
-        content = yaml.safe_load(text)
+        odd = _odd(yaml.parse(text))
+        node = None if odd else yaml.compose(text, Loader=yaml.SafeLoader)
+        content = None if odd else yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or type(error).__name__
         raise _wrong(
             source, mark.line + 1 if mark else None, problem, "YAML or JSON"
         ) from error
+    if odd:
+        raise _wrong(source, None, odd, "values written out, a few levels deep")
     if node is None:
         raise _wrong(source, None, "an empty text", "a mapping with 'stages'")
     validator = jsonschema.Draft202012Validator(schema)
-    errors = sorted(
-        validator.iter_errors(content), key=lambda e: list(map(str, e.path))
-    )
+    errors = sorted(validator.iter_errors(content), key=_importance)
     if errors:
         first = errors[0]
         path = list(first.absolute_path)
@@ -51,6 +49,26 @@ def read(text: str, schema: dict[str, Any], source: str) -> Any:
             _expected(first),
         )
     return content
+
+
+def _odd(events: Any) -> str | None:
+    """Returns what could make a small text take more time or memory than there is."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            return "an alias (*name)"
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            return f"more than {_DEEPEST} levels of lists and mappings"
+    return None
+
+
+def _importance(error: Any) -> tuple:
+    # A name that is not known is often what another one, missed, was meant to be.
+    return [str(p) for p in error.path], error.validator != "additionalProperties"
 
 
 def _wrong(

@@ -1,0 +1,117 @@
+"""Recipes carried out: what a stage reached is still there at the end."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress
+from tfcompress import Recipe
+from tfcompress.compression.pipeline import carry_out
+from tfcompress.compression.stages import (
+    Cluster,
+    Distil,
+    Factorize,
+    Fit,
+    Prune,
+    Quantize,
+    Shrink,
+)
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.flatbuffer import TFLiteFile
+
+
+def kernels_in(path):
+    file = TFLiteFile.open(path)
+    return [
+        np.frombuffer(op.inputs[1].constant, "int8")
+        for op in file.operators
+        if op.name == "FULLY_CONNECTED"
+    ]
+
+
+@pytest.fixture(scope="module")
+def everything(trained, data, tmp_path_factory):
+    from tfcompress.compression.task import Task
+
+    task = Task(trained, *data, batch_size=64)
+    recipe = Recipe(
+        (
+            Distil(),
+            Prune(0.7),
+            Fit(2),
+            Quantize(granularity="tensor"),
+            Cluster(8),
+            Fit(1, 0.3),
+        )
+    )
+    cache = tmp_path_factory.mktemp("cache")
+    model, history = carry_out(recipe, task, cache)
+    return task, recipe, cache, model, history
+
+
+@pytest.mark.export
+def test_zeros_and_shared_values_reach_the_file_through_all_later_fits(
+    everything, tmp_path
+):
+    task, _, _, model, history = everything
+    artifact = tfcompress.export(model, tmp_path / "m.tflite")
+    assert artifact.integer_coverage == 1.0
+    kernels = kernels_in(artifact.path)
+    assert len(kernels) == 3
+    assert all(len(np.unique(kernel)) <= 8 for kernel in kernels)
+    zeros = sum(int(np.sum(kernel == 0)) for kernel in kernels)
+    assert zeros / sum(kernel.size for kernel in kernels) >= 0.7
+    assert len(history["loss"]) == 3
+    assert task.evaluate(tfcompress.load(artifact))["accuracy"] > 0.6
+
+
+def test_what_was_trained_is_not_trained_again(everything, monkeypatch):
+    task, recipe, cache, model, history = everything
+    monkeypatch.setattr(type(task), "fit", lambda *_: pytest.fail("a fit"))
+    again, logs = carry_out(recipe, task, cache)
+    assert logs == history
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_recipe_makes_the_same_numbers_again(everything, tmp_path):
+    task, recipe, _, model, _ = everything
+    again, _ = carry_out(recipe, task, tmp_path)
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_model_that_was_given_stays_as_it_is(task, tmp_path):
+    before = task.model.get_weights()
+    optimizer = task.model.optimizer
+    small, _ = carry_out(Recipe((Fit(1),)), task, tmp_path)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, small.get_weights()))
+    for one, other in zip(before, task.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert task.model.optimizer is optimizer
+
+
+def test_stages_that_change_the_structure(task, tmp_path):
+    recipe = Recipe((Shrink(sparsity=0.5), Factorize(rank=4, filters="second")))
+    small, history = carry_out(recipe, task, tmp_path)
+    assert small.get_layer("first").units == 24
+    assert small.get_layer("second_reduced").units == 4
+    assert history == {}
+
+
+def test_seeds_of_the_process_go_on_as_they_were(task, tmp_path):
+    np.random.seed(4)
+    expected = np.random.rand()
+    np.random.seed(4)
+    carry_out(Recipe((Shrink(sparsity=0.5, criterion="random"),)), task, tmp_path)
+    assert np.random.rand() == expected
+
+
+def test_a_teacher_without_a_loss_for_it_is_said(data, tmp_path):
+    from tfcompress.compression.task import Task
+
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(1, "exponential")])
+    model.compile("sgd", "poisson")
+    task = Task(model, *data)
+    with pytest.raises(InvalidArgumentError, match="has no loss for the outputs"):
+        carry_out(Recipe((Distil(), Fit(1))), task, tmp_path)
