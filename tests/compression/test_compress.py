@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -58,6 +57,18 @@ def test_the_evidence_is_whole(result):
     assert figures["met"] is True
     assert figures["best"]["name"] == result.best.name
     assert figures["baseline"]["measures"]["metric"] == result.baseline.measures.metric
+
+
+def test_the_report_has_all_of_the_evidence(result, data):
+    report = result.report(*data[1], class_names=("no", "yes"))
+    assert [row.name for row in report.rows] == ["baseline", result.best.name]
+    assert report.rows[1].metric == result.best.measures.metric
+    assert report.rows[1].packed_size == result.best.measures.packed_bytes
+    figures = json.loads(report.to_json())
+    assert [point["chosen"] for point in figures["front"]].count(True) == 1
+    assert sorted(figures["sensitivity"]) == ["first", "logits", "second"]
+    assert figures["history"]["loss"] == result.best.history["loss"]
+    assert 0.5 < figures["trust"]["agreement"] <= 1
 
 
 def test_the_finalized_model_is_that_of_the_file(result, data):
@@ -211,27 +222,6 @@ def test_two_processes_share_a_study(trained, tmp_path):
     lines = {output.splitlines()[-1] for output, errors in outputs if output}
     assert len(lines) == 1, outputs  # both found the same best
     assert len(built(folder)) == 5
-
-
-def test_models_that_cannot_be_copied_are_refused(data, tmp_path):
-    class Own(keras.Model):
-        def __init__(self, width):
-            super().__init__()
-            self.dense = keras.layers.Dense(width)
-
-        def call(self, x):
-            return self.dense(x)
-
-    model = Own(2)
-    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model(data[0][0][:1])
-    with pytest.raises(InvalidArgumentError, match="cannot be copied"):
-        tfcompress.compress(
-            model,
-            *data,
-            Budget(max_metric_drop=0.5),
-            search=Search(directory=str(tmp_path), verbose=0),
-        )
 
 
 def test_the_model_is_left_compiled_as_it_was(result, trained):

@@ -178,3 +178,37 @@ def test_losses_that_keras_cannot_save_are_refused(data):
     model.compile("sgd", own)
     with pytest.raises(InvalidArgumentError, match="register your own"):
         Task(model, *data)
+
+
+class Own(keras.Model):
+    def __init__(self, depends_on_values=False):
+        super().__init__()
+        self.depends_on_values = depends_on_values
+        self.hidden = keras.layers.Dense(8, "relu", name="hidden")
+        self.last = keras.layers.Dense(2, "softmax", name="last")
+
+    def call(self, x):
+        if self.depends_on_values and float(x[0, 0]) > 1e9:
+            return x
+        return self.last(self.hidden(x))
+
+
+def test_subclassed_models_are_what_their_call_does(data, tmp_path):
+    model = Own()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.fit(*data[0], verbose=0)
+    task = Task(model, *data)
+    expected = model.evaluate(*data[1], verbose=0, return_dict=True)
+    assert task.scores == pytest.approx(expected, rel=1e-4)
+    before = model.get_weights()
+    task.fit(task.copy(), Training(1, 0.1, [], None, 0, tmp_path))
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_call_that_depends_on_values_is_refused(data):
+    model = Own(depends_on_values=True)
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    model.fit(*data[0], verbose=0)
+    with pytest.raises(InvalidArgumentError, match="does not run on symbolic tensors"):
+        Task(model, *data)

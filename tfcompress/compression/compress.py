@@ -102,7 +102,7 @@ def compress(
         progress.say("sensitivity of layers")
         found = sensitivity(task, workshop.folder)
         costs = budget.costs or (budget.cost,)
-        scenario = scenario_of(model, target, costs, task.teaches)
+        scenario = scenario_of(task.model, target, costs, task.teaches)
         techniques = tuple(considered(scenario))
         if given is not None:
             tried = [Tried(0, workshop.build(given))]
@@ -111,7 +111,7 @@ def compress(
                 scenario,
                 techniques,
                 baseline.measures,
-                _weights(model),
+                _weights(task.model),
                 found,
                 max(search.epochs // search.trials, 1),
                 search.seed,
@@ -142,6 +142,7 @@ def compress(
         scenario,
         techniques,
         found,
+        task.model,
     )
 
 

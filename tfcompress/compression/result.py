@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tfcompress.compression.sensitivity import Sensitivity
 from tfcompress.core.errors import VerificationError
 from tfcompress.core.markdown import table
 from tfcompress.exporters.artifact import Artifact
+from tfcompress.reporting import FrontPoint, Report, Row, report
+from tfcompress.trustworthiness import trust
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Result:
         scenario: what kind of model for which target.
         considered: which techniques were tried or skipped, and why.
         sensitivity: how much the loss rises if one layer alone is compressed.
+        original: the model before compression.
     """
 
     best: Candidate
@@ -52,6 +56,7 @@ class Result:
     scenario: Scenario
     considered: tuple[Considered, ...]
     sensitivity: Sensitivity
+    original: keras.Model = dataclasses.field(repr=False)
 
     @property
     def artifact(self) -> Artifact:
@@ -93,6 +98,66 @@ class Result:
                 "with a smaller model",
             )
         return self
+
+    def report(
+        self,
+        inputs: Any = None,
+        labels: Any = None,
+        thresholds: Any = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Report:
+        """Returns a report with sizes, curves, candidates, sensitivity and trust.
+
+        Args:
+            inputs: samples that nothing was chosen on; None leaves trust out.
+            labels: their classes, as for `trust`.
+            thresholds: as for `trust`.
+            class_names: as for `trust`.
+        """
+        judged = None
+        if inputs is not None:
+            judged = trust(
+                self.original,
+                self.best.runnable,
+                inputs,
+                labels,
+                thresholds,
+                class_names=class_names,
+            )
+        made = report(
+            self.baseline.artifact,
+            self.artifact,
+            packed=True,
+            history=self.best.history,
+            front=[self._point(one) for one in (self.baseline, *self.candidates)],
+            sensitivity={name: of["pruned"] for name, of in self.sensitivity.items()},
+            trust=judged,
+        )
+        return dataclasses.replace(made, rows=self._with_measures(made.rows))
+
+    def _point(self, one: Candidate) -> FrontPoint:
+        sign = 1 if self.higher_is_better else -1
+        size = one.measures.packed_bytes
+        if self.budget.cost == "bytes":
+            size = one.measures.bytes
+        latency = one.measures.latency_ms
+        metric = sign * one.measures.metric
+        return FrontPoint(one.name, size, metric, latency, one is self.best)
+
+    def _with_measures(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
+        """Returns the rows with the metric and latency that were measured already."""
+        baseline = self.baseline.measures
+        return tuple(
+            dataclasses.replace(
+                row,
+                name=one.name,
+                metric=one.measures.metric,
+                latency=one.measures.latency_ms,
+                metric_change=one.measures.metric - baseline.metric,
+                latency_ratio=baseline.latency_ms / one.measures.latency_ms,
+            )
+            for row, one in zip(rows, (self.baseline, self.best))
+        )
 
     def to_json(self) -> str:
         """Returns all figures as JSON."""

@@ -16,10 +16,12 @@ import numpy as np
 
 from tfcompress.compression.data import Data
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import is_graph_model
+from tfcompress.core.graph import build, is_graph_model, trace
+from tfcompress.core.inlining import inlined
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.teacher_cache import cache_teacher
 from tfcompress.exporters.runners import KerasRunner, Runner
+from tfcompress.layer_rules import rule_of
 
 _HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "score", "r2", "dice")
 _LOWER = ("loss", "error", "mse", "mae", "mape", "msle", "entropy", "hinge", "perplex")
@@ -53,7 +55,8 @@ class Task:
     """The data, the loss and the metrics of a compiled model.
 
     Args:
-        model: the compiled and trained model. It is not changed.
+        model: the compiled and trained model; of a subclassed one, what its `call`
+            does is what counts. It is not changed.
         train: as for `Data`.
         validation: likewise; the metric is measured on it.
         metric: name of a metric, or `(name, "max")` or `(name, "min")` where the name
@@ -74,13 +77,13 @@ class Task:
         metric: str | tuple[str, str] | None = None,
         batch_size: int = 128,
     ):
-        self.model = model
         self._config = _compile_config(model)
+        self.model = _as_graph(model)
         self.train = Data("train", train, batch_size)
         self.validation = Data("validation", validation, batch_size)
         inputs = self.samples(1)
-        self._reference = _reference(model, inputs)
-        self._scorer = self._make_scorer(model(inputs, training=False))
+        self._reference = KerasRunner(self.model)
+        self._scorer = self._make_scorer(self.model(inputs, training=False))
         self.scores = self.evaluate(self._reference)
         self.metric, self.higher_is_better = _chosen(metric, self.scores)
         self.baseline = self.scores[self.metric]
@@ -121,19 +124,15 @@ class Task:
     def copy(self) -> keras.Model:
         """Returns a model with the same weights that may be trained."""
         try:
-            if is_graph_model(self.model):
-                copy = keras.models.clone_model(self.model)
-            else:
-                copy = type(self.model).from_config(self.model.get_config())
-                copy(self.samples(1), training=False)
-            copy.set_weights(self.model.get_weights())
+            copy = keras.models.clone_model(self.model)
         except Exception as error:
             raise InvalidArgumentError(
                 f"The model '{self.model.name}' cannot be copied, and compress does "
                 "not train the one it was given.",
                 received=" ".join(str(error).split())[:200],
-                expected="a model that get_config() and from_config() rebuild",
+                expected="layers that get_config() and from_config() rebuild",
             ) from error
+        copy.set_weights(self.model.get_weights())
         return copy
 
     def samples(self, count: int) -> Any:
@@ -306,11 +305,10 @@ def _compile_config(model: keras.Model) -> dict[str, Any]:
     return config
 
 
-def _reference(model: keras.Model, inputs: Any) -> KerasRunner:
-    if getattr(model, "inputs", None):
-        return KerasRunner(model)
-    signature = keras.tree.map_structure(
-        lambda a: keras.InputSpec(shape=(None, *a.shape[1:]), dtype=a.dtype.name),
-        inputs,
-    )
-    return KerasRunner(model, signature)
+def _as_graph(model: keras.Model) -> keras.Model:
+    """Returns the model, or what the `call` of a subclassed one does as a graph."""
+    if is_graph_model(model):
+        return model
+    purpose = "compress the model"
+    known = inlined(model, lambda layer: rule_of(layer) is not None, purpose)
+    return build(trace(known, purpose))
