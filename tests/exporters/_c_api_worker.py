@@ -1,7 +1,7 @@
 """Loads and runs a SavedModel with TensorFlow's C API alone: no Python of TensorFlow.
 
-Reads a JSON job from stdin (`path`, `input`, `output`, `values`, `shape`, `size`) and
-prints the output values as JSON.
+Reads a JSON job from stdin: `path`, `inputs` (lists of `tensor`, `shape`, `values`) and
+`outputs` (lists of `tensor`, `size`). Prints the values of each output as JSON.
 """
 
 import ctypes
@@ -57,34 +57,39 @@ def main():
         found = lib.TF_GraphOperationByName(graph, operation.encode())
         return Output(found, int(index))
 
-    shape, values = job["shape"], job["values"]
-    dims = (ctypes.c_int64 * len(shape))(*shape)
-    size = ctypes.c_size_t(4 * len(values))
-    tensor = pointer(lib.TF_AllocateTensor(1, dims, len(shape), size))
-    data = (ctypes.c_float * len(values))(*values)
-    ctypes.memmove(lib.TF_TensorData(tensor), data, 4 * len(values))
-    given, wanted = (Output * 1)(port(job["input"])), (Output * 1)(port(job["output"]))
-    tensors, results = (pointer * 1)(tensor), (pointer * 1)()
+    def tensor(shape, values):
+        dims = (ctypes.c_int64 * len(shape))(*shape)
+        size = ctypes.c_size_t(4 * len(values))
+        made = pointer(lib.TF_AllocateTensor(1, dims, len(shape), size))
+        data = (ctypes.c_float * len(values))(*values)
+        ctypes.memmove(lib.TF_TensorData(made), data, 4 * len(values))
+        return made
+
+    def floats(result, size):
+        data = pointer(lib.TF_TensorData(pointer(result)))
+        found = ctypes.cast(data, ctypes.POINTER(ctypes.c_float))
+        return [found[i] for i in range(size)]
+
+    given, wanted = job["inputs"], job["outputs"]
+    results = (pointer * len(wanted))()
     lib.TF_SessionRun(
         session,
         None,
-        given,
-        tensors,
-        1,
-        wanted,
+        (Output * len(given))(*(port(one["tensor"]) for one in given)),
+        (pointer * len(given))(*(tensor(one["shape"], one["values"]) for one in given)),
+        len(given),
+        (Output * len(wanted))(*(port(one["tensor"]) for one in wanted)),
         results,
-        1,
+        len(wanted),
         None,
         0,
         None,
         status,
     )
     check()
-    found = ctypes.cast(
-        pointer(lib.TF_TensorData(pointer(results[0]))), ctypes.POINTER(ctypes.c_float)
-    )
+    values = [floats(result, one["size"]) for result, one in zip(results, wanted)]
     assert "tensorflow" not in sys.modules
-    print(json.dumps([found[i] for i in range(job["size"])]))
+    print(json.dumps(values))
 
 
 if __name__ == "__main__":

@@ -9,20 +9,30 @@ import numpy as np
 from tensorflow.core.protobuf import saved_model_pb2
 
 
-def run_in_c_api(artifact, array):
-    """Returns the one output of `serving_default` for its one input."""
+def run_in_c_api(artifact, arrays):
+    """Returns the outputs of `serving_default` by name, for arrays by input name."""
     graph = (artifact.path / "saved_model.pb").read_bytes()
     parsed = saved_model_pb2.SavedModel.FromString(graph)
     signature = parsed.meta_graphs[0].signature_def["serving_default"]
-    (given,), (wanted,) = signature.inputs.values(), signature.outputs.values()
-    shape = (len(array), *(a.size for a in wanted.tensor_shape.dim[1:]))
+    count = len(next(iter(arrays.values())))
+    shapes = {
+        name: (count, *(axis.size for axis in info.tensor_shape.dim[1:]))
+        for name, info in signature.outputs.items()
+    }
     job = {
         "path": str(artifact.path),
-        "input": given.name,
-        "output": wanted.name,
-        "shape": array.shape,
-        "values": array.reshape(-1).tolist(),
-        "size": int(np.prod(shape)),
+        "inputs": [
+            {
+                "tensor": info.name,
+                "shape": arrays[name].shape,
+                "values": arrays[name].reshape(-1).tolist(),
+            }
+            for name, info in signature.inputs.items()
+        ],
+        "outputs": [
+            {"tensor": info.name, "size": int(np.prod(shapes[name]))}
+            for name, info in signature.outputs.items()
+        ],
     }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("_c_api_worker.py"))],
@@ -32,4 +42,8 @@ def run_in_c_api(artifact, array):
         check=True,
         timeout=120,
     )
-    return np.reshape(json.loads(done.stdout), shape)
+    found = dict(zip(signature.outputs, json.loads(done.stdout), strict=True))
+    return {
+        info.name: np.reshape(found[info.name], shapes[info.name])
+        for info in artifact.outputs
+    }

@@ -82,7 +82,7 @@ def test_it_is_smaller_and_computes_the_same(model, exported, rng):
 def test_it_loads_in_the_c_api_without_python(exported, rng):
     _, compact = exported
     images = rng.normal(size=(2, 16, 16, 3)).astype("float32")
-    found = run_in_c_api(compact, images)
+    (found,) = run_in_c_api(compact, {"image": images}).values()
     np.testing.assert_allclose(found, load(compact)(images), atol=1e-6)
 
 

@@ -80,11 +80,7 @@ def steps_of(artifact):
 def test_saved_model_in_the_c_api(models, name, kind, tmp_path):
     model = models(name)
     artifact = export(getattr(model, kind), tmp_path / "1", format="saved_model")
-    if len(model.samples) > 1:
-        got = load(artifact).run(model.samples)  # the small worker has one input
-    else:
-        (array,), (output,) = model.samples.values(), artifact.outputs
-        got = {output.name: run_in_c_api(artifact, array)}
+    got = run_in_c_api(artifact, model.samples)
     assert largest_error(got, getattr(model, kind), model.samples) <= 1e-5
 
 
@@ -188,16 +184,19 @@ def test_micro(models, name, tmp_path):
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("kind", ["plain", "quantized"])
 @pytest.mark.parametrize("name", same_models.NAMES)
-def test_web(models, phones, name, tmp_path):
+def test_web(models, phones, name, kind, tmp_path):
     litertjs = os.environ.get("LITERTJS")
     if not litertjs:
         pytest.skip("needs a Chromium, and LITERTJS=.../node_modules/@litertjs")
     model = models(name)
-    artifact = export(
-        model.quantized, tmp_path / "web", format="web", litertjs=litertjs
-    )
+    source = getattr(model, kind)
+    artifact = export(source, tmp_path / "web", format="web", litertjs=litertjs)
     got = load(artifact).run(model.samples)
+    if kind == "plain":
+        assert largest_error(got, source, model.samples) <= 1e-5
+        return
     for output, expected in load(phones(name)).run(model.samples).items():
         np.testing.assert_array_equal(got[output], expected)
 
@@ -218,15 +217,21 @@ def test_integers_on_arm(models, phones, tmp_path):
             assert np.mean(error > 0) < 0.05
 
 
+@pytest.mark.parametrize("kind", ["plain", "quantized"])
 @pytest.mark.parametrize("name", INTEGER)
-def test_both_interfaces_of_litert_are_equal(models, phones, name):
+def test_both_interfaces_of_litert_are_equal(models, phones, name, kind, tmp_path):
     from ai_edge_litert.compiled_model import CompiledModel
 
-    model, artifact = models(name), phones(name)
-    expected = load(artifact).run(model.samples)
-    assert (
-        in_steps(expected, model.quantized, model.samples, steps_of(artifact)) <= 1.001
-    )
+    model = models(name)
+    if kind == "quantized":
+        artifact = phones(name)
+        expected = load(artifact).run(model.samples)
+        steps = steps_of(artifact)
+        assert in_steps(expected, model.quantized, model.samples, steps) <= 1.001
+    else:
+        artifact = export(model.plain, tmp_path / "model.tflite")
+        expected = load(artifact).run(model.samples)
+        assert largest_error(expected, model.plain, model.samples) <= 1e-5
     compiled = CompiledModel.from_file(str(artifact.path))
     inputs = compiled.create_input_buffers(0)
     outputs = compiled.create_output_buffers(0)
