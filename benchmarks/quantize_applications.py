@@ -51,8 +51,6 @@ _PIXELS = ("MobileNetV3", "EfficientNet", "ConvNeXt")
 
 def application(name, size=96, **options):
     """Returns a model of keras.applications whose weights hide no mistake."""
-    keras.backend.clear_session()
-    gc.collect()
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(
         weights=None,
@@ -157,6 +155,8 @@ def main():
     for name in options.models:
         if name in rows:
             continue
+        keras.backend.clear_session()
+        gc.collect()
         with tempfile.TemporaryDirectory() as folder:
             model = application(name, smallest(name, options.size))
             rows[name] = measure(model, Path(folder) / "m.tflite", options.layers)

@@ -216,7 +216,8 @@ def macs(model: keras.Model) -> int:
     """
     total = 0
     for node in trace(model, "count the MACs of the model").nodes:
-        operation = getattr(node.operation, "quantized_layer", node.operation)
+        wraps = isinstance(node.operation, layers.Wrapper)
+        operation = node.operation.layer if wraps else node.operation
         rule = rule_of(operation)
         if rule is not None and rule.macs is not None:
             shapes = [_sample_shape(tensor) for tensor in node.inputs]

@@ -17,6 +17,7 @@ from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.layer_rules import rule_of
+from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.as_convolution import (
     affine_parameters,
     average_nodes,
@@ -24,6 +25,7 @@ from tfcompress.quantization.as_convolution import (
     identity_nodes,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integer_linear import IntegerLinear
 from tfcompress.quantization.integer_sums import IntegerAdd, IntegerSum
 from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.primitives import AddConstant
@@ -224,6 +226,7 @@ def _input_step(tensor: Tensor, producers: dict[Tensor, Node]) -> float | None:
 def _with_integer_sums(graph: Graph) -> Graph:
     """Rounds each sum to the step of the next tensor as integer kernels do."""
     producers, consumers = graph.producers(), graph.consumers()
+    wrapped: dict[int, IntegerLinear] = {}
     summed: dict[Tensor, Tensor] = {}
     nodes: list[Node] = []
     for tensor in graph.input_tensors:
@@ -236,12 +239,14 @@ def _with_integer_sums(graph: Graph) -> Graph:
             nodes.append(node)
         elif isinstance(node.operation, AddConstant | layers.Add | layers.Subtract):
             nodes.append(_as_integer_add(node, rounding.step(), producers))
+        elif _flow(node) == "compute":
+            nodes.append(_as_integer_linear(node, rounding.step(), producers, wrapped))
         else:
             nodes.append(node)
-            steps = _sum_steps(node, producers)
-            if steps is not None:
+            scales = _sum_scales(node, rounding.step(), producers)
+            if scales is not None:
                 name = f"{node.name}_sum"
-                _add_sum(nodes, summed, node.output, name, rounding, steps)
+                _add_sum(nodes, summed, node.output, name, rounding, scales)
     # Each reads what it is made of, everyone else reads the sum.
     sums = {node for node in nodes if isinstance(node.operation, IntegerSum)}
     read = [node if node in sums else node.reading(summed) for node in nodes]
@@ -254,21 +259,50 @@ def _add_sum(
     tensor: Tensor,
     name: str,
     rounding: FakeQuantize,
-    steps: Any = None,
+    scales: tuple[float, float] | None = None,
 ) -> None:
     if tensor in summed or rounding.num_bits > 8:
         return
-    step = np.float32(rounding.step())
-    if steps is None:
-        layer = IntegerSum(None, float(np.float32(1) / step), float(step), name=name)
-    else:
-        source, own = (np.asarray(one, "float32") for one in steps)
-        exact = np.asarray(steps[0], "float64") * np.asarray(steps[1], "float64")
-        layer = IntegerSum(
-            exact.tolist(), (source * own / step).tolist(), float(step), name=name
-        )
+    step = rounding.step()
+    sum_step, factor = scales or (None, np.float32(1) / np.float32(step))
+    layer = IntegerSum(sum_step, float(factor), float(np.float32(step)), name=name)
     summed[tensor] = Tensor(tensor.shape, "float32")
     nodes.append(Node(layer, (tensor,), {}, summed[tensor]))
+
+
+def _as_integer_linear(
+    node: Node,
+    step: float,
+    producers: dict[Tensor, Node],
+    wrapped: dict[int, IntegerLinear],
+) -> Node:
+    """Wraps a linear layer so that it adds integers up, if it is given integers.
+
+    Args:
+        node: the call of the layer.
+        step: that of its output.
+        producers: what makes each tensor.
+        wrapped: the wrappers of layers that are called more than once.
+    """
+    layer, source = node.operation, _input_step(node.inputs[0], producers)
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    clips = activation_name(layer) not in ("linear", "relu")
+    if source is None or first or clips or not (node.weights or layer.built):
+        return node
+    weights = node.weights or layer.get_weights
+    if id(layer) not in wrapped:
+        kernel, _ = _kernel_and_bias(node)
+        _, own = as_stored(kernel, _output_axes(node, kernel.ndim))
+        config = {**layer.get_config(), "dtype": "float32"}
+        wrapped[id(layer)] = IntegerLinear(
+            type(layer).from_config(config), own.reshape(-1).tolist()
+        )
+    return dataclasses.replace(
+        node,
+        operation=wrapped[id(layer)],
+        kwargs={**node.kwargs, "steps": (source, step)},
+        weights=weights,
+    )
 
 
 def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:
@@ -287,23 +321,27 @@ def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> N
     return dataclasses.replace(node, operation=layer)
 
 
-def _sum_steps(node: Node, producers: dict[Tensor, Node]) -> tuple[Any, Any] | None:
-    """Returns the steps of the two factors of each summand, if integers add them."""
+def _sum_scales(
+    node: Node, step: float, producers: dict[Tensor, Node]
+) -> tuple[float, float] | None:
+    """Returns the distance between two sums of a product or a mean, in real numbers
+    and in steps of the output; `None` where no integers are added up.
+    """
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
         return None
     steps = [_input_step(tensor, producers) for tensor in node.inputs]
-    if None in steps or not steps:
+    if not steps or None in steps:
         return None
-    if _flow(node) == "compute" and (node.weights or operation.built):
-        kernel, _ = _kernel_and_bias(node)
-        _, step = as_stored(kernel, _output_axes(node, kernel.ndim))
-        return steps[0], step.reshape(-1)
-    is_product = isinstance(operation, layers.Multiply)
-    if is_product or type(operation).__name__ == "Matmul":
-        return steps[0], steps[-1]
+    first, last, target = (np.float32(s) for s in (steps[0], steps[-1], step))
+    kind = type(operation).__name__
+    if isinstance(operation, layers.Multiply) or kind == "Matmul":
+        return steps[0] * steps[-1], first * last / target  # type: ignore[operator]
     means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
-    positions = node.inputs[0].shape[1:-1]
-    if isinstance(operation, means) and None not in positions:
-        return steps[0], 1.0 / math.prod(filter(None, positions))
+    read, made = node.inputs[0].shape[1:], node.output.shape[1:]
+    if (isinstance(operation, means) or kind == "Mean") and None not in read:
+        count = math.prod(read) // math.prod(made)
+        # In the order of XNNPACK's reductions: one rounding decides ties.
+        factor = first / target * (np.float32(1) / np.float32(count))
+        return steps[0] / count, factor  # type: ignore[operator]
     return None

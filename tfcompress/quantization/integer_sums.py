@@ -1,11 +1,13 @@
 """Sums as integer kernels round them.
 
-A linear operation of rounded numbers is a sum of whole multiples of one number, the
-product of the steps of its input and its kernel. In float32 it is off by far less than
-half of that, so the integer that the kernel on the device adds up can be read off it,
-and rounded to the next tensor's step just as the device does. Without this, the rare
-sum that falls half-way between two values goes the other way in float32, and in a deep
+A product or a mean of rounded numbers is a sum of whole multiples of one number, such
+as the product of the steps of its factors. In float32 it is off by far less than half
+of that, so the integer that the kernel on the device adds up can be read off it, and
+rounded to the next tensor's step just as the device does. Without this, the rare sum
+that falls half-way between two values goes the other way in float32, and in a deep
 network one such value becomes several steps at the output.
+
+Linear layers have too many summands to be read off: see `integer_linear.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _FACTOR_BITS = 20
 @contextlib.contextmanager
 def plain_arithmetic() -> Iterator[None]:
     """Inside, models are traced as converters understand them: sums stay float."""
-    before = _is_plain()
+    before = is_plain()
     _state.plain = True
     try:
         yield
@@ -39,19 +41,34 @@ def plain_arithmetic() -> Iterator[None]:
         _state.plain = before
 
 
-def _is_plain() -> bool:
+def is_plain() -> bool:
+    """Returns whether models are being traced for a converter."""
     return getattr(_state, "plain", False)
+
+
+def rescaled(integers: Any, factor: Any, step: Any) -> Any:
+    """Returns integer sums rounded to the next tensor's step.
+
+    Source: XNNPACK's requantization in float32: with the integer sum `n`,
+    `q = round_half_even(float(n) * (s_in * s_kernel / s_out))`.
+
+    Args:
+        integers: the sums, as float32.
+        factor: what turns a sum into output steps, in float32.
+        step: distance between two neighbouring outputs.
+    """
+    rounded = ops.round(integers * np.asarray(factor, "float32"))
+    return rounded * np.float32(step)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class IntegerSum(keras.layers.Layer):
     """Rounds a sum to the next tensor's step as integer kernels do.
 
-    When to use: `finalize` puts it behind linear operations and products. Converters
-    do not see it.
+    When to use: `finalize` puts it behind means and products. Converters do not see
+    it.
 
-    Source: XNNPACK's requantization in float32: with the integer sum `n`,
-    `q = round_half_even(float(n) * (s_in * s_kernel / s_out))`.
+    Source: `rescaled`.
 
     Args:
         sum_step: distance between two neighbouring sums: one number, or one for each
@@ -72,7 +89,7 @@ class IntegerSum(keras.layers.Layer):
         self.sum_step, self.factor, self.step = sum_step, factor, float(step)
 
     def call(self, inputs: Any) -> Any:
-        if _is_plain():
+        if is_plain():
             return inputs
         integers, known = inputs, None
         if self.sum_step is not None:
@@ -80,8 +97,7 @@ class IntegerSum(keras.layers.Layer):
             known = steps > 0  # a channel without weights has no step
             exact = ops.cast(inputs, "float64") / np.where(known, steps, 1.0)
             integers = ops.cast(ops.round(exact), "float32")
-        rounded = ops.round(integers * np.asarray(self.factor, "float32"))
-        outputs = rounded * np.float32(self.step)
+        outputs = rescaled(integers, self.factor, self.step)
         return outputs if known is None else ops.where(known, outputs, inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -107,7 +123,7 @@ def add_integers(first: Any, second: Any, steps: Any, step: float) -> Any:
         steps: distance between two neighbouring values of each.
         step: that of the sum.
     """
-    if _is_plain():
+    if is_plain():
         return first + second
     ratios = [np.float32(one) / np.float32(step) for one in steps]
     shift = _FACTOR_BITS - (math.frexp(max(ratios))[1] - 1)
@@ -155,7 +171,7 @@ class IntegerAdd(layers.Add):
         first, second = inputs
         if not self.subtract:
             return add_integers(first, second, self.steps, self.step)
-        if _is_plain():
+        if is_plain():
             return first - second
         return add_integers(first, -second, self.steps, self.step)
 

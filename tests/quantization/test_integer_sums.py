@@ -1,0 +1,98 @@
+"""Finalized models add up the very integers that kernels on the device do."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress
+from tests.quantization.conftest import as_numpy
+from tfcompress.layer_rules import macs
+from tfcompress.quantization.integer_linear import IntegerLinear
+from tfcompress.quantization.integer_sums import plain_arithmetic
+
+L = keras.layers
+
+
+def finalized(layer, samples):
+    x = keras.Input(samples.shape[1:], name="x")
+    model = keras.Model(x, layer(x))
+    aware = tfcompress.quantize_aware(model)
+    aware(samples, training=True)
+    return model, tfcompress.finalize(aware)
+
+
+def test_thousands_of_summands_are_added_exactly():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    # All of one sign, as behind a ReLU: float32 rounds large sums the more.
+    samples = rng.uniform(0, 3, (256, 6000)).astype("float32")
+    _, final = finalized(L.Dense(8, kernel_initializer="uniform"), samples)
+    given, linear, rounding = final.layers[-3:]
+    assert isinstance(linear, IntegerLinear)
+    step = np.asarray(linear.kernel_step)
+    kernel = np.rint(as_numpy(linear.layer.kernel) / step).astype("int64")
+    inputs = as_numpy(keras.Model(final.input, given.output)(samples))
+    sums = np.rint(inputs / given.step()).astype("int64") @ kernel
+    unit = given.step() * step
+    with plain_arithmetic():
+        floats = as_numpy(linear(inputs, steps=(1.0, 1.0)))
+    assert (
+        np.abs(floats / unit - sums).max() > 0.5
+    )  # what is read off it is a neighbour
+
+    source, own, target = (np.float32(s) for s in (given.step(), step, rounding.step()))
+    steps = np.rint(sums.astype("float32") * (source * own / target))
+    expected = as_numpy(rounding(steps.astype("float32") * target))
+    np.testing.assert_array_equal(as_numpy(final(samples)), expected)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Conv2D(4, 3, activation="relu", bias_initializer="uniform"),
+        L.DepthwiseConv2D(3, depth_multiplier=2, bias_initializer="uniform"),
+        L.Conv2DTranspose(3, 2, strides=2, bias_initializer="uniform"),
+        L.Conv2D(4, 3, activation="relu6"),
+    ],
+    ids=lambda layer: f"{type(layer).__name__}_{layer.activation.__name__}",
+)
+def test_integers_are_what_the_layer_computes(layer):
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(4, 6, 6, 5)).astype("float32")
+    model, final = finalized(layer, samples)
+    with plain_arithmetic():
+        plain = as_numpy(final(samples))
+    step = final.layers[-1].step()
+    assert np.abs(as_numpy(final(samples)) - plain).max() <= 1.001 * step
+    assert np.mean(as_numpy(final(samples)) != plain) < 0.01
+    assert macs(final) == macs(model)
+    again = keras.models.model_from_json(final.to_json())
+    again.set_weights(final.get_weights())
+    np.testing.assert_array_equal(as_numpy(again(samples)), as_numpy(final(samples)))
+
+
+def test_a_channel_without_weights_puts_out_its_bias():
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(4, 5)).astype("float32")
+    dense = L.Dense(2)
+    dense.build((None, 5))
+    dense.set_weights([np.array([[0.0, 0.5]] * 5), np.array([0.7, 0.1])])
+    _, final = finalized(dense, samples)
+    off = np.abs(as_numpy(final(samples))[:, 0] - 0.7)
+    assert off.max() <= 0.5 * final.layers[-1].step()
+
+
+def test_means_are_rounded_as_reductions_are():
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(64, 16, 7)).astype("float32")
+    x = keras.Input((16, 7), name="x")
+    model = keras.Model(x, keras.ops.mean(L.Dense(7)(x), -1))
+    aware = tfcompress.quantize_aware(model)
+    aware(samples, training=True)
+    final = tfcompress.finalize(aware)
+    given, mean = final.layers[-3], final.layers[-1]
+    values = as_numpy(keras.Model(final.input, given.output)(samples))
+    sums = np.rint(values / given.step()).sum(-1).astype("float32")
+    first, step = np.float32(given.step()), np.float32(mean.step())
+    expected = np.rint(sums * (first / step * (np.float32(1) / np.float32(7)))) * step
+    np.testing.assert_array_equal(as_numpy(final(samples)), as_numpy(mean(expected)))
