@@ -1,12 +1,16 @@
 """The model base of the repository works as it stands, and can be rebuilt."""
 
 import re
+import statistics
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.scripts import load_script
+from tfcompress.core.errors import ServingError
 from tfcompress.datasets import load_images
 from tfcompress.exporters.manifest import check_files, read_manifest
 from tfcompress.serving import Client, versions
@@ -29,16 +33,21 @@ def test_it_is_small_whole_and_described():
     assert len(labels) == 10
 
 
-def test_it_is_served_and_as_accurate_as_its_report_says():
+@pytest.fixture(scope="module")
+def server():
     from tests.serving.model_server import ModelServer
 
+    with ModelServer(BASE / "models.config", BASE) as running:
+        yield running
+
+
+def test_it_is_served_and_as_accurate_as_its_report_says(server):
     data = load_images(limit=1000)
     if "Fashion" not in data.name:
         pytest.skip("needs Fashion-MNIST")
     report = (BASE / "clothes" / "report.md").read_text()
     stated = float(re.search(r"SavedModel .*?\| ([\d.]+)%", report)[1]) / 100
-    server = ModelServer(BASE / "models.config", BASE)
-    with server, Client(server.grpc_url, "clothes") as client:
+    with Client(server.grpc_url, "clothes") as client:
         logits = client.predict(data.x_test)
         best = client.predict(data.x_test[:5], signature="classify")["labels"]
     assert server.models.find("clothes").warmed_up == 8
@@ -59,3 +68,35 @@ def test_the_example_rebuilds_it(tmp_path, capsys):
     assert versions(tmp_path / "clothes") == [1, 2]
     for name in ("models.config", "clothes/labels.txt", "clothes/report.md"):
         assert (tmp_path / name).stat().st_size > 50
+
+
+@pytest.mark.slow
+def test_2000_requests_of_8_clients(server, capsys):
+    x = load_images(limit=100).x_test[:1]
+    times, errors = [], []
+
+    def ask(count):
+        with Client(server.grpc_url, "clothes") as client:
+            for _ in range(count):
+                start = time.perf_counter()
+                try:
+                    client.predict({"image": x})
+                except ServingError as error:
+                    errors.append(error)
+                times.append(1000 * (time.perf_counter() - start))
+
+    threads = [threading.Thread(target=ask, args=(250,)) for _ in range(8)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    seconds = time.perf_counter() - start
+    cuts = statistics.quantiles(times, n=100)
+    with capsys.disabled():
+        print(
+            f"\n2000 gRPC requests, 8 clients: {seconds:.1f} s, p50 {cuts[49]:.1f} ms, "
+            f"p99 {cuts[98]:.1f} ms"
+        )
+    assert errors == []
+    assert len(times) == 2000
