@@ -8,10 +8,11 @@ Every network is trained by the recipe of examples/deep_compression.py, with one
 for all. Its control is the same network with the same epochs, learning rates and batch
 size, dense and in float32; "no loss" is a mean within 0.2 points of the mean of the
 controls. "gentle" is one more control, of the first seed alone: as many epochs at 1e-3,
-which suits a dense network better. TFMOT's row is pruning, clustering and PCQAT with
-the same epochs and rates in a process of its own (90 % sparse, 16 clusters). Ratios are
-to the float32 weights. A run that is killed goes on where it was if it is given the
-same --json.
+which suits a dense network better. "distilled" is the control with the recipe's teacher
+and losses, in its last two stages as in the recipe. TFMOT's row is pruning, clustering
+and PCQAT with the same epochs and rates in a process of its own (90 % sparse, 16
+clusters). Ratios are to the float32 weights. A run that is killed goes on where it was
+if it is given the same --json.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ import tfcompress
 MAKERS = {"lenet-300-100": example.lenet_300_100, "lenet-5": example.lenet_5}
 GENTLE = 1e-3
 TFMOT = {"sparsity": 0.9, "clusters": 16}
-ROWS = ("control", "gentle", "tfcompress", "tfmot")
+ROWS = ("control", "gentle", "distilled", "tfcompress", "tfmot")
+TAUGHT = ("distilled", "tfcompress")
 
 
 class Networks:
@@ -60,8 +62,13 @@ class Networks:
         model = self.trained(job["model"], MAKERS[job["model"]], recipe, job["seed"])
         if job["row"] == "tfcompress":
             return self.compressed(model, recipe, job)
-        keras.utils.set_random_seed(job["seed"])
-        example.train_dense(model, self.data, recipe, stages=(1, 2))
+        if job["row"] == "distilled":
+            lessons = self.lessons(recipe, job)
+            for stage in (1, 2):
+                lessons.fit(model, stage)
+        else:
+            keras.utils.set_random_seed(job["seed"])
+            example.train_dense(model, self.data, recipe, stages=(1, 2))
         return {"accuracy": example.accuracy(model, self.data)}
 
     @functools.cached_property
@@ -80,13 +87,19 @@ class Networks:
         model.save(path)
         return model
 
-    def compressed(self, model, recipe, job):
-        """Returns the figures of a network after compression, and its teacher's."""
+    def lessons(self, recipe, job):
+        """Returns what fits students to the one teacher of all networks."""
         taught = teaching(job["teacher_epochs"])
         teacher = self.trained("teacher", example.teacher_network, taught, seed=1)
+        teacher = example.with_mirror_images(teacher)
         cache = self.folder / f"outputs-{job['teacher_epochs']}"
         keras.utils.set_random_seed(job["seed"])
-        final = example.compress_network(model, teacher, self.data, recipe, cache)
+        return example.Lessons(teacher, self.data, recipe, cache)
+
+    def compressed(self, model, recipe, job):
+        """Returns the figures of a network after compression, and its teacher's."""
+        lessons = self.lessons(recipe, job)
+        final = example.compress_network(model, lessons)
         path = self.folder / f"{job['model']}-{job['seed']}.tflite"
         artifact = tfcompress.export(final, path, overwrite=True)
         agreement = tfcompress.verify(artifact, final, self.data.x_test[:1000])
@@ -94,7 +107,7 @@ class Networks:
         found = tfcompress.storage(artifact)
         return {
             "accuracy": example.accuracy(tfcompress.load(artifact), self.data),
-            "teacher": example.accuracy(teacher, self.data),
+            "teacher": example.accuracy(lessons.teacher, self.data),
             "gzip": artifact.gzip_size,
             "packed": packed.size,
             "entropy": found.entropy_size,
@@ -129,12 +142,12 @@ def jobs(arguments):
         job = {"model": model, "seed": seed, "row": row}
         job |= {"limit": arguments.limit, "data": arguments.data}
         job |= {"epochs": recipe.epochs, "rates": rates}
-        if row == "tfcompress":
+        if row in TAUGHT:
             taught = teaching(arguments.teacher_epochs)
             job |= dataclasses.asdict(recipe) | {"teacher_epochs": taught.epochs[0]}
         if row == "tfmot":
             job |= TFMOT
-        if row != "tfmot" or not arguments.no_tfmot:
+        if row in arguments.rows:
             yield job
 
 
@@ -188,7 +201,7 @@ def main(argv=None):
     parser.add_argument("--sparsity", type=float)
     parser.add_argument("--clusters", type=int)
     parser.add_argument("--teacher-epochs", type=int)
-    parser.add_argument("--no-tfmot", action="store_true")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     arguments = parser.parse_args(argv)
     folder = models_folder(arguments.json)
     networks = Networks(images(arguments.limit, arguments.data), folder)
