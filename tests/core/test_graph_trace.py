@@ -317,3 +317,16 @@ def test_a_layer_that_cannot_be_copied_is_named():
     assert "Cannot copy layer 'st' of type Stubborn" in message
     assert "What to do: implement get_config()" in message
     assert "\n" not in message
+
+
+def test_a_compiled_model_with_a_loss_of_its_own():
+    class Unregistered(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return ops.abs(y_true - y_pred)
+
+    model = nested()
+    model.compile("sgd", Unregistered())
+    copy = build(trace(model, "copy"))
+    x = np.ones((2, 6), "float32")
+    np.testing.assert_array_equal(copy(x), model(x))
+    assert isinstance(model.loss, Unregistered)

@@ -237,6 +237,8 @@ def _trace(model: keras.Model, copies: dict[int, Any]) -> Graph:
             symbolic_outputs = call(layer, symbolic_outputs)
         return Graph(model.name, described, tensors[id(symbolic_outputs)], nodes)
 
+    # The same layers, not compiled: copying a loss of the user's own may fail.
+    model = keras.Model(model.input, model.output, name=model.name)
     symbolic_inputs = keras.tree.map_structure(_fresh_input, model.input)
     described = keras.tree.map_structure(describe, symbolic_inputs)
     copy = keras.models.clone_model(
