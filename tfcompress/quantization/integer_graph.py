@@ -330,18 +330,19 @@ def _sum_scales(
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
         return None
-    steps = [_input_step(tensor, producers) for tensor in node.inputs]
-    if not steps or None in steps:
+    found = [_input_step(tensor, producers) for tensor in node.inputs]
+    steps = [one for one in found if one is not None]
+    if not steps or len(steps) < len(found):
         return None
     first, last, target = (np.float32(s) for s in (steps[0], steps[-1], step))
     kind = type(operation).__name__
     if isinstance(operation, layers.Multiply) or kind == "Matmul":
-        return steps[0] * steps[-1], first * last / target  # type: ignore[operator]
+        return steps[0] * steps[-1], float(first * last / target)
     means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
     read, made = node.inputs[0].shape[1:], node.output.shape[1:]
     if (isinstance(operation, means) or kind == "Mean") and None not in read:
-        count = math.prod(read) // math.prod(made)
+        count = math.prod(filter(None, read)) // math.prod(filter(None, made))
         # In the order of XNNPACK's reductions: one rounding decides ties.
         factor = first / target * (np.float32(1) / np.float32(count))
-        return steps[0] / count, factor  # type: ignore[operator]
+        return steps[0] / count, float(factor)
     return None
