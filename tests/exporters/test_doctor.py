@@ -6,6 +6,7 @@ from keras import layers
 
 import tfcompress
 from tfcompress import InvalidArgumentError, doctor
+from tfcompress.exporters.base import EXPORTERS
 
 pytestmark = pytest.mark.export
 
@@ -27,12 +28,19 @@ def recurrent(length, **options):
     return keras.Model(inputs, layers.Dense(2, name="logits")(outputs))
 
 
-@pytest.mark.parametrize("target", ["tflite", "micro", "saved_model", "onnx"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "openvino" else name
+        for name in EXPORTERS.names()
+    ],
+)
 def test_a_model_that_fits(target):
+    pytest.importorskip(EXPORTERS.get(target).runtime_module.split(".")[0] or "keras")
     diagnosis = doctor(convolutional(), target, "w8a8")
     assert diagnosis.deployable, str(diagnosis)
     diagnosis.raise_if_not_deployable()
-    if target in ("tflite", "micro"):
+    if target in ("tflite", "micro", "web"):
         assert diagnosis.findings == ()
         assert diagnosis.integer_coverage == 1.0
 

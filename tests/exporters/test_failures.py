@@ -72,6 +72,33 @@ def test_disk_full_at_the_last_moment(plain, tmp_path, monkeypatch, name, format
 
 
 @pytest.mark.export
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("m.tflite", "tflite"),
+        ("base/1", "saved_model"),
+        pytest.param("m.onnx", "onnx", marks=pytest.mark.slow),
+        pytest.param("page", "web", marks=pytest.mark.slow),
+    ],
+)
+def test_disk_full_in_the_middle(tmp_path, name, format):
+    """Files of this process may have 40 kB for a while; the model has 160."""
+    resource = pytest.importorskip("resource")
+    pytest.importorskip("onnxruntime")
+    model = keras.Sequential([keras.Input((200,), name="x"), L.Dense(200, name="y")])
+    converter.WORKER.warm_up()  # it keeps the limit of now
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    try:
+        with pytest.raises(ExportError, match=r"could not be written|File too large"):
+            export(model, tmp_path / "new" / name, format=format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert entries(tmp_path) == []
+    assert export(model, tmp_path / "new" / name, format=format).size > 160_000
+
+
+@pytest.mark.export
 def test_paths_that_go_up(plain, tmp_path):
     for path in (tmp_path / "..", tmp_path / "new" / "..", "", "."):
         with pytest.raises(InvalidArgumentError, match="does not name what is to be"):
