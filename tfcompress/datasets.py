@@ -118,6 +118,33 @@ def load_images(limit: int | None = None) -> ImageData:
     )
 
 
+def training_images() -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels to train on, for commands: `--train` and the like.
+
+    The last 5000, or the last tenth of fewer, are left to `validation_images`.
+    """
+    data = load_images()
+    held = _held_out(data)
+    return data.x_train[:-held], data.y_train[:-held]
+
+
+def validation_images() -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels to choose on, which `training_images` leaves out."""
+    data = load_images()
+    held = _held_out(data)
+    return data.x_train[-held:], data.y_train[-held:]
+
+
+def testing_images() -> tuple[np.ndarray, np.ndarray]:
+    """Returns images and labels that nothing was chosen on."""
+    data = load_images()
+    return data.x_test, data.y_test
+
+
+def _held_out(data: ImageData) -> int:
+    return min(5000, len(data.x_train) // 10)
+
+
 def read_fashion_mnist(directory: str | Path) -> ImageData:
     """Returns the images of a folder with the four IDX files, gzipped or plain.
 

@@ -1,0 +1,16 @@
+"""The `tfcompress` command."""
+
+from tfcompress.cli.app import app, main
+from tfcompress.cli.commands import (  # noqa: F401  (each adds itself)
+    archives,
+    benchmark,
+    compress,
+    demo,
+    doctor,
+    export,
+    inspect,
+    report,
+    verify,
+)
+
+__all__ = ["app", "main"]

@@ -1,0 +1,116 @@
+"""tfcompress compress"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfcompress.cli.app import FAILED, Json, app, messages, show
+from tfcompress.cli.inputs import DATA_HELP, import_modules, load_data, load_model
+
+_LIMIT = "a number, '250 kB', or a share of the baseline's such as '25%'"
+
+
+@app.command()
+def compress(
+    model: Annotated[Path, typer.Argument(help="A compiled and trained .keras file.")],
+    train: Annotated[str, typer.Option(help=f"Training data: {DATA_HELP}")],
+    validation: Annotated[str, typer.Option(help="Likewise, to choose on.")],
+    max_bytes: Annotated[
+        str | None, typer.Option(help=f"Of the files: {_LIMIT}.")
+    ] = None,
+    max_packed_bytes: Annotated[
+        str | None, typer.Option(help="Likewise, after packing.")
+    ] = None,
+    max_latency_ms: Annotated[
+        str | None, typer.Option(help="Of one call here: a number, or a share.")
+    ] = None,
+    max_metric_drop: Annotated[
+        float | None, typer.Option(help="In units of the metric, such as 0.01.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Where it shall run.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="auto, a file, or phone, microcontroller, server ...")
+    ] = "auto",
+    metric: Annotated[
+        str | None,
+        typer.Option(help="A compiled metric; `name:max` says what is better."),
+    ] = None,
+    trials: Annotated[int, typer.Option(help="Candidates to build.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Epochs, all candidates together.")] = 32,
+    minutes: Annotated[float | None, typer.Option(help="Time for all of it.")] = None,
+    output: Annotated[
+        Path, typer.Option(help="Directory; the same one again resumes.")
+    ] = Path("compressed"),
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    test: Annotated[
+        str | None, typer.Option(help="Data for the report's part on trust.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report here, as one page.")
+    ] = None,
+    save_recipe: Annotated[
+        Path | None, typer.Option(help="Write the recipe of the best candidate here.")
+    ] = None,
+    modules: Annotated[
+        list[str], typer.Option("--import", help="Module with your own layers.")
+    ] = [],  # noqa: B006  (typer reads it)
+    as_json: Json = False,
+) -> None:
+    """Make a trained model fit a budget; ends with 1 if no candidate does.
+
+    Example: tfcompress compress m.keras --train train.npz --validation valid.npz
+    --max-bytes '250 kB' --max-metric-drop 0.01 --html report.html
+    """
+    import tfcompress
+
+    import_modules(modules)
+    budget = tfcompress.Budget(
+        max_bytes,
+        max_packed_bytes,
+        _number(max_latency_ms),
+        max_metric_drop,
+    )
+    search = tfcompress.Search(
+        trials, epochs, minutes, str(output), seed=seed, verbose=int(not as_json)
+    )
+    loaded = load_model(model, compiled=True)
+    shape = tuple(loaded.inputs[0].shape) if loaded.inputs else None
+    name, _, direction = (metric or "").partition(":")
+    result = tfcompress.compress(
+        loaded,
+        load_data(train, shape),
+        load_data(validation, shape),
+        budget,
+        target,
+        recipe,
+        (name, direction) if direction else name or None,
+        search,
+    )
+    show(str(result), as_json, result.to_json())
+    messages.print(f"The artifact is {result.artifact.path}", highlight=False)
+    if save_recipe is not None:
+        result.recipe.save(save_recipe)
+    if html is not None:
+        judged: tuple = ()
+        if test is not None:
+            from tfcompress.compression.data import Data
+
+            held = Data("test", load_data(test, shape), search.batch_size)
+            judged = held.head(_ALL)
+        result.report(*judged).to_html(html)
+        messages.print(f"The report is {html}", highlight=False)
+    if not result.met:
+        raise typer.Exit(FAILED)
+
+
+_ALL = 1 << 62
+
+
+def _number(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,83 @@
+"""tfcompress export"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfcompress.cli.app import Json, app, show, working
+from tfcompress.cli.inputs import (
+    DATA_HELP,
+    import_modules,
+    load_data,
+    load_model,
+    only_inputs,
+)
+from tfcompress.core.errors import InvalidArgumentError
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
+    path: Annotated[Path, typer.Argument(help="Where to write.")],
+    format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
+    scheme: Annotated[
+        str | None,
+        typer.Option(help="Quantize first, such as w8a8; needs --calibration."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help=f"Typical inputs: {DATA_HELP}")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many of them.")] = 256,
+    option: Annotated[
+        list[str], typer.Option(help="name=value of the format; may be repeated.")
+    ] = [],  # noqa: B006  (typer reads it)
+    modules: Annotated[
+        list[str], typer.Option("--import", help="Module with your own layers.")
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Write a model for where it will live, in floats or calibrated integers.
+
+    Example: tfcompress export m.keras m.tflite --scheme w8a8 --calibration train.npz
+    """
+    import tfcompress
+    from tfcompress.cli.commands.inspect import described
+
+    import_modules(modules)
+    options = dict(_option(text) for text in option)
+    loaded = load_model(model)
+    if scheme is not None and calibration is None:
+        raise InvalidArgumentError(
+            "Integers need typical inputs for their ranges.",
+            received=f"--scheme {scheme} without --calibration",
+            expected=f"--calibration with {DATA_HELP}",
+        )
+    if scheme is not None:
+        shape = tuple(loaded.inputs[0].shape) if loaded.inputs else None
+        typical = only_inputs(load_data(str(calibration), shape), samples)
+        with working("Calibrating"):
+            loaded = tfcompress.calibrate(loaded, typical, scheme)
+    with working(f"Writing {path}"):
+        artifact = tfcompress.export(
+            tfcompress.finalize(loaded), path, format=format, **options
+        )
+    text = f"{artifact}, gzip {artifact.gzip_size:,}"
+    if artifact.integer_coverage is not None:
+        text += f", {artifact.integer_coverage:.0%} in integers"
+    show(text, as_json, described(artifact.path) if as_json else None)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidArgumentError(
+            "An option has no value.", received=repr(text), expected="name=value"
+        )
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a word

@@ -1,0 +1,74 @@
+"""tfcompress report"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tfcompress.cli.app import Json, app, messages, show, working
+from tfcompress.cli.inputs import DATA_HELP, import_modules, load_data, load_subject
+
+
+@app.command()
+def report(
+    baseline: Annotated[Path, typer.Argument(help="What all others are held against.")],
+    artifacts: Annotated[list[Path], typer.Argument(help="Models and artifacts.")],
+    data: Annotated[
+        str | None, typer.Option(help=f"For accuracy, latency and trust: {DATA_HELP}")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option(help="What changed besides the size; needs --data.")
+    ] = True,
+    packed: Annotated[bool, typer.Option(help="Packed sizes too.")] = True,
+    html: Annotated[Path | None, typer.Option(help="Write one page here.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write one picture here.")] = None,
+    modules: Annotated[
+        list[str], typer.Option("--import", help="Module with your own layers.")
+    ] = [],  # noqa: B006  (typer reads it)
+    as_json: Json = False,
+) -> None:
+    """Put sizes, zeros, accuracy and latency side by side, and draw them.
+
+    Trust compares the last artifact with the baseline.
+
+    Example: tfcompress report m.keras m.tflite --data test.npz --html report.html
+    """
+    import tfcompress
+
+    import_modules(modules)
+    subjects = [load_subject(path) for path in (baseline, *artifacts)]
+    given: dict[str, Any] = {"packed": packed}
+    if data is not None:
+        first = getattr(subjects[0], "inputs", None)
+        found = load_data(data, tuple(first[0].shape) if first else None)
+        inputs, labels = _samples(found)
+        with working("Comparing answers"):
+            if trust:
+                given["trust"] = tfcompress.trust(
+                    subjects[0], subjects[-1], inputs, labels
+                )
+        given["evaluate"] = lambda predict: _accuracy(predict(inputs), labels)
+        given["latency_inputs"] = inputs
+    with working("Measuring"):
+        made = tfcompress.report(*subjects, **given)
+    for path, write in ((html, made.to_html), (png, made.to_png)):
+        if path is not None:
+            write(path)
+            messages.print(f"The report is {path}", highlight=False)
+    show(made.to_markdown(), as_json, made.to_json())
+
+
+def _samples(data: Any) -> tuple[Any, Any]:
+    from tfcompress.compression.data import Data
+
+    return Data("data", data, 128).head(1 << 62)
+
+
+def _accuracy(outputs: Any, labels: Any) -> float:
+    import numpy as np
+
+    labels = np.asarray(labels)
+    labels = labels.argmax(-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels
+    return float(np.mean(np.argmax(outputs, -1) == labels.reshape(-1)))

@@ -1,0 +1,66 @@
+"""tfcompress verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tfcompress.cli.app import FAILED, Json, app, show, working
+from tfcompress.cli.inputs import (
+    DATA_HELP,
+    import_modules,
+    load_data,
+    load_subject,
+    only_inputs,
+)
+
+
+@app.command()
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="What was exported.")],
+    reference: Annotated[Path, typer.Argument(help="The model it should equal.")],
+    inputs: Annotated[str, typer.Option(help=f"Real inputs: {DATA_HELP}")],
+    samples: Annotated[int, typer.Option(help="How many of them.")] = 256,
+    max_abs_error: Annotated[
+        float | None, typer.Option(help="None: a step of integers, 1e-5 of floats.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Least share of equal classes, 0 to 1.")
+    ] = None,
+    min_integer_coverage: Annotated[
+        float | None, typer.Option(help="Least share of integer operators, 0 to 1.")
+    ] = None,
+    modules: Annotated[
+        list[str], typer.Option("--import", help="Module with your own layers.")
+    ] = [],  # noqa: B006  (typer reads it)
+    as_json: Json = False,
+) -> None:
+    """Compare an artifact with its model on real samples; ends with 1 if they differ.
+
+    Example: tfcompress verify m.tflite m.keras --inputs test.npz
+    """
+    from tfcompress.verification import verify as compare
+
+    import_modules(modules)
+    expected = load_subject(reference)
+    shape = _shape(expected)
+    found = only_inputs(load_data(inputs, shape), samples)
+    with working("Running both"):
+        result = compare(
+            artifact,
+            expected,
+            found,
+            max_abs_error,
+            min_agreement,
+            min_integer_coverage,
+        )
+    show(str(result), as_json, result.to_json())
+    if not result.passed:
+        raise typer.Exit(FAILED)
+
+
+def _shape(subject: object) -> tuple[int | None, ...] | None:
+    inputs = getattr(subject, "inputs", None)
+    return tuple(inputs[0].shape) if inputs else None

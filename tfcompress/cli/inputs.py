@@ -1,0 +1,177 @@
+"""What commands read: models, artifacts, and data in several forms."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+
+DATA_HELP = (
+    "module:function that returns it, an .npz file with x and y, or a directory with "
+    "a folder of images for each class."
+)
+_KERAS = (".keras", ".h5", ".hdf5")
+_BATCH = 32
+
+
+def is_keras(path: Path) -> bool:
+    """Returns whether a path is that of a Keras model."""
+    return path.suffix in _KERAS
+
+
+def load_model(path: Path, compiled: bool = False) -> Any:
+    """Returns a Keras model from a .keras or .h5 file.
+
+    Raises:
+        ArtifactError: if there is none, or it cannot be read.
+    """
+    import keras
+
+    import tfcompress  # noqa: F401  (registers its layers)
+
+    if not path.is_file() or not is_keras(path):
+        raise ArtifactError(
+            "There is no Keras model.",
+            received=str(path),
+            expected=f"a file that ends in {' or '.join(_KERAS)}",
+        )
+    try:
+        return keras.saving.load_model(path, compile=compiled)
+    except Exception as error:
+        raise ArtifactError(
+            "The Keras model cannot be read.",
+            received=f"{path} ({' '.join(str(error).split())[:300]})",
+            expected="a model that keras.saving.load_model reads in safe mode",
+            fix="import the module with your own layers by --import",
+        ) from error
+
+
+def load_subject(path: Path) -> Any:
+    """Returns a Keras model or an artifact."""
+    from tfcompress.exporters.artifact import Artifact
+
+    return load_model(path) if is_keras(path) else Artifact.read(path)
+
+
+def load_data(where: str, shape: tuple[int | None, ...] | None = None) -> Any:
+    """Returns data: `(x, y)`, a data set, or what a function returns.
+
+    Args:
+        where: see `DATA_HELP`.
+        shape: of the model's input, which images are brought to.
+
+    Raises:
+        InvalidArgumentError: if there are none.
+    """
+    path = Path(where)
+    if path.suffix == ".npz":
+        return _arrays(path)
+    if path.is_dir():
+        return _images(path, shape)
+    module, separator, name = where.partition(":")
+    if not separator:
+        raise InvalidArgumentError(
+            "There are no data.", received=repr(where), expected=DATA_HELP
+        )
+    return _called(module, name)
+
+
+def only_inputs(data: Any, count: int) -> Any:
+    """Returns the first inputs of data, without their labels."""
+    from tfcompress.compression.data import Data
+
+    if isinstance(data, (list, dict)) or _is_array(data):
+        import keras
+
+        return keras.tree.map_structure(lambda array: array[:count], data)
+    return Data("inputs", data, _BATCH).head(count)[0]
+
+
+def import_modules(names: list[str]) -> None:
+    """Imports modules of the user's, with the layers that a model is made of."""
+    for name in names:
+        _import(name)
+
+
+def _called(module: str, name: str) -> Any:
+    function = getattr(_import(module), name, None)
+    if not callable(function):
+        raise InvalidArgumentError(
+            f"Module '{module}' has no function of this name.",
+            received=repr(name),
+            expected=DATA_HELP,
+        )
+    return function()
+
+
+def _import(name: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InvalidArgumentError(
+            "The module cannot be imported.",
+            received=f"{name} ({error})",
+            expected="a module in this directory, or one that is installed",
+        ) from error
+
+
+def _arrays(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError) as error:
+        raise InvalidArgumentError(
+            "The data cannot be read.",
+            received=f"{path} ({error})",
+            expected="an .npz file of plain arrays: np.savez(path, x=..., y=...)",
+        ) from error
+    y, weight = found.pop("y", None), found.pop("sample_weight", None)
+    if not found:
+        raise InvalidArgumentError(
+            "The data have no inputs.",
+            received=f"{path} with y alone",
+            expected="an array 'x', or one for each input by its name",
+        )
+    x = found["x"] if list(found) == ["x"] else found
+    return tuple(part for part in (x, y, weight) if part is not None)
+
+
+def _images(path: Path, shape: tuple[int | None, ...] | None) -> Any:
+    import keras
+
+    if shape is None or len(shape) != 4 or shape[-1] not in (1, 3):
+        raise InvalidArgumentError(
+            "A directory of images is for models that take one image.",
+            received=f"a model whose input has shape {shape}",
+            expected="(batch, height, width, 1 or 3)",
+        )
+    try:
+        found = keras.utils.image_dataset_from_directory(
+            path,
+            image_size=(shape[1] or 224, shape[2] or 224),
+            color_mode="grayscale" if shape[-1] == 1 else "rgb",
+            batch_size=_BATCH,
+            shuffle=False,
+            verbose=False,
+        )
+    except ValueError as error:
+        raise InvalidArgumentError(
+            "The directory has no images.",
+            received=f"{path} ({error})",
+            expected="a folder for each class with .png, .jpg, .bmp or .gif files",
+        ) from error
+    # Most models take values from 0 to 1; one that rescales by itself has a layer.
+    return found.map(lambda x, y: (x / 255.0, y))
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "__array__")
