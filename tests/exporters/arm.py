@@ -15,6 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfcompress.exporters.flatbuffer import TFLiteFile, read_schema
+from tfcompress.exporters.rewriting import put_together, take_apart
+
 # With `max`, version 7.2 of the emulator computes XNNPACK's newest kernels wrongly.
 PROCESSOR = "cortex-a72"
 
@@ -43,3 +46,18 @@ def run_on_arm(files, samples, folder):
         timeout=250,
     )
     return [dict(np.load(f"{path}.outputs.npz")) for path in arguments[::2]]
+
+
+def with_every_tensor(content):
+    """Returns the file with an output for each operator, such as "07 SOFTMAX"."""
+    model, schema = take_apart(content), read_schema()
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    names = [operator.name for operator in TFLiteFile(content, "it").operators]
+    made = [int(operator.outputs[0]) for operator in graph.operators]
+    graph.outputs = np.array(made, "int32")
+    signature.outputs = []
+    for position, (name, index) in enumerate(zip(names, made, strict=True)):
+        entry = schema.TensorMapT()
+        entry.name, entry.tensorIndex = f"{position:02} {name}".encode(), index
+        signature.outputs.append(entry)
+    return put_together(model)

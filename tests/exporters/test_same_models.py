@@ -11,7 +11,7 @@ import pytest
 
 import tfcompress
 from tests.exporters import same_models
-from tests.exporters.arm import run_on_arm
+from tests.exporters.arm import run_on_arm, with_every_tensor
 from tests.exporters.c_api import run_in_c_api
 from tfcompress.exporters import KerasRunner, export, load
 
@@ -211,10 +211,30 @@ def test_integers_on_arm(models, phones, tmp_path):
         for output, expected in load(phones(name)).run(inputs).items():
             if name != "attention":
                 np.testing.assert_array_equal(found[output], expected)
-            # Its softmax is another kernel there than here.
             error = np.abs(found[output] - expected)
             assert error.max() <= 1.001 * steps[output]
             assert np.mean(error > 0) < 0.05
+
+
+@pytest.mark.arm
+def test_softmax_is_the_one_operator_that_arm_computes_otherwise(
+    models, phones, tmp_path
+):
+    """LiteRT's kernel for ARM64 keeps 16 bits of the exponentials."""
+    path = tmp_path / "every.tflite"
+    path.write_bytes(with_every_tensor(phones("attention").path.read_bytes()))
+    inputs = models("attention").samples
+    (found,) = run_on_arm([path], [inputs], tmp_path)
+    expected = load(path).run(inputs, raw=True)
+    share = {
+        name: np.mean(found[name].ravel() != value.ravel())
+        for name, value in expected.items()
+    }
+    first = min(name for name, value in share.items() if value > 0)
+    assert first.endswith("SOFTMAX")
+    assert share[first] < 0.005
+    difference = found[first].astype(int).ravel() - expected[first].ravel()
+    assert np.abs(difference).max() == 1
 
 
 @pytest.mark.parametrize("kind", ["plain", "quantized"])
