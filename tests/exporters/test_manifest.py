@@ -11,7 +11,12 @@ import pytest
 import tfcompress
 from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.exporters import export, load
-from tfcompress.exporters.manifest import changed_files, manifest_path, read_manifest
+from tfcompress.exporters.manifest import (
+    changed_files,
+    manifest_path,
+    read_manifest,
+    record,
+)
 
 pytestmark = pytest.mark.export
 
@@ -79,6 +84,22 @@ def test_verify_notes_the_parity(plain, tmp_path):
     result = tfcompress.verify(artifact, plain, x)
     assert read_manifest(artifact)["parity"] == json.loads(result.to_json())
     assert read_manifest(artifact)["parity"]["samples"] == 7
+
+
+def test_what_was_done_to_the_model(tmp_path):
+    model = keras.Sequential([keras.Input((6,), name="x"), keras.layers.Dense(5)])
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x, "w8a8"))
+    artifact = export(final, tmp_path / "m.tflite")
+    found = read_manifest(artifact)
+    assert found["model"]["activation_bits"] == [8]
+    kernel = final.get_weights()[0]
+    assert found["model"]["most_values_in_a_kernel"] == len(np.unique(kernel))
+    assert found["recipe"] is None
+    record(artifact, recipe={"name": "mine"}, unknown=1)
+    found = read_manifest(artifact)
+    assert found["recipe"] == {"name": "mine"}
+    assert "unknown" not in found
 
 
 def test_parity_is_not_noted_for_other_files(plain, tmp_path):

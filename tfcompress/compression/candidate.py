@@ -22,6 +22,7 @@ from tfcompress.core.errors import ArtifactError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import exporter_for
 from tfcompress.exporters.export import export, load
+from tfcompress.exporters.manifest import record
 from tfcompress.exporters.runners import Runner
 from tfcompress.packing import pack
 from tfcompress.verification import verify
@@ -159,7 +160,8 @@ class Workshop:
     def _write(self, made: Candidate, model: keras.Model) -> None:
         recipe = made.recipe
         self.report(f"{recipe.name}: exporting and measuring")
-        export(model, made.path, format=recipe.target, **recipe.export)
+        artifact = export(model, made.path, format=recipe.target, **recipe.export)
+        record(artifact, recipe=recipe.to_dict())
         inputs = self.task.samples(_VERIFIED)
         check = verify(made.runnable, model, inputs)
         content = {
@@ -171,8 +173,10 @@ class Workshop:
         (made.folder / "measures.json").write_text(json.dumps(content))
 
     def _measured(self, made: Candidate, inputs: Any) -> Measures:
-        artifact = made.artifact
-        packed = pack(made.path, made.folder / "model.tfc")
+        # Of a microcontroller, what is flashed: its sources hold the same once more.
+        micro = made.recipe.target == "micro"
+        stored = made.runnable if micro else made.path
+        packed = pack(stored, made.folder / "model.tfc")
         metric = self.task.evaluate(made.runner())[self.task.metric]
         own = made.runner(threads=1)
         if self._reference is None:
@@ -190,4 +194,5 @@ class Workshop:
                 expected="a number",
                 fix="train more gently: a lower learning rate, or less compression",
             )
-        return Measures(metric, artifact.size, packed.size, latency)
+        size = stored.stat().st_size if micro else made.artifact.size
+        return Measures(metric, size, packed.size, latency)

@@ -24,9 +24,13 @@ from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import Exporter
 from tfcompress.exporters.publishing import staged
+from tfcompress.quantization.fake_quantize import FakeQuantize
 
 SCHEMA = 1
+#: What is not known yet when an artifact is written.
+RECORDS = ("recipe", "parity")
 _NAME = "manifest.json"
+_FEW_VALUES = 256
 _PACKAGES = ("tfcompress", "keras", "tensorflow", "numpy")
 
 
@@ -105,7 +109,7 @@ def manifest_text(
             }
             for file in artifact.files
         ],
-        "parity": None,
+        **dict.fromkeys(RECORDS),
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -164,13 +168,19 @@ def check_files(path: Path) -> bool:
     return changed is not None
 
 
-def record_parity(artifact: Artifact, parity: dict[str, Any]) -> None:
-    """Writes what a verification measured into the manifest, where that is possible."""
+def record(artifact: Artifact, **contents: Any) -> None:
+    """Writes what is known after the export into the manifest, where that is possible.
+
+    Args:
+        artifact: what was exported; nothing is written if its files changed since.
+        **contents: JSON of `RECORDS`: what a verification measured as `parity`, how the
+            model was compressed as `recipe`.
+    """
     try:
         manifest = read_manifest(artifact)
         if manifest is None or changed_files(artifact.path):
             return
-        manifest["parity"] = parity
+        manifest.update({name: contents[name] for name in RECORDS if name in contents})
         with staged(manifest_path(artifact.path), overwrite=True) as stage:
             stage.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     except (ArtifactError, ExportError, OSError):
@@ -203,14 +213,34 @@ def _model(model: keras.Model) -> dict[str, Any]:
     ]
     total = sum(kernel.size for kernel in kernels)
     zeros = sum(kernel.size - np.count_nonzero(kernel) for kernel in kernels)
+    bits = {
+        layer.num_bits for _, layer in walk(model) if isinstance(layer, FakeQuantize)
+    }
     return {
         "name": model.name,
         "class": type(model).__name__,
         "parameters": int(model.count_params()),
         "kernel_sparsity": zeros / total if total else 0.0,
+        "most_values_in_a_kernel": _most_values(kernels),
+        "activation_bits": sorted(bits),
         "layers": dict(sorted(kinds.items())),
         "seeds": sorted(set(_seeds(_config(model)))),
     }
+
+
+def _most_values(kernels: list[np.ndarray]) -> int | None:
+    """Returns how many values the kernels have at most; None for more than a byte's."""
+    most = 0
+    for kernel in kernels:
+        for values in (
+            kernel.ravel()[: 4 * _FEW_VALUES],
+            kernel,
+        ):  # sorting all is slow
+            count = len(np.unique(values))
+            if count > _FEW_VALUES:
+                return None
+        most = max(most, count)
+    return most
 
 
 def _config(model: keras.Model) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.export import load
-from tfcompress.exporters.manifest import record_parity
+from tfcompress.exporters.manifest import record
 from tfcompress.exporters.runners import KerasRunner, Runner
 from tfcompress.exporters.tracing import input_names
 from tfcompress.verification.divergence import first_divergence
@@ -180,7 +180,7 @@ def verify(
         failures=tuple(failures),
     )
     if described is not None and isinstance(reference, keras.Model):
-        record_parity(described, json.loads(result.to_json()))
+        record(described, parity=json.loads(result.to_json()))
     return result
 
 
