@@ -101,6 +101,7 @@ from tfcompress.quantization.quantizers import (
 from tfcompress.quantization.scheme import QuantizationScheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 from tfcompress.reporting import (
+    CompressionLogger,
     FrontPoint,
     Report,
     Storage,
@@ -146,6 +147,7 @@ __all__ = [
     "ChannelGroup",
     "ClusterWeights",
     "CompressionError",
+    "CompressionLogger",
     "CompressionWarning",
     "ConstantSparsity",
     "CosineSparsity",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LAYERS = 30
 _LAYER_FIGURES = 4
+_PANELS = 9
 
 
 def report_figures(report: Report) -> Iterator[ReportFigure]:
@@ -202,13 +203,18 @@ def _sensitivity(given: Any, figure: Any, palette: Palette) -> None:
 
 
 def _panels(history: Any) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
-    """Returns curves by what they measure: training and validation go together."""
+    """Returns curves by what they measure: training and validation go together.
+
+    So do all layers of which `CompressionLogger` logs the same: "sparsity/a",
+    "sparsity/b".
+    """
     panels: dict[str, list[tuple[str, tuple[float, ...]]]] = {}
     for name, values in history.items():
-        measure = name.removeprefix("val_")
-        kind = "validation" if name != measure else "training"
-        panels.setdefault(measure, []).append((kind, values))
-    return dict(list(panels.items())[:9])
+        measure, _, layer = name.removeprefix("val_").partition("/")
+        kind = "validation" if name.startswith("val_") else layer or "training"
+        panel = f"{measure}, by layer" if layer else measure
+        panels.setdefault(panel, []).append((kind, values))
+    return dict(list(panels.items())[:_PANELS])
 
 
 def _history(panels: dict, figure: Any, palette: Palette) -> None:
@@ -219,18 +225,20 @@ def _history(panels: dict, figure: Any, palette: Palette) -> None:
         axes.set_title(short(measure, 34))
         for kind, values in curves:
             epochs = np.arange(1, len(values) + 1)
-            dot = "o" if len(values) < 15 else None
             axes.plot(
                 epochs,
                 values,
-                color=colours[kind],
-                label=kind,
+                color=colours.get(kind, palette.compressed),
+                alpha=1.0 if kind in colours else 0.5,
+                label=kind if kind in colours else None,
                 linewidth=1.8,
-                marker=dot,
+                marker="o" if len(values) < 15 else None,
                 markersize=3.5,
             )
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("epoch")
+    if any(kind in colours for curves in panels.values() for kind, _ in curves):
+        first = next(a for a in grid.flat if a.get_legend_handles_labels()[0])
+        first.legend(loc="best")
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
-    grid.flat[0].legend(loc="best")
