@@ -39,6 +39,13 @@ def test_all_kinds_of_data_are_read_alike(data, make):
         np.testing.assert_array_equal(np.concatenate([p[1] for p in parts]), y)
     head = read.head(130)
     np.testing.assert_array_equal(head[0], x[:130])
+    rows = {row.tobytes(): number for number, row in enumerate(x)}
+    for count in (3, 5, 130, 500, 900):
+        inputs, labels = read.sample(count)
+        numbers = [rows[row.tobytes()] for row in inputs]
+        assert len(set(numbers)) == len(numbers) == min(count, 500)
+        np.testing.assert_array_equal(labels, y[numbers])
+        assert max(numbers) >= (400 if count > 4 else 200)  # from all over
     assert read.steps == 5
 
 

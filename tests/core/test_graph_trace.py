@@ -6,7 +6,14 @@ import pytest
 from keras import layers, ops
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import Tensor, build, clone_operation, is_graph_model, trace
+from tfcompress.core.graph import (
+    Tensor,
+    build,
+    clone_operation,
+    copy_model,
+    is_graph_model,
+    trace,
+)
 
 
 def sequential():
@@ -330,3 +337,15 @@ def test_a_compiled_model_with_a_loss_of_its_own():
     x = np.ones((2, 6), "float32")
     np.testing.assert_array_equal(copy(x), model(x))
     assert isinstance(model.loss, Unregistered)
+
+
+@pytest.mark.parametrize("copied", [copy_model, lambda model: build(trace(model))])
+def test_statistics_that_were_adapted_are_copied(copied, rng):
+    # Normalization computes with tensors that it makes from its weights.
+    x = rng.normal(5.0, 3.0, size=(64, 3)).astype("float32")
+    normalization = keras.layers.Normalization()
+    normalization.adapt(x)
+    inner = keras.Sequential([keras.Input((3,)), normalization])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(2)])
+    copy = copied(model)
+    np.testing.assert_array_equal(copy(x), model(x))

@@ -85,6 +85,22 @@ class Data:
                 break
         return keras.tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
 
+    def sample(self, count: int) -> tuple[Any, Any]:
+        """Returns inputs and labels from all over the data, at most `count` of each.
+
+        The first ones need not be typical: rows may be in order of time or of class.
+        """
+        steps = self.steps
+        every, each = max(steps // count, 1), -(-count // steps)
+        rng = np.random.default_rng(0)
+        parts = []
+        for index, (x, y, _) in enumerate(self.batches()):
+            if index % every == 0:
+                size = len(keras.tree.flatten(x)[0])
+                chosen = np.sort(rng.permutation(size)[:each])
+                parts.append(keras.tree.map_structure(lambda a: a[chosen], (x, y)))  # noqa: B023
+        return keras.tree.map_structure(lambda *a: np.concatenate(a)[:count], *parts)
+
     def for_fit(
         self, seed: int, teach: Callable[[Any], Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

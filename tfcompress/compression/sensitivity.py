@@ -37,7 +37,7 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
     except (OSError, ValueError):
         pass
     model = task.copy()
-    inputs, labels = task.train.head(_SAMPLES)
+    inputs, labels = task.train.sample(_SAMPLES)
 
     def loss() -> float:
         return task.score(

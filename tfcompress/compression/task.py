@@ -16,7 +16,7 @@ import numpy as np
 
 from tfcompress.compression.data import Data
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import build, is_graph_model, trace
+from tfcompress.core.graph import build, copy_model, is_graph_model, trace
 from tfcompress.core.inlining import inlined
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.teacher_cache import cache_teacher
@@ -124,7 +124,7 @@ class Task:
     def copy(self) -> keras.Model:
         """Returns a model with the same weights that may be trained."""
         try:
-            copy = keras.models.clone_model(self.model)
+            return copy_model(self.model)
         except Exception as error:
             raise InvalidArgumentError(
                 f"The model '{self.model.name}' cannot be copied, and compress does "
@@ -132,12 +132,10 @@ class Task:
                 received=" ".join(str(error).split())[:200],
                 expected="layers that get_config() and from_config() rebuild",
             ) from error
-        copy.set_weights(self.model.get_weights())
-        return copy
 
     def samples(self, count: int) -> Any:
-        """Returns the first inputs of the training data."""
-        return self.train.head(count)[0]
+        """Returns inputs from all over the training data."""
+        return self.train.sample(count)[0]
 
     def evaluate(self, predict: Callable[[Any], Any]) -> dict[str, float]:
         """Returns the compiled loss and metrics on the validation data.

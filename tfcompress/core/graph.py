@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.select import require_built
+from tfcompress.core.select import require_built, walk
 
 
 @dataclasses.dataclass(eq=False)
@@ -148,6 +148,26 @@ def clone_operation(operation: Any) -> Any:
             fix="implement get_config() so that cls.from_config(get_config()) works, "
             "and register the class with keras.saving.register_keras_serializable",
         ) from error
+
+
+def give_weights(layer: keras.Layer, weights: list) -> None:
+    """Sets the weights of a layer, and what it has computed from them."""
+    layer.set_weights(weights)
+    if isinstance(layer, keras.layers.Normalization):
+        layer.finalize_state()  # it computes with tensors, not with its weights
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """Returns a model of the same layers and weights that shares nothing with it.
+
+    Nested models stay nested; `build(trace(model))` inlines them.
+    """
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for _, layer in walk(copy):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+    return copy
 
 
 def is_graph_model(model: Any) -> bool:
@@ -293,8 +313,8 @@ def build(graph: Graph) -> keras.Model:
             symbolic[tensor] = output
         if first and isinstance(node.operation, keras.Layer):
             if node.weights is not None:
-                made[key].set_weights(node.weights())
+                give_weights(made[key], node.weights())
             elif node.operation.built:
-                made[key].set_weights(node.operation.get_weights())
+                give_weights(made[key], node.operation.get_weights())
             made[key].trainable = node.operation.trainable
     return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)

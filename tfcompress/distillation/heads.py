@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import copy_model
 from tfcompress.core.select import require_built
 from tfcompress.distillation.distiller import Distiller
 
@@ -139,7 +140,6 @@ def _evaluate_like(
     compiled: keras.Model, model: keras.Model, x: Any, y: Any
 ) -> dict[str, float]:
     """Returns the metrics of `compiled` for another model, which stays untouched."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copy_model(model)
     copy.compile_from_config(compiled.get_compile_config())
     return _evaluate(copy, x, y)

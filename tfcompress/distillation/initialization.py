@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import give_weights
 from tfcompress.core.select import require_built, walk
 
 
@@ -131,7 +132,7 @@ def _copy(source: keras.Layer, target: keras.Layer, names: str) -> None:
             received=f"{names}: {len(source.weights)} and {len(target.weights)}",
             expected="layers of one type with the same options (use_bias ...)",
         )
-    target.set_weights(values)
+    give_weights(target, values)
 
 
 def _sliced(have: np.ndarray, want: np.ndarray) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import is_graph_model
+from tfcompress.core.graph import copy_model, is_graph_model
 from tfcompress.core.layer_inputs import (
     Recorder,
     batches,
@@ -106,19 +106,13 @@ def reconstruct(
             expected="a Functional or Sequential model",
         )
     check_data(data)
-    given, pruned = _copy(model), _copy(model)
+    given, pruned = copy_model(model), copy_model(model)
     sites = pattern.fitting(_solvable(pruned, filters), asked_for=filters is not None)
     twins = dict(walk(given))
     for site, calls in _in_order(pruned, sites, data):
         twin = Site(given, site.path, twins[site.path], site.kernel, site.variable)
         _prune(site, twin, calls, data, sparsity, pattern)
     return pruned
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
 
 
 def _solvable(model: keras.Model, filters: Filters) -> list[Site]:

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import copy_model
 
 
 class _Collector(keras.optimizers.Optimizer):
@@ -70,8 +71,7 @@ def taylor_importance(
     pair = data if isinstance(data, tuple | list) and len(data) == 2 else None
     if pair is not None and not len(keras.tree.flatten(pair[0])[0]):
         _empty()
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copy_model(model)
     collector = _Collector()
     copy.compile(collector, loss)
     with warnings.catch_warnings():
