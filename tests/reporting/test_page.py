@@ -123,9 +123,10 @@ def test_colours_follow_the_page(text):
     assert re.findall(r"#[0-9a-f]{6}", drawings) == []
 
 
-def test_equal_reports_make_equal_pages(report, text, tmp_path):
-    again = report.to_html(tmp_path / "again.html")
-    assert again.read_text(encoding="utf-8") == text
+def test_equal_reports_make_equal_pages(report, tmp_path):
+    part = Report(report.rows, Evidence(report.evidence.history))
+    first, again = (part.to_html(tmp_path / name) for name in ("a.html", "b.html"))
+    assert first.read_bytes() == again.read_bytes()
 
 
 def test_a_report_of_one_model_has_one_figure(tmp_path):

@@ -218,6 +218,8 @@ def _panels(history: Any) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
 
 
 def _history(panels: dict, figure: Any, palette: Palette) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     rows = -(-len(panels) // 3)
     grid = figure.subplots(rows, min(len(panels), 3), squeeze=False)
     colours = {"training": palette.original, "validation": palette.compressed}
@@ -235,7 +237,9 @@ def _history(panels: dict, figure: Any, palette: Palette) -> None:
                 marker="o" if len(values) < 15 else None,
                 markersize=3.5,
             )
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        longest = max(len(values) for _, values in curves)
+        axes.set_xlim(0.8, longest + 0.2)
         axes.set_xlabel("epoch")
     if any(kind in colours for curves in panels.values() for kind, _ in curves):
         first = next(a for a in grid.flat if a.get_legend_handles_labels()[0])

@@ -52,7 +52,8 @@ def measures(report: TrustReport) -> list[list[str]]:
     means = report.corruption_means
     if means:
         rows.append(_row("accuracy, clean", report.corruptions[0].accuracy))
-    rows += [_row(f"accuracy, {name}", change) for name, change in means.items()]
+    for name, change in means.items():
+        rows.append(_row(f"accuracy, {name.replace('_', ' ')}", change))
     if report.attack is not None:
         name = f"accuracy, FGSM {report.attack.epsilon:.3g}"
         rows.append(_row(name, report.attack.accuracy))
