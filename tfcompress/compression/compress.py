@@ -16,7 +16,7 @@ from tfcompress.compression.progress import Progress
 from tfcompress.compression.proposals import Space
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.result import Result
-from tfcompress.compression.scenario import considered, scenario_of
+from tfcompress.compression.scenario import considered, possible, scenario_of
 from tfcompress.compression.search import Search, Tried, run_search
 from tfcompress.compression.sensitivity import sensitivity
 from tfcompress.compression.task import Task
@@ -103,7 +103,7 @@ def compress(
         found = sensitivity(task, workshop.folder)
         costs = budget.costs or (budget.cost,)
         scenario = scenario_of(task.model, target, costs, task.teaches)
-        techniques = tuple(considered(scenario))
+        techniques = tuple(possible(task.model, one) for one in considered(scenario))
         if given is not None:
             tried = [Tried(0, workshop.build(given))]
         else:

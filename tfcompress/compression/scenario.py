@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers
 
-from tfcompress.core.errors import CompressionError
+from tfcompress.core.errors import CompressionError, CompressionWarning
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import model_kernels
 from tfcompress.restructuring.dependencies import channel_groups
+from tfcompress.restructuring.factorize import factorize
+from tfcompress.restructuring.shrink import shrink
 
 FAMILIES = ("CNN", "depthwise", "RNN", "transformer", "embeddings", "MLP", "other")
 _FLOAT_TARGETS = {"saved_model"}
@@ -96,6 +100,31 @@ def family_of(model: keras.Model) -> str:
     return "other"
 
 
+def possible(model: keras.Model, found: Considered) -> Considered:
+    """Returns a technique with those of its strengths that the model can take.
+
+    Channels come in multiples of eight, and layers do not shrink below one: what cannot
+    be met is known in a second, and a candidate would cost minutes.
+    """
+    attempt = _ATTEMPTS.get(found.technique)
+    if attempt is None or not found.tried:
+        return found
+    options = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompressionWarning)
+        for option in found.options:
+            try:
+                if option is not None:
+                    attempt(model, option)
+                options.append(option)
+            except CompressionError:
+                continue
+    if options == [None]:
+        why = "this model is too small, or too tied together, for any of the shares"
+        return Considered(found.technique, (), why)
+    return dataclasses.replace(found, options=tuple(options))
+
+
 def considered(scenario: Scenario) -> list[Considered]:
     """Returns what is tried and what is not, and why."""
     return [rule(scenario) for rule in _RULES]
@@ -171,6 +200,10 @@ def _distil(scenario: Scenario) -> Considered:
     return Considered("distil", (True,), why)
 
 
+_ATTEMPTS: dict[str, Callable[[keras.Model, float], Any]] = {
+    "shrink": lambda model, share: shrink(model, macs=share),
+    "factorize": lambda model, share: factorize(model, size=share, conv="spatial"),
+}
 _RULES = (_shrink, _factorize, _prune, _cluster, _quantize, _distil)
 
 

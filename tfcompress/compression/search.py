@@ -19,8 +19,9 @@ from tfcompress.core.errors import CompressionError, InvalidArgumentError
 _HEARTBEAT = 5  # seconds between signs of life of a process that builds
 _DEAD = 20  # seconds without one after which others take over
 _RETRIES = 2
-# Proposals in a row that were known already, after which a new one is enqueued.
-_STUCK = 3
+# Proposals in a row that came to nothing, after which a new one is enqueued.
+_STUCK = 2
+_REFUSALS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +106,10 @@ def run_search(
     """
     import optuna
 
-    baseline = space.baseline
-    task = workshop.task
+    states = optuna.trial.TrialState
+    baseline, task = space.baseline, workshop.task
     deadline = time.monotonic() + 60 * (search.minutes or float("inf"))
     total = min(search.trials, len(space.all()))
-    finished = (
-        optuna.trial.TrialState.COMPLETE,
-        optuna.trial.TrialState.PRUNED,
-    )
 
     def objective(trial: Any) -> tuple[float, float]:
         point = {
@@ -141,26 +138,26 @@ def run_search(
         study = _study(search, space, budget, workshop, task.higher_is_better)
         while True:
             trials = study.get_trials(deepcopy=False)
-            done = [
-                t
-                for t in trials
-                if t.state in finished and "same as" not in t.user_attrs
-            ]
-            running = [t for t in trials if t.state == optuna.trial.TrialState.RUNNING]
+            done = [t for t in trials if t.state == states.COMPLETE]
+            refused = [t for t in trials if "failure" in t.user_attrs]
+            running = [t for t in trials if t.state == states.RUNNING]
             report(len(done), total)
             if len(done) >= total or time.monotonic() > deadline:
                 break
+            if len(refused) > _REFUSALS * total:
+                break  # what the export refuses once, it may refuse of all
             optuna.storages.fail_stale_trials(study)
             if len(done) + len(running) >= total:
                 time.sleep(1)  # another process is at the last ones
                 continue
-            if all("same as" in t.user_attrs for t in trials[-_STUCK:]):
+            fruitless = (t.state == states.PRUNED for t in trials[-_STUCK:])
+            if len(trials) >= _STUCK and all(fruitless):
                 _enqueue_new(study, space, budget)
             # Of its own number's seed: proposals do not depend on how often a search
             # was interrupted.
             study.sampler = _sampler(search.seed + len(trials))
             study.optimize(objective, n_trials=1)
-    return [_tried(trial, space, workshop) for trial in done]
+    return [_tried(trial, space, workshop) for trial in (*done, *refused)]
 
 
 def _study(
