@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import flatbuffers
@@ -155,6 +157,75 @@ def test_callers_have_shapes_types_and_quantization(callers):
         assert f"real value = {scale!r} * (integer - {zero})" in text
         assert text.count("{") == text.count("}")
         assert text.count("(") == text.count(")")
+
+
+_INTERPRETER = """\
+package org.tensorflow.lite;
+import java.nio.ByteBuffer;
+import java.util.Map;
+public class Interpreter implements AutoCloseable {
+  public static class Options { public Options setNumThreads(int n) { return this; } }
+  public Interpreter(ByteBuffer model, Options options) {}
+  public void runForMultipleInputsOutputs(Object[] in, Map<Integer, Object> out) {
+    for (Map.Entry<Integer, Object> entry : out.entrySet()) {
+      ByteBuffer given = ((ByteBuffer) in[entry.getKey()]).duplicate();
+      ByteBuffer made = (ByteBuffer) entry.getValue();
+      while (made.hasRemaining()) made.put(given.get());
+    }
+  }
+  public void close() {}
+}
+"""
+_MAIN = """\
+import java.nio.ByteBuffer
+
+fun main() {
+    val caller = org.example.Words(ByteBuffer.allocate(1))
+    val made = caller.run(FloatArray(3) { it + 0.5f }, FloatArray(2) { it + 7f })
+    println(made.object0.joinToString() + " " + made.var1.joinToString())
+    caller.close()
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def words(folder):
+    """A file whose tensors are called like words of the languages."""
+    given = [keras.Input((3,), name="val"), keras.Input((2,), name="buffer")]
+    made = {
+        "object": keras.layers.Dense(3, name="a")(given[0]),
+        "var": keras.layers.Dense(2, name="b")(given[1]),
+    }
+    artifact = export(keras.Model(given, made), folder / "words.tflite")
+    files = write_callers(artifact, folder / "words", package="org.example")
+    return {file.suffix: file for file in files}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("kotlinc") is None, reason="needs kotlinc and javac")
+def test_the_kotlin_code_compiles_and_runs(words, tmp_path):
+    """With an interpreter that hands each input on as the output of its number."""
+    java, main = tmp_path / "Interpreter.java", tmp_path / "Main.kt"
+    java.write_text(_INTERPRETER)
+    main.write_text(_MAIN)
+    out = str(tmp_path / "out")
+
+    def run(*command):
+        return subprocess.run(command, check=True, capture_output=True, text=True)
+
+    run("javac", "-d", out, str(java))
+    run("kotlinc", "-cp", out, "-d", out, str(words[".kt"]), str(main))
+    assert run("kotlin", "-cp", out, "MainKt").stdout == "0.5, 1.5, 2.5 7.0, 8.0\n"
+
+
+def test_the_swift_code_is_swift(words):
+    tree_sitter = pytest.importorskip("tree_sitter")
+    swift = pytest.importorskip("tree_sitter_swift")
+    parser = tree_sitter.Parser(tree_sitter.Language(swift.language()))
+    code = words[".swift"].read_text()
+    assert "val0: [Float32]" in code
+    assert not parser.parse(code.encode()).root_node.has_error
+    assert parser.parse(code.replace("[Float32]", "[", 1).encode()).root_node.has_error
 
 
 def test_the_readme_says_what_delegates_take(callers):

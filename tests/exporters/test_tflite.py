@@ -268,6 +268,14 @@ def test_ranges_and_calibration_exclude_each_other(quantized, images, folder):
         export(quantized, folder / "never.tflite", calibration_data=images)
 
 
+@pytest.mark.parametrize("name", ["in", "my input", "größe"])
+def test_inputs_that_tensorflow_cannot_name(name, folder):
+    inputs = keras.Input((3,), name=name)
+    model = keras.Model(inputs, L.Dense(2)(inputs))
+    with pytest.raises(InvalidArgumentError, match=f"'{name}'.*keras.Input"):
+        export(model, folder / "never.tflite")
+
+
 @pytest.mark.parametrize("built", [keras.Sequential([L.Dense(2)]), "a string"])
 def test_unbuilt_model(built, folder):
     with pytest.raises(InvalidArgumentError, match=r"un-built|Only a Keras model"):

@@ -13,6 +13,16 @@ from tfcompress.exporters.delegates import notes
 from tfcompress.exporters.publishing import check_free, staged
 
 _KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
+# Names of the generated code, and words that are no names in one of the languages.
+_WORDS = """
+    as associatedtype break buffer case catch class continue data default defer deinit
+    do else enum extension fallthrough false fileprivate for fun func guard if import in
+    init inout interface interpreter internal is let nil null object open operator
+    package private protocol public repeat rethrows return self static struct subscript
+    super switch this throw throws true try typealias typeof val values var when where
+    while
+"""
+_TAKEN = frozenset(_WORDS.split())
 _SWIFT = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8", "int32": "Int32"}
 
 
@@ -97,7 +107,8 @@ def _identifiers(tensors: tuple[TensorInfo, ...]) -> list[str]:
         words = re.findall(r"[A-Za-z0-9]+", info.name)
         name = "".join(word.capitalize() for word in words) or f"Tensor{position}"
         name = f"tensor{name}" if name[0].isdigit() else name[0].lower() + name[1:]
-        names.append(f"{name}{position}" if name in names else name)
+        taken = name in _TAKEN or name in names
+        names.append(f"{name}{position}" if taken else name)
     return names
 
 
@@ -132,7 +143,8 @@ def _kotlin(artifact: Artifact, name: str, package: str) -> str:
     )
     buffers = "\n".join(
         f"        val {identifier}In = buffer({_bytes(info)})\n"
-        f"        {identifier}In{_as_kotlin(info)}.put({identifier})"
+        f"        {identifier}In{_as_kotlin(info)}.put({identifier})\n"
+        f"        {identifier}In.rewind()"
         for identifier, info in zip(given, artifact.inputs)
     )
     holders = "\n".join(

@@ -1,6 +1,7 @@
 """From a Keras model to one traced function with stable names."""
 
 import contextlib
+import keyword
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import TensorInfo
 from tfcompress.quantization.integer_sums import plain_arithmetic
 
+_INPUT_NAME = re.compile(r"[A-Za-z0-9._/-]+")
 _GENERATED_INPUT = re.compile(r"keras_tensor(_\d+)?|input_layer(_\d+)?|args_\d+")
 
 
@@ -174,6 +176,13 @@ def _describe_inputs(structure: Any, batch_size: int | None) -> tuple[TensorInfo
             name = f"input_{position + 1}"
         while any(name == other.name for other in infos):
             name += "_1"
+        if not _INPUT_NAME.fullmatch(name) or keyword.iskeyword(name):
+            raise InvalidArgumentError(
+                "TensorFlow has no inputs of this name.",
+                received=repr(name),
+                expected="letters, digits, '_', '-' and '.', and no word of Python",
+                fix="name the model's `keras.Input` otherwise",
+            )
         described = _describe(name, leaf)
         shape = described.shape
         if shape and shape[0] is None:
