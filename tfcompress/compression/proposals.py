@@ -101,7 +101,9 @@ class Space:
         beyond = [p for p in front if self.damage(p) > self.damage(start)]
         before = [p for p in front if self.damage(p) < self.damage(start)][::-1]
         others = [p for p in fits[1:] if _differs(p, start)]
-        turns = itertools.zip_longest(beyond, before, others)
+        # Another way of being as small first; then smaller; what should be too large
+        # is there for the rest of the front.
+        turns = itertools.zip_longest(others, beyond, before)
         rest = [p for turn in turns for p in turn if p is not None]
         unique: list[Proposal] = []
         for point in (start, *rest):
@@ -220,7 +222,7 @@ def _differs(one: Proposal, other: Proposal) -> bool:
     """Returns whether two proposals make the model small in another way."""
     return any(
         bool(one.get(name)) != bool(other.get(name))
-        for name in ("shrink", "factorize", "prune", "cluster")
+        for name in ("shrink", "factorize", "prune")
     )
 
 
