@@ -147,6 +147,7 @@ def test_features_have_a_range_each():
     table = np.array([[0.0, 5.0, -1.0], [10.0, 5.0, 1.0]], "float32")
     span = ValueRange.of(table, None)
     np.testing.assert_array_equal(span.width, [10.0, 0.0, 2.0])
+    assert span.from_unit(np.full((1, 3), 0.26), "int8").tolist() == [[3, 5, 0]]
     # A feature that never changes stays as it is.
     np.testing.assert_array_equal(span.from_unit(np.ones((1, 3))), [[10.0, 5.0, 1.0]])
     np.testing.assert_array_equal(span.to_unit(table)[:, 1], [0.0, 0.0])

@@ -120,6 +120,23 @@ def test_integers_have_no_corruption_but_explanations(rng):
     )
 
 
+def test_images_of_bytes_are_corrupted(rng):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), dtype="uint8"),
+            L.Rescaling(1 / 255),
+            L.Flatten(),
+            L.Dense(3),
+        ]
+    )
+    images = rng.integers(0, 256, size=(300, 8, 8, 1)).astype("uint8")
+    labels = model.predict(images, verbose=0).argmax(axis=1)
+    found = trust(model, model, images, labels, severities=(5,), saliency_samples=0)
+    assert found.accuracy.original == 1.0 > found.corruption_means["contrast"].original
+    assert found.attack is None
+    assert "Not attacked" in found.notes[0]
+
+
 def test_models_of_several_inputs(rng):
     def build():
         a, b = keras.Input((3,), name="b"), keras.Input((2, 2), name="a")

@@ -39,13 +39,15 @@ class Corruption:
     large: Sequence[Any]
     inputs: str = "images"
 
-    def __call__(self, values: np.ndarray, severity: int, seed: int) -> np.ndarray:
+    def __call__(
+        self, values: np.ndarray, severity: int, seed: int | Sequence[int]
+    ) -> np.ndarray:
         """Returns float32 values in [0, 1]; equal ones for equal arguments."""
         large = is_image(values) and min(values.shape[1:3]) >= SMALL
         constant = (self.large if large else self.small)[severity - 1]
         # Each corruption has numbers of its own, whichever others are measured.
         name = zlib.crc32(self.apply.__name__.encode())
-        generator = np.random.default_rng([seed, name, severity])
+        generator = np.random.default_rng([*np.atleast_1d(seed), name, severity])
         corrupted = self.apply(values, constant, generator)
         return np.clip(corrupted, 0.0, 1.0).astype("float32")
 
@@ -104,7 +106,7 @@ def gaussian_blur(x: np.ndarray, c: float, rng: np.random.Generator) -> np.ndarr
 def zoom_blur(x: np.ndarray, c: Any, rng: np.random.Generator) -> np.ndarray:
     """Averages an image with ever larger ones; `c` is the largest zoom and the step."""
     factors = np.arange(1.0, *c)
-    total = np.array(x, "float64")
+    total = x.copy()
     for factor in factors:
         total += _along_axes(x, functools.partial(_zooming, factor=factor))
     return total / (len(factors) + 1)
@@ -180,7 +182,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 def _along_axes(x: np.ndarray, matrix: Callable[[int], np.ndarray]) -> np.ndarray:
     """Multiplies rows and columns of images with a matrix for their size."""
-    rows, columns = matrix(x.shape[1]), matrix(x.shape[2])
+    rows, columns = (matrix(size).astype(x.dtype) for size in x.shape[1:3])
     return np.einsum("ij,njkc,lk->nilc", rows, x, columns, optimize=True)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
+from tfcompress.exporters.calibration import by_name
 from tfcompress.trustworthiness.corruptions import is_image
 from tfcompress.trustworthiness.predictions import Columns, Subject, class_numbers
 from tfcompress.trustworthiness.settings import TrustSettings
@@ -23,7 +24,8 @@ class Pair:
     Attributes:
         columns: the samples by the names of the original's inputs.
         labels: their class numbers.
-        ranges: where the values of each float input lie.
+        ranges: where the values of each input lie that can be corrupted: floats, and
+            images of bytes.
         probabilities: of both models, one row for each sample.
         form: a Keras form of the compressed model; None if there is none.
         form_agreement: share of samples it answers as the compressed model does; None
@@ -42,7 +44,7 @@ class Pair:
         self.original = Subject(original, "original", inputs)
         # What is broken here is not the user's argument, but what compression made.
         self.compressed = Subject(compressed, "compressed", inputs, VerificationError)
-        self.columns: Columns = self.original.runner.prepare(inputs)
+        self.columns: Columns = by_name(inputs, self.original.runner.inputs)
         self.probabilities = (
             self.original.start(self.columns, settings.from_logits),
             self.compressed.start(self.columns, settings.from_logits),
@@ -52,7 +54,7 @@ class Pair:
         self.ranges = {
             name: ValueRange.of(values, settings.value_range)
             for name, values in self.columns.items()
-            if values.dtype.kind == "f"
+            if values.dtype.kind == "f" or is_image(values)
         }
         self.form = self.compressed if self.compressed.model is not None else None
         self.form_agreement: float | None = None

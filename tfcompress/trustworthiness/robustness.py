@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tfcompress.trustworthiness.corruptions import chosen, is_image
+from tfcompress.trustworthiness.corruptions import Corruption, chosen, is_image
 from tfcompress.trustworthiness.gradients import InputGradients
 from tfcompress.trustworthiness.pair import Pair
 from tfcompress.trustworthiness.predictions import Columns, Subject
 from tfcompress.trustworthiness.result import AttackResult, Change, CorruptionResult
 from tfcompress.trustworthiness.settings import TrustSettings
+
+# Samples that are corrupted at once: large images take much memory as float64.
+_CHUNK = 256
+
+# Samples by input name and the place of the first one -> other samples.
+Transform = Callable[[Columns, slice], Columns]
 
 
 class Stress:
@@ -22,32 +30,22 @@ class Stress:
     """
 
     def __init__(self, pair: Pair, places: np.ndarray, settings: TrustSettings):
-        self.pair, self.settings = pair, settings
-        self.columns, self.labels = pair.part(places), pair.labels[places]
-        self.ranges = pair.ranges
-
-    def accuracy(self, columns: Columns) -> Change:
-        """Returns the accuracy of both models."""
-        both = (self.pair.original, self.pair.compressed)
-        return Change(*(self._share(subject, columns) for subject in both))
+        self.pair, self.places, self.settings = pair, places, settings
+        self.labels = pair.labels[places]
 
     def corruptions(self) -> tuple[CorruptionResult, ...]:
         """Returns accuracies without and with each corruption; empty if none fits."""
-        images = any(is_image(self.columns[name]) for name in self.ranges)
-        names = self.settings.corruptions
-        if not self.ranges:
+        ranges, columns = self.pair.ranges, self.pair.columns
+        if not ranges:
             return ()
-        results = [CorruptionResult("clean", 0, self.accuracy(self.columns))]
-        for name, corruption in chosen(names, images).items():
+        images = any(is_image(columns[name]) for name in ranges)
+        corruptions = chosen(self.settings.corruptions, images)
+        clean = self._accuracies(lambda part, _: part)
+        results = [CorruptionResult("clean", 0, clean)]
+        for name, corruption in corruptions.items():
             for severity in self.settings.severities:
-                corrupted = dict(self.columns)
-                for key, span in self.ranges.items():
-                    values = self.columns[key]
-                    if corruption.inputs == "any" or is_image(values) == images:
-                        unit = span.to_unit(values)
-                        unit = corruption(unit, severity, self.settings.seed)
-                        corrupted[key] = span.from_unit(unit)
-                accuracy = self.accuracy(corrupted)
+                transform = self._corrupting(corruption, severity, images)
+                accuracy = self._accuracies(transform)
                 results.append(CorruptionResult(name, severity, accuracy))
         return tuple(results)
 
@@ -57,31 +55,67 @@ class Stress:
         Source: Goodfellow et al., "Explaining and Harnessing Adversarial Examples",
         2015: `x + epsilon * sign(gradient of the loss)`, kept within the value range.
         """
-        attacked = self._attacked(self.pair.original)
-        if attacked is None:
+        transform = self._attacking(self.pair.original)
+        if transform is None:
             return None
-        own = None if self.pair.form is None else self._attacked(self.pair.form)
+        accuracy = self._accuracies(transform)
+        own = None if self.pair.form is None else self._attacking(self.pair.form)
         return AttackResult(
             self.settings.epsilon,
-            self.accuracy(attacked),
-            None if own is None else self._share(self.pair.compressed, own),
+            accuracy,
+            None if own is None else self._accuracy(own, self.pair.compressed),
         )
 
-    def _attacked(self, victim: Subject) -> Columns | None:
-        if victim.model is None or not self.ranges:
-            return None
-        gradients = InputGradients(victim).of_loss(self.columns, self.labels)
-        if gradients is None:
-            return None
-        attacked = dict(self.columns)
-        for name, gradient in gradients.items():
-            span = self.ranges[name]
-            moved = self.columns[name] + (
-                self.settings.epsilon * span.width * np.sign(gradient)
-            )
-            attacked[name] = np.clip(moved, span.low, span.high).astype("float32")
-        return attacked
+    def _corrupting(
+        self, corruption: Corruption, severity: int, images: bool
+    ) -> Transform:
+        def transform(part: Columns, rows: slice) -> Columns:
+            corrupted = dict(part)
+            for name, span in self.pair.ranges.items():
+                if corruption.inputs == "any" or is_image(part[name]) == images:
+                    seed = (self.settings.seed, rows.start)
+                    unit = corruption(span.to_unit(part[name]), severity, seed)
+                    corrupted[name] = span.from_unit(unit, part[name].dtype)
+            return corrupted
 
-    def _share(self, subject: Subject, columns: Columns) -> float:
-        answers = subject.probabilities(columns).argmax(axis=1)
-        return float(np.mean(answers == self.labels))
+        return transform
+
+    def _attacking(self, victim: Subject) -> Transform | None:
+        """Returns what moves samples against their labels; None without gradients."""
+        if victim.model is None or not self.pair.ranges:
+            return None
+        gradients = InputGradients(victim)
+        first = gradients.of_loss(self.pair.part(self.places[:1]), self.labels[:1])
+        if first is None:
+            return None
+
+        def transform(part: Columns, rows: slice) -> Columns:
+            attacked = dict(part)
+            found = gradients.of_loss(part, self.labels[rows]) or {}
+            for name, gradient in found.items():
+                span = self.pair.ranges[name]
+                way = self.settings.epsilon * span.width * np.sign(gradient)
+                moved = np.clip(part[name] + way, span.low, span.high)
+                attacked[name] = moved.astype("float32")
+            return attacked
+
+        return transform
+
+    def _accuracies(self, transform: Transform) -> Change:
+        original, compressed = self.pair.original, self.pair.compressed
+        return Change(*self._shares(transform, original, compressed))
+
+    def _accuracy(self, transform: Transform, subject: Subject) -> float:
+        (share,) = self._shares(transform, subject)
+        return share
+
+    def _shares(self, transform: Transform, *subjects: Subject) -> list[float]:
+        """Returns the share of transformed samples that each model gets right."""
+        right = [0] * len(subjects)
+        for start in range(0, len(self.places), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            part = transform(self.pair.part(self.places[rows]), rows)
+            for number, subject in enumerate(subjects):
+                answers = subject.probabilities(part).argmax(axis=1)
+                right[number] += int(np.sum(answers == self.labels[rows]))
+        return [count / len(self.places) for count in right]

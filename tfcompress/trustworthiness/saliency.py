@@ -54,7 +54,7 @@ def compare(pair: Pair, places: np.ndarray) -> SaliencyResult | None:
     maps, method = _gradients(pair, columns, answers), "gradient"
     if maps is None:
         both, method = (pair.original, pair.compressed), "occlusion"
-        maps = [_occlusion(subject, columns, answers) for subject in both]
+        maps = [_occlusion(pair, subject, columns, answers) for subject in both]
     found = rank_correlation(*maps)
     found = found[np.isfinite(found)]
     if not len(found):
@@ -90,7 +90,9 @@ def _magnitudes(gradients: Columns) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _occlusion(subject: Subject, columns: Columns, answers: np.ndarray) -> np.ndarray:
+def _occlusion(
+    pair: Pair, subject: Subject, columns: Columns, answers: np.ndarray
+) -> np.ndarray:
     """Returns how much probability an answer loses when a part of the input is hidden.
 
     Source: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks",
@@ -101,7 +103,9 @@ def _occlusion(subject: Subject, columns: Columns, answers: np.ndarray) -> np.nd
     whole = np.log(subject.probabilities(columns)[rows, answers] + 1e-12)
     losses = []
     for name, values in columns.items():
-        grey = values.mean(axis=0) if values.dtype.kind == "f" else 0
+        # The mean of word numbers is no word; 0 pads, where anything does.
+        hidable = name in pair.ranges
+        grey = values.mean(axis=0).astype(values.dtype) if hidable else 0
         for cell in _cells(values):
             hidden = values.copy()
             hidden[cell] = np.broadcast_to(grey, values.shape)[cell]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tfcompress.trustworthiness.result import TrustReport
 
 _CHANGED = 10
+_CLASSES = 20
 
 
 def markdown(report: TrustReport) -> str:
@@ -19,7 +20,7 @@ def markdown(report: TrustReport) -> str:
         table(
             ["measure", report.original, report.compressed, "change"], measures(report)
         ),
-        "Classes, the largest loss of recall first:",
+        f"Classes, the largest loss of recall first{_and_more(report)}:",
         table(["class", "samples", "recall", "compressed", "change"], _classes(report)),
     ]
     if report.changed:
@@ -91,8 +92,13 @@ def _classes(report: TrustReport) -> list[list[str]]:
             f"{one.recall.compressed:.2%}" if one.support else "-",
             points(one.recall.change),
         ]
-        for one in seen
+        for one in seen[:_CLASSES]
     ]
+
+
+def _and_more(report: TrustReport) -> str:
+    more = len(report.classes) - _CLASSES
+    return f" ({more} more in the JSON)" if more > 0 else ""
 
 
 def _changed(report: TrustReport) -> list[list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class ValueRange:
         width = np.where(self.width > 0, self.width, 1)
         return np.clip((values - self.low) / width, 0.0, 1.0)
 
-    def from_unit(self, values: np.ndarray) -> np.ndarray:
-        """Undoes `to_unit`."""
-        return (values * self.width + self.low).astype("float32")
+    def from_unit(self, values: np.ndarray, dtype: Any = "float32") -> np.ndarray:
+        """Undoes `to_unit`; integers are rounded."""
+        found = values * self.width + self.low
+        whole = np.issubdtype(dtype, np.integer)
+        return (np.rint(found) if whole else found).astype(dtype)
