@@ -4,6 +4,7 @@ import keras
 import pytest
 from keras import layers
 
+import tfcompress
 from tfcompress.compression.scenario import (
     FAMILIES,
     Scenario,
@@ -12,6 +13,8 @@ from tfcompress.compression.scenario import (
     possible,
     scenario_of,
 )
+from tfcompress.compression.stages import Shrink
+from tfcompress.core.errors import InvalidArgumentError
 
 
 def token_model(*more):
@@ -87,18 +90,26 @@ def test_every_scenario_explains_every_technique(target, family):
 
 
 def test_only_strengths_that_can_be_met_are_tried():
-    inputs = keras.Input((16, 16, 1))
-    x = layers.Conv2D(16, 3, padding="same")(inputs)
-    for _ in range(3):
-        x = layers.Conv2D(16, 3, padding="same", activation="relu")(x)
-    model = keras.Model(inputs, layers.Conv2D(1, 1)(x))
-    found = possible(model, rules()["shrink"])
-    # With 8 or 16 channels a layer has half or a quarter of its work, or all of it.
-    assert None in found.options
-    assert 0.25 in found.options
-    assert len(found.options) < len(rules()["shrink"].options)
-    tiny = keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2)])
-    nothing = possible(tiny, rules()["shrink"])
+    def net(width):
+        inputs = keras.Input((16, 16, 1))
+        x = layers.Conv2D(width, 3, padding="same")(inputs)
+        return keras.Model(inputs, layers.Conv2D(1, 1)(x))
+
+    wide, narrow = rules()["shrink"], possible(net(3), rules()["shrink"])
+    assert possible(net(64), wide) == wide
+    # Of three channels one or two may go, which is a third or two thirds.
+    assert None in narrow.options
+    assert 0.5 not in narrow.options
+    nothing = possible(net(1), wide)
     assert not nothing.tried
     assert "too small" in nothing.why
-    assert possible(tiny, rules()["prune"]) == rules()["prune"]
+    assert possible(net(1), rules()["prune"]) == rules()["prune"]
+
+
+def test_small_models_are_shrunk_to_widths_that_are_less_round(task):
+    small = Shrink(macs=0.35).smaller(task.model)
+    assert tfcompress.macs(small) == pytest.approx(
+        0.35 * tfcompress.macs(task.model), rel=0.03
+    )
+    with pytest.raises(InvalidArgumentError, match="cannot be met"):
+        Shrink(macs=0.001).smaller(task.model)

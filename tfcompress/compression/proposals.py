@@ -100,10 +100,9 @@ class Space:
         start = fits[0]
         beyond = [p for p in front if self.damage(p) > self.damage(start)]
         before = [p for p in front if self.damage(p) < self.damage(start)][::-1]
-        others = [p for p in fits[1:] if _differs(p, start)]
-        # Another way of being as small first; then smaller; what should be too large
-        # is there for the rest of the front.
-        turns = itertools.zip_longest(others, beyond, before)
+        # Other structures that are as small come first, then smaller ones; what should
+        # be too large is there for the rest of the front.
+        turns = itertools.zip_longest(_one_per_structure(fits), beyond, before)
         rest = [p for turn in turns for p in turn if p is not None]
         unique: list[Proposal] = []
         for point in (start, *rest):
@@ -218,12 +217,12 @@ def _limits(budget: Budget, baseline: Measures) -> dict[str, float]:
     return {measure: float(v) for measure, v in found.items() if v is not None}
 
 
-def _differs(one: Proposal, other: Proposal) -> bool:
-    """Returns whether two proposals make the model small in another way."""
-    return any(
-        bool(one.get(name)) != bool(other.get(name))
-        for name in ("shrink", "factorize", "prune")
-    )
+def _one_per_structure(proposals: list[Proposal]) -> list[Proposal]:
+    """Returns the first proposal of each size of the layers."""
+    found: dict[tuple, Proposal] = {}
+    for one in proposals:
+        found.setdefault((one.get("shrink"), one.get("factorize")), one)
+    return list(found.values())
 
 
 def _shared(parts: list[tuple[str, list[Stage]]], epochs: int) -> list[int]:

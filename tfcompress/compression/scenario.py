@@ -12,12 +12,12 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress.compression.stages.shrink import Shrink
 from tfcompress.core.errors import CompressionError, CompressionWarning
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import model_kernels
 from tfcompress.restructuring.dependencies import channel_groups
 from tfcompress.restructuring.factorize import factorize
-from tfcompress.restructuring.shrink import shrink
 
 FAMILIES = ("CNN", "depthwise", "RNN", "transformer", "embeddings", "MLP", "other")
 _FLOAT_TARGETS = {"saved_model"}
@@ -201,7 +201,7 @@ def _distil(scenario: Scenario) -> Considered:
 
 
 _ATTEMPTS: dict[str, Callable[[keras.Model, float], Any]] = {
-    "shrink": lambda model, share: shrink(model, macs=share),
+    "shrink": lambda model, share: Shrink(macs=share).smaller(model),
     "factorize": lambda model, share: factorize(model, size=share, conv="spatial"),
 }
 _RULES = (_shrink, _factorize, _prune, _cluster, _quantize, _distil)

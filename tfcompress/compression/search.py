@@ -22,6 +22,7 @@ _RETRIES = 2
 # Proposals in a row that came to nothing, after which a new one is enqueued.
 _STUCK = 2
 _REFUSALS = 3
+_TOO_FEW = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +189,10 @@ def _study(
         load_if_exists=True,
     )
     if not study.get_trials(deepcopy=False):
-        # Half of what is built is what looks best beforehand; then Optuna learns.
-        for point in space.ranked(budget, max(search.trials // 2, 2)):
+        # Half of what is built is what looks best beforehand; then Optuna learns. From
+        # a handful it could not.
+        first = max(search.trials // 2, min(search.trials, _TOO_FEW))
+        for point in space.ranked(budget, first):
             study.enqueue_trial(dict(point), skip_if_exists=True)
     return study
 

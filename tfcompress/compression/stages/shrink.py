@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import keras
+
 from tfcompress.compression.run import Run
 from tfcompress.compression.stages.base import COUNT, SHARE, STAGES, Stage, argument
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.restructuring.shrink import shrink
 
 
@@ -19,7 +22,8 @@ class Shrink(Stage):
         macs: share of the multiply-accumulates to keep. Give this or `sparsity`.
         sparsity: share of the channels to remove.
         criterion: what ranks channels.
-        round_to: widths are multiples of this.
+        round_to: widths are multiples of this; of a half of it, a quarter and so on,
+            where the target cannot be met otherwise.
         max_layer_sparsity: the most that one layer may lose.
     """
 
@@ -38,11 +42,27 @@ class Shrink(Stage):
 
     def apply(self, run: Run) -> None:
         """Replaces the model by a smaller one."""
-        run.model = shrink(
-            run.model,
-            sparsity=self.sparsity,
-            macs=self.macs,
-            criterion=self.criterion,
-            round_to=self.round_to,
-            max_layer_sparsity=self.max_layer_sparsity,
-        )
+        run.model = self.smaller(run.model)
+
+    def smaller(self, model: keras.Model) -> keras.Model:
+        """Returns the smaller model.
+
+        Raises:
+            InvalidArgumentError: if the target cannot be met with widths of any kind.
+        """
+        round_to = self.round_to
+        while True:
+            try:
+                return shrink(
+                    model,
+                    sparsity=self.sparsity,
+                    macs=self.macs,
+                    criterion=self.criterion,
+                    round_to=round_to,
+                    max_layer_sparsity=self.max_layer_sparsity,
+                )
+            except InvalidArgumentError:
+                if round_to == 1:
+                    raise
+            # A recipe is for models of all sizes; small ones have few round widths.
+            round_to = max(round_to // 2, 1)
