@@ -23,6 +23,8 @@ def test_the_front_has_those_that_no_other_one_beats():
     names = [point.name for point in pareto_front(POINTS)]
     assert names == ["small|est", "middle", "twin", "large"]
     assert pareto_front([]) == ()
+    failed = FrontPoint("failed", 50, float("nan"))
+    assert pareto_front([failed, *POINTS]) == pareto_front(POINTS)
 
 
 def test_the_front_of_random_points(rng):

@@ -14,7 +14,7 @@ from tfcompress.core.errors import (
     ExportError,
     InvalidArgumentError,
 )
-from tfcompress.reporting import Evidence, Report, Row
+from tfcompress.reporting import Evidence, FrontPoint, Report, Row
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 BARE = Report((Row("model", "keras", 4000, 3000),))
@@ -169,6 +169,27 @@ def test_where_a_page_is_written(tmp_path):
         BARE.to_html(tmp_path)
     with pytest.raises(InvalidArgumentError, match="Received: StringIO"):
         BARE.to_html(io.StringIO())
+
+
+def test_figures_that_are_missing_or_extreme(tmp_path):
+    nan = float("nan")
+    rows = (
+        Row("a", "keras", 4000, 3000, metric=nan, latency=0.0),
+        Row("b", "tflite", 1, 1, metric=float("inf"), size_ratio=4000.0),
+    )
+    points = (
+        FrontPoint("failed", 50, nan),
+        FrontPoint("worst", 60, float("-inf")),
+        FrontPoint("free", 0, 0.5),
+    )
+    for evidence in (
+        Evidence({"loss": (nan, nan), "empty": ()}, points[:1], {"a": nan}),
+        Evidence({}, points, {"a": 0.0, "b": -1.0}),
+    ):
+        page = Report(rows, evidence).to_html(tmp_path / "page.html")
+        read = Reader(page.read_text(encoding="utf-8"))
+        assert "front" in read.ids
+        assert "sensitivity" in read.ids
 
 
 def test_scripts_without_a_font_here(tmp_path):

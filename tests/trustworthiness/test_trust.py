@@ -86,7 +86,7 @@ def test_words_and_json(report):
     text = report.to_markdown()
     assert "Measured on 8 samples; no thresholds were given." in text
     assert "3 answers changed: 2 broken, 1 repaired, 0 wrong both times" in text
-    assert "| b     |       2 | 100.00% |     50.00% | -50.00 |" in text
+    assert "| b     |       2 | 100.00% |     50.00% | -50.00 |   87.50% |" in text
     found = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert found["worst_class"] == "b"
     assert found["passed"] is True
@@ -163,7 +163,10 @@ def test_classes_nobody_is_in():
     found = trust(model, model, samples(3), [0, 1, 1], **QUICK)
     assert np.isnan(found.classes[2].recall.original)
     assert found.worst_class.name in ("0", "1")
-    assert "| 2     |       0 |       - |          - |      - |" in found.to_markdown()
+    assert (
+        "| 2     |       0 |       - |          - |      - |  100.00% |"
+        in found.to_markdown()
+    )
     assert json.loads(found.to_json())["classes"][2]["recall"]["original"] is None
 
 

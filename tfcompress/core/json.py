@@ -2,16 +2,28 @@
 
 import json
 import math
+import re
 from typing import Any
+
+# A list of numbers, which is read better on one line. No string has a line break.
+_NUMBER = r"\n\s*(?:-?\d[\d.eE+-]*|null)"
+_LIST = re.compile(rf"(?<=\[){_NUMBER}(?:,{_NUMBER})*\n\s*(?=\])")
 
 
 def dumps(value: Any) -> str:
     """Returns `value` as indented JSON.
 
-    >>> dumps({"error": float("nan")})
-    '{\\n  "error": null\\n}'
+    >>> print(dumps({"error": float("nan"), "confusion": ((50, 1), (2, 40))}))
+    {
+      "error": null,
+      "confusion": [
+        [ 50, 1 ],
+        [ 2, 40 ]
+      ]
+    }
     """
-    return json.dumps(_finite(value), indent=2)
+    text = json.dumps(_finite(value), indent=2)
+    return _LIST.sub(lambda found: re.sub(r"\n\s*", " ", found[0]), text)
 
 
 def _finite(value: Any) -> Any:

@@ -65,6 +65,7 @@ def bars(
     """Draws horizontal bars, the first on top, each with its number beside it."""
     places = np.arange(len(names))
     numbers = np.asarray(values, float)
+    numbers[~np.isfinite(numbers)] = np.nan
     axes.barh(places, np.nan_to_num(numbers), color=list(colours), height=0.62)
     for place, value in zip(places, numbers):
         text = write(value) if np.isfinite(value) else "-"

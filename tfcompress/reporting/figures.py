@@ -105,6 +105,8 @@ def _front(points: tuple[FrontPoint, ...], figure: Any, palette: Palette) -> Non
     from matplotlib.ticker import LogLocator
 
     axes = figure.subplots()
+    # What has no metric stands in the table only.
+    points = tuple(point for point in points if np.isfinite(point.metric))
     best = pareto_front(points)
     others = [point for point in points if point not in best]
     axes.scatter(
@@ -142,7 +144,7 @@ def _front(points: tuple[FrontPoint, ...], figure: Any, palette: Palette) -> Non
         label="chosen",
         zorder=4,
     )
-    sizes = [point.size for point in points]
+    sizes = [point.size for point in points] or [0]
     if min(sizes) > 0 and max(sizes) > 4 * min(sizes):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

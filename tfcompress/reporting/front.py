@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 
 
@@ -46,10 +47,12 @@ class FrontPoint:
 def pareto_front(points: Iterable[FrontPoint]) -> tuple[FrontPoint, ...]:
     """Returns the points that no other one dominates, the smallest first.
 
+    One whose metric is NaN is on no front.
+
     >>> points = [FrontPoint("a", 10, 0.8), FrontPoint("b", 20, 0.9)]
     >>> [point.name for point in pareto_front([*points, FrontPoint("c", 30, 0.85)])]
     ['a', 'b']
     """
-    points = tuple(points)
+    points = [point for point in points if not math.isnan(point.metric)]
     best = [p for p in points if not any(other.dominates(p) for other in points)]
     return tuple(sorted(best, key=lambda point: (point.size, point.name)))

@@ -71,6 +71,7 @@ def _contents(report: Report) -> dict[str, Any]:
         if trust is None
         else list(map(_inlined, trust_figures(trust))),
         "measures": [] if trust is None else trust.measures(),
+        "classes": [] if trust is None else trust.class_rows(),
         "gallery": [] if trust is None else list(_gallery(trust)),
     }
 

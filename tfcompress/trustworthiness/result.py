@@ -218,6 +218,10 @@ class TrustReport:
         """Returns the rows of the first table: measure, before, after, change."""
         return summary.measures(self)
 
+    def class_rows(self) -> list[list[str]]:
+        """Returns headings and a row for each class: samples, recall and accuracy."""
+        return [list(summary.CLASS_HEADINGS), *summary.classes(self)]
+
     def raise_if_failed(self) -> TrustReport:
         """Returns itself if all thresholds are met.
 

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 _CHANGED = 10
 _CLASSES = 20
+CLASS_HEADINGS = (
+    *("class", "samples", "recall", "compressed", "change"),
+    *("accuracy", "compressed", "change"),
+)
 
 
 def markdown(report: TrustReport) -> str:
@@ -21,7 +25,7 @@ def markdown(report: TrustReport) -> str:
             ["measure", report.original, report.compressed, "change"], measures(report)
         ),
         f"Classes, the largest loss of recall first{_and_more(report)}:",
-        table(["class", "samples", "recall", "compressed", "change"], _classes(report)),
+        table(CLASS_HEADINGS, classes(report)[:_CLASSES]),
     ]
     if report.changed:
         kinds = [answer.kind for answer in report.changed]
@@ -82,18 +86,15 @@ def points(change: float) -> str:
     return "-" if change != change else f"{100 * change:+.2f}"
 
 
-def _classes(report: TrustReport) -> list[list[str]]:
+def classes(report: TrustReport) -> list[list[str]]:
+    """Returns what happened to each class, the largest loss of recall first."""
     seen = sorted(report.classes, key=lambda one: (not one.support, one.recall.change))
-    return [
-        [
-            one.name,
-            f"{one.support:,}",
-            f"{one.recall.original:.2%}" if one.support else "-",
-            f"{one.recall.compressed:.2%}" if one.support else "-",
-            points(one.recall.change),
-        ]
-        for one in seen[:_CLASSES]
-    ]
+    rows = []
+    for one in seen:
+        recall = _row(one.name, one.recall) if one.support else [one.name, *"---"]
+        accuracy = _row(one.name, one.accuracy)
+        rows.append([one.name, f"{one.support:,}", *recall[1:], *accuracy[1:]])
+    return rows
 
 
 def _and_more(report: TrustReport) -> str:
