@@ -43,6 +43,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/core/callback.py": "functions that are not inlined into the step",
     "tfcompress/clustering/lookup.py": "lookups that read the codes once",
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
+    "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
     "tfcompress/compression/data.py": "shuffles samples that are in memory",
     "tfcompress/serving/client.py": "tensors of gRPC requests",

@@ -7,6 +7,8 @@ import pytest
 import tfcompress
 from tests.quantization.conftest import as_numpy
 from tests.quantization.test_transformers import shipped
+from tfcompress.core.graph import build, trace
+from tfcompress.quantization.recurrent_steps import RecurrentSteps, unrolled
 
 L = keras.layers
 
@@ -44,6 +46,71 @@ def test_expanded_layer_computes_the_same(name):
     expected, got = as_numpy(model(SAMPLES)), as_numpy(quantized(SAMPLES))
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
     assert len(quantized.trainable_variables) >= len(model.trainable_variables)
+
+
+def masked():
+    """A model of words, of which the number 0 stands for none."""
+    x = keras.Input((6,), dtype="int32", name="words")
+    y = L.Embedding(9, 4, "random_normal", mask_zero=True, name="vectors")(x)
+    y = L.LSTM(5, return_sequences=True, name="rnn")(y)
+    return keras.Model(x, L.Dense(3, name="logits")(y))
+
+
+@pytest.mark.parametrize(
+    "build_model", [MODELS["gru"], pytest.param(masked, marks=pytest.mark.slow)]
+)
+def test_loop_trains_as_the_steps_one_after_the_other(build_model):
+    """The loop compiled by XLA, the steps run one by one: weights, ranges, outputs."""
+    keras.utils.set_random_seed(3)
+    words = np.random.default_rng(0).integers(0, 9, (48, 6)).astype("int32")
+    samples = words if build_model is masked else SAMPLES
+    loop = tfcompress.quantize_aware(build_model())
+    assert any(isinstance(layer, RecurrentSteps) for layer in loop.layers)
+    steps = build(unrolled(trace(loop)))
+    losses = []
+    for model, how in ((loop, {"jit_compile": True}), (steps, {"run_eagerly": True})):
+        model.compile(keras.optimizers.SGD(0.1), "mse", **how)
+        target = np.ones((len(samples), *model.output_shape[1:]))
+        losses.append([float(model.train_on_batch(samples, target)) for _ in range(2)])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert losses[0][-1] < losses[0][0]
+    got = {tuple(w.path.split("/")[-2:]): as_numpy(w) for w in loop.weights}
+    for weight in steps.weights:
+        own = got[tuple(weight.path.split("/")[-2:])]
+        np.testing.assert_allclose(own, as_numpy(weight), rtol=1e-4, atol=1e-5)
+    # The last bit decides on which side of a half a value is rounded.
+    step = loop.layers[-1].step()
+    off = np.abs(as_numpy(loop(samples)) - as_numpy(steps(samples))) / step
+    assert off.max() <= 1.01
+    assert np.mean(off > 0.01) < 0.02
+
+
+def test_loop_is_saved_and_frozen_with_its_model(tmp_path):
+    model = tfcompress.quantize_aware(MODELS["simple"]())
+    model.compile("sgd", "mse")
+    freeze = tfcompress.FreezeQuantization(ranges_at_epoch=1)
+    target = np.zeros((len(SAMPLES), 3))
+    model.fit(SAMPLES, target, epochs=2, verbose=0, callbacks=[freeze])
+    (rnn,) = (one for one in model.layers if isinstance(one, RecurrentSteps))
+    batches = [as_numpy(v) for v in rnn.weights if v.name == "batches"]
+    assert batches
+    assert max(b.max() for b in batches) == 2  # those of the first epoch
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(as_numpy(again(SAMPLES)), as_numpy(model(SAMPLES)))
+
+
+@pytest.mark.slow
+def test_sequences_of_hundreds_of_steps():
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(8, 300, 2)).astype("float32")
+    x = keras.Input((300, 2), name="series")
+    model = keras.Model(x, L.Dense(2, name="logits")(L.SimpleRNN(3, name="rnn")(x)))
+    aware = tfcompress.quantize_aware(model)
+    aware(samples, training=True)
+    final = tfcompress.finalize(aware)
+    off = np.abs(as_numpy(final(samples)) - as_numpy(aware(samples)))
+    assert off.max() <= 2.01 * aware.layers[-1].step()
 
 
 SLOW = ("lstm", "bilstm")

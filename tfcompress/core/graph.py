@@ -8,9 +8,11 @@ back at every node.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -261,14 +263,26 @@ def _trace(model: keras.Model, copies: dict[int, Any]) -> Graph:
     model = keras.Model(model.input, model.output, name=model.name)
     symbolic_inputs = keras.tree.map_structure(_fresh_input, model.input)
     described = keras.tree.map_structure(describe, symbolic_inputs)
-    copy = keras.models.clone_model(
-        model,
-        input_tensors=symbolic_inputs,
-        clone_function=lambda operation: operation,
-        call_function=call,
-    )
+    with _deep(len(model.operations)):
+        copy = keras.models.clone_model(
+            model,
+            input_tensors=symbolic_inputs,
+            clone_function=lambda operation: operation,
+            call_function=call,
+        )
     outputs = keras.tree.map_structure(lambda t: tensors[id(t)], copy.output)
     return Graph(model.name, described, outputs, nodes)
+
+
+@contextlib.contextmanager
+def _deep(operations: int) -> Iterator[None]:
+    """Inside, Python may go as deep as Keras does in a graph of so many operations."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 1000 + 4 * operations))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _fresh_input(tensor: Any) -> Any:
@@ -317,4 +331,5 @@ def build(graph: Graph) -> keras.Model:
             elif node.operation.built:
                 give_weights(made[key], node.operation.get_weights())
             made[key].trainable = node.operation.trainable
-    return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)
+    with _deep(len(graph.nodes)):
+        return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)

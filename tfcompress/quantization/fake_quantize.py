@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -15,6 +18,28 @@ from tfcompress.core.registry import PACKAGE
 _SMALLEST_SPAN = 1e-5
 # How many batches a learned range is taken from before the optimizer moves it.
 _OBSERVED = 10
+
+
+_state = threading.local()
+
+
+@contextlib.contextmanager
+def at_step(step: Any, steps: int) -> Iterator[None]:
+    """Inside, a call of `FakeQuantize` is that of one step of a sequence.
+
+    Each site of a layer then stands for `steps` of them.
+    """
+    before = getattr(_state, "step", None)
+    _state.step = step, steps
+    try:
+        yield
+    finally:
+        _state.step = before
+
+
+def _site_now(site: Any) -> Any:
+    step = getattr(_state, "step", None)
+    return site if step is None else site * step[1] + step[0]
 
 
 def _kept_apart(inputs: Any) -> Any:
@@ -142,7 +167,7 @@ class FakeQuantize(keras.layers.Layer):
             low, high = self._span(ops.convert_to_tensor(self.ranges))
         elif training:
             if site is not None:
-                self._observe(inputs, site)
+                self._observe(inputs, _site_now(site))
             low, high = self._span(ops.convert_to_tensor(self.ranges))
         else:
             # Before any training there is no range yet: take the batch's own.
@@ -185,7 +210,7 @@ class FakeQuantize(keras.layers.Layer):
         low = ops.zeros_like(high) if self.nonnegative else ops.min(inputs)
         return ops.stop_gradient(ops.stack([low, high]))
 
-    def _observe(self, inputs: Any, site: int) -> None:
+    def _observe(self, inputs: Any, site: Any) -> None:
         # A plain mean of the first batches that turns into a moving average, or into
         # what the optimizer makes of it.
         seen = self.batches[site]

@@ -29,13 +29,14 @@ from tfcompress.quantization.integer_linear import IntegerLinear
 from tfcompress.quantization.integer_sums import IntegerAdd, IntegerSum
 from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.primitives import AddConstant
+from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 
 def integer_graph(graph: Graph) -> Graph:
     """Returns the graph of integer operations that a trained `graph` stands for."""
-    graph = _unwrap(graph)
+    graph = _unwrap(unrolled(graph))
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
     graph = _use_convolutions(graph)

@@ -45,6 +45,16 @@ class IntegerLinear(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.kernel_step = kernel_step
 
+    @property
+    def kernel(self) -> Any:
+        """The kernel of the layer."""
+        return self.layer.kernel
+
+    @property
+    def bias(self) -> Any:
+        """The bias of the layer, if it has one."""
+        return getattr(self.layer, "bias", None)
+
     def call(self, inputs: Any, steps: tuple[float, float]) -> Any:
         """Computes the layer.
 
@@ -70,11 +80,11 @@ class IntegerLinear(keras.layers.Wrapper):
         shape = [1 if a in summed else n for a, n in enumerate(weights.shape)]
         step = own.reshape(shape).astype("float32")
         mapping = [(weights, ops.round(ops.convert_to_tensor(weights) / step))]
-        bias = getattr(self.layer, "bias", None)
-        if bias is not None:
-            added = ops.cast(ops.convert_to_tensor(bias), "float64") / (own * source)
+        if self.bias is not None:
+            bias = ops.convert_to_tensor(self.bias)
+            added = ops.cast(bias, "float64") / (own * source)
             added = ops.where(known, ops.round(added), added)
-            mapping.append((bias, ops.cast(added, "float32")))
+            mapping.append((self.bias, ops.cast(added, "float32")))
         return mapping
 
     def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:

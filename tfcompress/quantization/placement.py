@@ -25,6 +25,7 @@ from tfcompress.quantization.activations import (
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.primitives import Bounded
+from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import QuantizationScheme
 
 
@@ -81,8 +82,11 @@ class _Placement:
     def flow(self, node: Node) -> Flow:
         return flow_of(node.operation) if self.chosen(node.operation) else "float"
 
-    def run(self) -> None:
+    def run(self, rounded_inputs: bool) -> None:
         for tensor in self.graph.input_tensors:
+            if rounded_inputs and _is_float(tensor):
+                self.ranges[tensor] = _Range(tensor.name)
+                continue
             readers = self.consumers.get(tensor, [])
             if any(self.flow(node) not in ("float", "lookup") for node in readers):
                 self.new_range(tensor, tensor.name)
@@ -110,8 +114,12 @@ class _Placement:
             self.ask_for_symmetry(node)
             for tensor in node.output_tensors:
                 self.new_range(tensor, node.name, node.operation)
-            if isinstance(node.operation, Bounded) and self.find(node.inputs[0]):
-                self.again.add(node.output)  # nothing is computed in between
+            # Nothing is computed in between, or it is rounded already.
+            rounded = isinstance(node.operation, RecurrentSteps) or (
+                isinstance(node.operation, Bounded) and self.find(node.inputs[0])
+            )
+            if rounded:
+                self.again.add(node.output)
 
     def ask_for_symmetry(self, node: Node) -> None:
         """LiteRT's exact kernel for products wants the second factor around zero."""
@@ -186,6 +194,7 @@ def insert_fake_quantize(
     scheme: QuantizationScheme,
     chosen: Callable[[Any], bool],
     output_names: list[str],
+    steps: int | None = None,
 ) -> Graph:
     """Returns `graph` with a `FakeQuantize` wherever a tensor needs a range.
 
@@ -195,10 +204,12 @@ def insert_fake_quantize(
         chosen: which operations are to run in integers.
         output_names: names of the model's outputs. Exporters name an output after
             its last layer, less the suffix `_quantizer`.
+        steps: for the graph of a recurrent layer's step, how many of them there are:
+            ranges then have sites for each, and the inputs are rounded already.
     """
     placement = _Placement(graph, chosen)
     placement.names = dict(zip(graph.output_tensors, output_names))
-    placement.run()
+    placement.run(steps is not None)
     made: dict[_Range, FakeQuantize] = {}
     names: set[str] = set()
 
@@ -215,7 +226,7 @@ def insert_fake_quantize(
                 scheme.activations,
                 fixed_range=shared.fixed,
                 nonnegative=shared.nonnegative,
-                sites=max(shared.sites, 1),
+                sites=max(shared.sites, 1) * (steps or 1),
                 symmetric=shared.symmetric,
                 learned=scheme.ranges == "learned",
                 name=name,

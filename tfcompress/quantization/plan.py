@@ -20,6 +20,7 @@ from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.masks import with_explicit_masks
 from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.quantizers import Quantizer
+from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import (
     QuantizationScheme,
     Scheme,
@@ -32,6 +33,7 @@ _EIGHT_BITS_ONLY = (
     keras.layers.Concatenate,
     keras.layers.UpSampling1D,
     keras.layers.UpSampling2D,
+    RecurrentSteps,
 )
 
 

@@ -11,9 +11,11 @@ import keras
 from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, build, clone_operation
 from tfcompress.core.select import Filters
+from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
 from tfcompress.quantization.plan import FloatLayer, plan
 from tfcompress.quantization.quantizers import Quantizer
+from tfcompress.quantization.recurrent_steps import map_steps
 from tfcompress.quantization.scheme import Scheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -68,10 +70,17 @@ def quantize_aware(
     planned = plan(model, scheme, filters)
     _refuse(planned.impossible)
     _report(planned.float_layers, filters)
-    graph = insert_fake_quantize(
-        planned.graph, planned.scheme, planned.chosen, planned.output_names
-    )
-    return build(_wrap_kernels(graph, planned.quantizer_of, planned.chosen))
+
+    def quantized(graph: Graph, names: list[str], steps: int | None = None) -> Graph:
+        chosen = planned.chosen
+        graph = insert_fake_quantize(graph, planned.scheme, chosen, names, steps)
+        return _wrap_kernels(graph, planned.quantizer_of, chosen)
+
+    def quantized_step(graph: Graph, steps: int) -> Graph:
+        return quantized(expand(graph, planned.chosen)[0], [], steps)
+
+    graph = map_steps(planned.graph, quantized_step)
+    return build(quantized(graph, planned.output_names))
 
 
 def _refuse(layers: list[FloatLayer]) -> None:

@@ -22,6 +22,7 @@ from tfcompress.quantization.calibration.folding import (
 from tfcompress.quantization.calibration.observers import Observer, observers
 from tfcompress.quantization.calibration.rounding import round_kernels
 from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.scheme import Scheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -93,7 +94,7 @@ def calibrate(
             expected=" or ".join(map(repr, _ROUNDINGS)),
         )
     check_data(data)
-    graph = trace(quantize_aware(model, scheme, filters))
+    graph = unrolled(trace(quantize_aware(model, scheme, filters)))
     nodes = [
         dataclasses.replace(n, weights=_layer_of(n.operation).get_weights)
         if isinstance(n.operation, keras.Layer)

@@ -95,7 +95,7 @@ def _layers_by_path(
     """Returns the wrapped layers of `aware` by the path of what they are part of."""
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
     groups: dict[str, list[QuantizedLayer]] = {}
-    for layer in aware.layers:
+    for _, layer in walk(aware):
         if isinstance(layer, QuantizedLayer):
             groups.setdefault(owner_path(layer.name, paths), []).append(layer)
     return groups

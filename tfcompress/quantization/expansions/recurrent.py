@@ -1,7 +1,7 @@
-"""Recurrent layers, step by step: the form in which LiteRT runs them in integers.
+"""Recurrent layers: what their inputs give, and the steps in which their state moves.
 
 What the inputs give is one matrix product for all steps; what the state gives is one
-for each step, with the same kernel. LiteRT has no loop whose body stays in integers.
+for each step, with the same kernel. See `recurrent_steps.py` for how they are run.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers, ops
 
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.recurrent_steps import RecurrentSteps
 
 # `(parts, inputs of the step, state, number of the step) -> state`; the first state is
 # None, and the last output of a state is its first entry.
@@ -40,7 +42,7 @@ def lstm(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
         output = gates[:, 2 * units :]
         return _times(parts, f"_state_{at}", output, ops.tanh(carry)), carry
 
-    return _unrolled(layer, parts, x, options, order, step)
+    return _in_steps(layer, parts, x, options, order, step)
 
 
 @expansion(layers.GRU)
@@ -74,7 +76,7 @@ def gru(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
         kept = _times(parts, f"_kept_{at}", update, change)
         return (parts(layers.Add, f"_state_{at}")([new, kept]),)
 
-    return _unrolled(layer, parts, x, options, None, step)
+    return _in_steps(layer, parts, x, options, None, step)
 
 
 @expansion(layers.SimpleRNN)
@@ -87,7 +89,7 @@ def simple_rnn(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
             given = parts(layers.Add, f"_sum_{at}")([given, recurrent])
         return (ops.tanh(given),)
 
-    return _unrolled(layer, parts, x, options, None, step)
+    return _in_steps(layer, parts, x, options, None, step)
 
 
 @expansion(layers.Bidirectional)
@@ -116,12 +118,12 @@ def _times(parts: Parts, suffix: str, left: Any, right: Any) -> Any:
     return parts(layers.Multiply, suffix)([left, right])
 
 
-def _unrolled(
+def _in_steps(
     layer: Any, parts: Parts, x: Any, options: dict, order: Any, step: Step
 ) -> Any:
-    """Returns the outputs of a recurrent layer as one node after the other."""
+    """Returns the outputs of a recurrent layer."""
     _check(layer, x, options)
-    mask, length = options.get("mask"), x.shape[1]
+    mask = options.get("mask")
     kernel, recurrent, *bias = layer.get_weights()
     order = slice(None) if order is None else order
     inside = [b[1][order] for b in bias if b.ndim == 2]
@@ -138,8 +140,9 @@ def _unrolled(
         use_bias=bool(outside),
         kernel_regularizer=cell.kernel_regularizer,
     )(x)
-    # Made once; every step calls it by its name.
-    parts(
+    inner = parts.inner.setdefault("steps", Parts(layer))
+    # Made once; both steps call it by its name.
+    inner(
         layers.Dense,
         "_recurrent",
         weights=[recurrent[:, order], *inside],
@@ -147,26 +150,50 @@ def _unrolled(
         use_bias=bool(inside),
         kernel_regularizer=cell.recurrent_regularizer,
     ).build((None, layer.units))
-    steps = range(length)[:: -1 if layer.go_backwards else 1]
-    state, outputs = None, []
-    for at in steps:
-        new = step(parts, given[:, at], state, at)
-        if mask is None:
-            state = new
-            outputs.append(state[0])
-            continue
-        seen = ops.expand_dims(mask[:, at], -1)
+    model, states = _two_steps(layer, inner, step, kernel.shape[-1], mask is not None)
+    steps = RecurrentSteps(
+        model,
+        states,
+        layer.return_sequences,
+        layer.go_backwards,
+        bool(options.get("in_time_order")),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+    )
+    return parts.add(steps, model.get_weights())(given, mask=mask)
+
+
+def _two_steps(
+    layer: Any, parts: Parts, step: Step, width: int, masked: bool
+) -> tuple[keras.Model, int]:
+    """Returns a model of the first and a later step, and the number of states.
+
+    Its last outputs only say which tensors share a range: those that are the same
+    state at different steps.
+    """
+    given = [keras.Input((width,)) for _ in range(2)]
+    seen = [keras.Input((1,), dtype="bool") for _ in given] if masked else []
+    hidden = getattr(layer, "zero_output_for_mask", False)
+
+    def one(at: int, state: Any) -> list:
+        new = list(step(parts, given[at], state, at))
+        if not masked:
+            return [*new, new[0]]
         old = [0.0] * len(new) if state is None else state
-        state = tuple(ops.where(seen, *pair) for pair in zip(new, old))
-        hidden = getattr(layer, "zero_output_for_mask", False)
-        outputs.append(ops.where(seen, state[0], 0.0) if hidden else state[0])
-    if not layer.return_sequences:
-        return outputs[-1]
-    # A layer that reads backwards gives its outputs in the order it made them, which a
-    # Bidirectional turns round.
-    if layer.go_backwards and options.get("in_time_order"):
-        outputs = outputs[::-1]
-    return ops.stack(outputs, axis=1)
+        new = [ops.where(seen[at], *pair) for pair in zip(new, old)]
+        return [*new, ops.where(seen[at], new[0], 0.0) if hidden else new[0]]
+
+    first = one(0, None)
+    states = [keras.Input((layer.units,)) for _ in first[1:]]
+    later = one(1, states)
+    shared = [
+        ops.stack([*pair, *([before] if masked else [])])
+        for *pair, before in zip(first, later, states)
+    ]
+    if hidden:
+        shared.append(ops.stack([first[-1], later[-1]]))
+    read = [*given, *states, *seen]
+    return keras.Model(read, [*first, *later, *shared]), len(states)
 
 
 def _check(layer: Any, x: Any, options: dict) -> None:

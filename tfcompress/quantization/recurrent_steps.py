@@ -1,0 +1,310 @@
+"""A recurrent layer in training: one step, run in a loop.
+
+LiteRT has no loop whose body stays in integers, so files hold one step after the other.
+A training graph of that form takes long to build and to run; here the step is a small
+model that a loop calls, with its ranges in the loop's state. `unrolled` makes the long
+form of it, which computes the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.graph import Graph, Node, Tensor, build, trace, trace_operations
+from tfcompress.core.registry import PACKAGE
+from tfcompress.core.select import walk
+from tfcompress.layer_rules import LayerRule, kernels_of, register_layer_rule
+from tfcompress.quantization.fake_quantize import FakeQuantize, at_step
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class RecurrentSteps(keras.layers.Layer):
+    """Runs the steps of a recurrent layer in a loop.
+
+    When to use: `quantize_aware` makes it of LSTM, GRU and SimpleRNN. `finalize` puts
+    the steps one after the other, as they are in a file.
+
+    Args:
+        model: a Functional model of the first step and a later one. Its inputs: what
+            the kernel gives for the first step, for a later one, the states; with a
+            mask, whether the first and the later step are seen. Its outputs: the
+            states and the output of the first step, and those of the later one.
+        states: how many states there are.
+        return_sequences: whether to return the outputs of all steps.
+        backwards: whether to begin at the end.
+        in_time_order: whether outputs are in the order of time, not of computation.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        states: int,
+        return_sequences: bool = False,
+        backwards: bool = False,
+        in_time_order: bool = False,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.model, self.states = model, states
+        self.return_sequences = return_sequences
+        self.backwards, self.in_time_order = backwards, in_time_order
+        read, made = model.inputs, model.outputs
+        seen = read[2 + states :]
+        first, later = [read[0], *seen[:1]], [read[1], *seen[1:], *read[2 : 2 + states]]
+        # As functions: these models are views of the one that holds the weights.
+        self._first = keras.Model(first, made[: states + 1]).__call__
+        self._later = keras.Model(later, made[states + 1 : 2 * (states + 1)]).__call__
+
+    @property
+    def _flips(self) -> bool:
+        return self.backwards and self.in_time_order
+
+    def call(self, inputs: Any, mask: Any = None, training: bool = False) -> Any:
+        length = inputs.shape[1]
+        sequences = [inputs]
+        if mask is not None:
+            sequences.append(ops.expand_dims(mask, -1))
+        sequences = [ops.swapaxes(one, 0, 1) for one in sequences]
+        if self.backwards:
+            sequences = [ops.flip(one, 0) for one in sequences]
+        with at_step(0, length):
+            *states, output = self._first([s[0] for s in sequences], training=training)
+        observing = self._observing() if training else []
+        moving = [ops.convert_to_tensor(variable) for variable in observing]
+
+        def later(at: Any, given: list, carry: list) -> tuple[Any, list]:
+            states, moving = carry[: self.states], carry[self.states :]
+            mapping = list(zip(observing, moving))
+            now, *seen = given
+            with keras.StatelessScope(mapping) as scope, at_step(at, length):
+                *states, output = self._later([now, *seen, *states], training=training)
+            moved = [scope.get_current_value(variable) for variable in observing]
+            return output, [*states, *moved]
+
+        if length > 1:
+            rest = [one[1:] for one in sequences]
+            outputs, last = _loop(later, rest, [*states, *moving], length - 1)
+            for variable, value in zip(observing, last[self.states :]):
+                variable.assign(value)
+            outputs = ops.concatenate([output[None], outputs], 0)
+        else:
+            outputs = output[None]
+        if not self.return_sequences:
+            return outputs[-1]
+        return ops.swapaxes(ops.flip(outputs, 0) if self._flips else outputs, 0, 1)
+
+    def _observing(self) -> list:
+        """Returns the variables that calls of the step change."""
+        return [
+            variable
+            for _, layer in walk(self.model)
+            if isinstance(layer, FakeQuantize) and not layer.frozen
+            for variable in layer.variables
+        ]
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        return mask if self.return_sequences else None
+
+    def compute_output_shape(self, inputs_shape: Any, mask_shape: Any = None) -> Any:
+        batch, length, _ = inputs_shape
+        units = self.model.outputs[-1].shape[-1]
+        return (batch, length, units) if self.return_sequences else (batch, units)
+
+    def unrolled(self, node: Node) -> tuple[list[Node], Tensor]:
+        """Returns the nodes that a call of this layer stands for, and its output."""
+        length = node.inputs[0].shape[1] or 0
+        order = range(length)[:: -1 if self.backwards else 1]
+        nodes, given = _steps_of(node.inputs, order)
+        inner = trace(self.model)
+        read, made, count = inner.input_tensors, inner.output_tensors, self.states
+        seen = read[2 + count :]
+        first, later = [read[0], *seen[:1]], [read[1], *seen[1:], *read[2 : 2 + count]]
+        states: list[Tensor] = []
+        outputs: list[Tensor] = []
+        for position, now in enumerate(given):
+            mapping = dict(zip(later if position else first, [*now, *states]))
+            wanted = made[count + 1 :] if position else made[: count + 1]
+            nodes += _copied(inner.nodes, mapping, wanted, position, length)
+            *states, output = [mapping[tensor] for tensor in wanted]
+            outputs.append(output)
+        if not self.return_sequences:
+            return nodes, outputs[-1]
+        outputs = outputs[::-1] if self._flips else outputs
+        stack, (result,) = _traced(outputs, lambda *s: [ops.stack(s, axis=1)])
+        return [*nodes, *stack], result
+
+    def with_model(self, model: keras.Model) -> RecurrentSteps:
+        """Returns this layer with another model of its steps."""
+        config = keras.Layer.get_config(self)
+        return RecurrentSteps(
+            model,
+            self.states,
+            self.return_sequences,
+            self.backwards,
+            self.in_time_order,
+            **config,
+        )
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            "states": self.states,
+            "return_sequences": self.return_sequences,
+            "backwards": self.backwards,
+            "in_time_order": self.in_time_order,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> RecurrentSteps:
+        model = keras.saving.deserialize_keras_object(config["model"])
+        return cls(**{**config, "model": model})
+
+
+def _loop(
+    step: Callable[[Any, list, list], tuple[Any, list]],
+    sequences: list,
+    carry: list,
+    length: int,
+) -> tuple[Any, list]:
+    """Returns the outputs of all steps, and what the last one hands on.
+
+    `keras.ops.scan` stacks all that is handed on, and XLA cannot compile its gradient.
+    """
+    import tensorflow as tf
+
+    read = [
+        tf.TensorArray(one.dtype, length, element_shape=one.shape[1:]).unstack(one)
+        for one in sequences
+    ]
+    made = tf.TensorArray(carry[0].dtype, length, element_shape=carry[0].shape)
+
+    def body(at: Any, carry: list, made: Any) -> tuple:
+        output, carry = step(at + 1, [one.read(at) for one in read], carry)
+        return at + 1, carry, made.write(at, output)
+
+    _, carry, made = tf.while_loop(
+        lambda at, *_: at < length,
+        body,
+        (tf.constant(0), carry, made),
+        maximum_iterations=length,
+    )
+    return made.stack(), carry
+
+
+def map_steps(graph: Graph, function: Callable[[Graph, int], Graph]) -> Graph:
+    """Returns `graph` with the model of each recurrent layer's steps changed.
+
+    Args:
+        graph: the graph that holds the layers.
+        function: is given the graph of a first and a later step, and the number of
+            steps.
+    """
+    lengths: dict[int, int] = {}
+    for node in graph.nodes:
+        if isinstance(node.operation, RecurrentSteps):
+            key, length = id(node.operation), node.inputs[0].shape[1] or 0
+            lengths[key] = max(length, lengths.get(key, 0))
+    made: dict[int, RecurrentSteps] = {}
+
+    def mapped(node: Node) -> Node:
+        layer: Any = node.operation
+        if not isinstance(layer, RecurrentSteps):
+            return node
+        if id(layer) not in made:
+            inner = function(trace(layer.model), lengths[id(layer)])
+            # Outputs beyond these have done their part: they told who shares a range.
+            outputs = inner.outputs[: 2 * (layer.states + 1)]
+            model = build(dataclasses.replace(inner, outputs=outputs))
+            made[id(layer)] = layer.with_model(model)
+            made[id(layer)].trainable = layer.trainable
+        new = made[id(layer)]
+        return dataclasses.replace(node, operation=new, weights=new.get_weights)
+
+    return dataclasses.replace(graph, nodes=[mapped(node) for node in graph.nodes])
+
+
+def unrolled(graph: Graph) -> Graph:
+    """Returns `graph` with one step after the other in the place of loops."""
+    nodes: list[Node] = []
+    mapping: dict[Tensor, Tensor] = {}
+    for node in graph.nodes:
+        node = node.reading(mapping)
+        if isinstance(node.operation, RecurrentSteps):
+            inner, mapping[node.output] = node.operation.unrolled(node)
+            nodes += inner
+        else:
+            nodes.append(node)
+    return graph.substitute(mapping, nodes)
+
+
+def _steps_of(
+    sequences: list[Tensor], order: range
+) -> tuple[list[Node], list[list[Tensor]]]:
+    """Returns the nodes that cut sequences into steps, and the tensors of each step."""
+
+    def cut(*sequences: Any) -> list:
+        return [
+            ops.expand_dims(one[:, at], -1) if len(one.shape) == 2 else one[:, at]
+            for at in order
+            for one in sequences
+        ]
+
+    nodes, flat = _traced(sequences, cut)
+    width = len(sequences)
+    return nodes, [flat[i : i + width] for i in range(0, len(flat), width)]
+
+
+def _traced(
+    given: list[Tensor], function: Callable[..., list]
+) -> tuple[list[Node], list[Tensor]]:
+    """Returns the nodes of a function of tensors, and what they put out."""
+    fresh = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in given]
+    inner = trace_operations(keras.Model(fresh, function(*fresh)))
+    inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
+    return inner.nodes, inner.output_tensors
+
+
+def _copied(
+    nodes: list[Node],
+    mapping: dict[Tensor, Tensor],
+    wanted: list[Tensor],
+    position: int,
+    length: int,
+) -> list[Node]:
+    """Returns those nodes of one step that make `wanted`, noting all in `mapping`."""
+    needed = set(wanted)
+    for node in reversed(nodes):
+        if needed.intersection(node.output_tensors):
+            needed.update(node.inputs)
+    copies = []
+    for node in nodes:
+        if not needed.intersection(node.output_tensors):
+            continue
+        for tensor in node.output_tensors:
+            mapping[tensor] = Tensor(tensor.shape, tensor.dtype)
+        kwargs = dict(node.kwargs)
+        if isinstance(node.operation, FakeQuantize) and kwargs["site"] is not None:
+            kwargs["site"] = kwargs["site"] * length + position
+        outputs = keras.tree.map_structure(
+            lambda t: mapping.get(t, t) if isinstance(t, Tensor) else t, node.outputs
+        )
+        copy = dataclasses.replace(node, kwargs=kwargs, outputs=outputs)
+        copies.append(copy.reading(mapping))
+    return copies
+
+
+def _macs(layer: RecurrentSteps, inputs: list, output: tuple) -> int:
+    inner = (one for _, one in walk(layer.model))
+    kernels = (variable for one in inner for _, variable in kernels_of(one))
+    return inputs[0][0] * sum(math.prod(variable.shape) for variable in kernels)
+
+
+register_layer_rule(LayerRule(RecurrentSteps, "arithmetic", macs=_macs))
