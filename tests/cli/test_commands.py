@@ -143,6 +143,20 @@ def test_report_shows_accuracy_latency_and_trust(place, tmp_path):
     assert "<html" in (tmp_path / "r.html").read_text()[:500]
 
 
+def test_limits_of_trust_can_fail_a_build(place, tmp_path):
+    small = tmp_path / "small.tflite"
+    arguments = ("--scheme", "w1a8", "--calibration", place / "train.npz")
+    assert run("export", place / "m.keras", small, *arguments).exit_code == 0
+    compared = ("report", place / "m.keras", small, "--no-packed")
+    data = ("--data", place / "test.npz")
+    result = run(*compared, *data, "--require", "min_agreement=0.999")
+    assert result.exit_code == 1
+    assert "top-1 agreement is 0." in result.stdout
+    assert run(*compared, *data, "--require", "min_agreement=0.1").exit_code == 0
+    refused = run(*compared, "--require", "min_agreement=0.1")
+    assert isinstance(refused.exception, InvalidArgumentError)
+
+
 def test_compress_meets_a_budget_and_writes_its_recipe_and_report(place, tmp_path):
     arguments = [
         *("compress", place / "m.keras", "--train", place / "train.npz"),

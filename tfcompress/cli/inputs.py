@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -89,6 +90,19 @@ def only_inputs(data: Any, count: int) -> Any:
 
         return keras.tree.map_structure(lambda array: array[:count], data)
     return Data("inputs", data, _BATCH).head(count)[0]
+
+
+def named_value(text: str) -> tuple[str, Any]:
+    """Returns what `name=value` says: a number, true, false, null, or else a word."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise InvalidArgumentError(
+            "An option has no value.", received=repr(text), expected="name=value"
+        )
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def import_modules(names: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,7 @@ _LOWER = ("loss", "error", "mse", "mae", "mape", "msle", "entropy", "hinge", "pe
 _REGRESSION = ("mse", "mae", "squared", "absolute", "huber", "logcosh")
 _SCORED_AT_ONCE = 1024
 _LOOKED_AT = 64
+_MADE_BY = ("tfcompress", "keras", "tensorflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +195,8 @@ class Task:
 
     def fingerprint(self) -> str:
         """Returns a hash of weights, arguments of compile and some of the data."""
-        digest = hashlib.sha256(repr(self._config).encode())
+        versions = [importlib.metadata.version(name) for name in _MADE_BY]
+        digest = hashlib.sha256(repr((self._config, versions)).encode())
         for weight in self.model.weights:
             digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
         for data in (self.train, self.validation):

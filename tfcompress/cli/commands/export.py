@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,6 +13,7 @@ from tfcompress.cli.inputs import (
     import_modules,
     load_data,
     load_model,
+    named_value,
     only_inputs,
 )
 from tfcompress.core.errors import InvalidArgumentError
@@ -48,7 +48,7 @@ def export(
     from tfcompress.cli.commands.inspect import described
 
     import_modules(modules)
-    options = dict(_option(text) for text in option)
+    options = dict(map(named_value, option))
     loaded = load_model(model)
     if scheme is not None and calibration is None:
         raise InvalidArgumentError(
@@ -69,15 +69,3 @@ def export(
     if artifact.integer_coverage is not None:
         text += f", {artifact.integer_coverage:.0%} in integers"
     show(text, as_json, described(artifact.path) if as_json else None)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise InvalidArgumentError(
-            "An option has no value.", received=repr(text), expected="name=value"
-        )
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value  # a word

@@ -7,8 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from tfcompress.cli.app import Json, app, messages, show, working
-from tfcompress.cli.inputs import DATA_HELP, import_modules, load_data, load_subject
+from tfcompress.cli.app import FAILED, Json, app, messages, show, working
+from tfcompress.cli.inputs import (
+    DATA_HELP,
+    import_modules,
+    load_data,
+    load_subject,
+    named_value,
+)
+from tfcompress.core.errors import InvalidArgumentError
 
 
 @app.command()
@@ -21,6 +28,10 @@ def report(
     trust: Annotated[
         bool, typer.Option(help="What changed besides the size; needs --data.")
     ] = True,
+    require: Annotated[
+        list[str],
+        typer.Option(help="A limit of trust, min_agreement=0.98; may be repeated."),
+    ] = [],  # noqa: B006  (typer reads it)
     packed: Annotated[bool, typer.Option(help="Packed sizes too.")] = True,
     html: Annotated[Path | None, typer.Option(help="Write one page here.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write one picture here.")] = None,
@@ -31,13 +42,21 @@ def report(
 ) -> None:
     """Put sizes, zeros, accuracy and latency side by side, and draw them.
 
-    Trust compares the last artifact with the baseline.
+    Trust compares the last artifact with the baseline; ends with 1 if a required limit
+    is not met.
 
     Example: tfcompress report m.keras m.tflite --data test.npz --html report.html
     """
     import tfcompress
 
     import_modules(modules)
+    limits = {name: float(value) for name, value in map(named_value, require)}
+    if limits and (data is None or not trust):
+        raise InvalidArgumentError(
+            "Limits of trust need data.",
+            received=f"--require {require[0]} without --data",
+            expected="--data, and not --no-trust",
+        )
     subjects = [load_subject(path) for path in (baseline, *artifacts)]
     given: dict[str, Any] = {"packed": packed}
     if data is not None:
@@ -47,7 +66,7 @@ def report(
         with working("Comparing answers"):
             if trust:
                 given["trust"] = tfcompress.trust(
-                    subjects[0], subjects[-1], inputs, labels
+                    subjects[0], subjects[-1], inputs, labels, limits
                 )
         given["evaluate"] = lambda predict: _accuracy(predict(inputs), labels)
         given["latency_inputs"] = inputs
@@ -58,6 +77,8 @@ def report(
             write(path)
             messages.print(f"The report is {path}", highlight=False)
     show(made.to_markdown(), as_json, made.to_json())
+    if trust and data is not None and not given["trust"].passed:
+        raise typer.Exit(FAILED)
 
 
 def _samples(data: Any) -> tuple[Any, Any]:
