@@ -115,3 +115,13 @@ def test_a_teacher_without_a_loss_for_it_is_said(data, tmp_path):
     task = Task(model, *data)
     with pytest.raises(InvalidArgumentError, match="has no loss for the outputs"):
         carry_out(Recipe((Distil(), Fit(1))), task, tmp_path)
+
+
+def test_kernels_with_fewer_weights_than_values_are_left_alone(task, tmp_path):
+    # The last layer has 64 weights.
+    model, _ = carry_out(Recipe((Cluster(100), Fit(1))), task, tmp_path)
+    counts = {
+        name: len(np.unique(model.get_layer(name).kernel))
+        for name in ("first", "second", "logits")
+    }
+    assert counts == {"first": 100, "second": 100, "logits": 64}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
+
+import keras
 
 from tfcompress.clustering.callback import ClusterWeights
 from tfcompress.clustering.starts import STARTS
 from tfcompress.compression.run import Run, Technique
 from tfcompress.compression.stages.base import STAGES, Stage, argument
+from tfcompress.layer_rules import kernels_of
 
 
 @STAGES.register("cluster")
@@ -19,7 +23,8 @@ class Cluster(Stage):
     Args:
         num_clusters: values of a kernel, zero included.
         initialization: where k-means starts.
-        filters: regular expression on the paths of layers; None means all.
+        filters: regular expression on the paths of layers; None means all whose kernels
+            have more weights than that.
     """
 
     name: ClassVar[str] = "cluster"
@@ -33,7 +38,12 @@ class Cluster(Stage):
         """Adds `ClusterWeights` to the fits to come."""
 
         def callback(epochs: int) -> ClusterWeights:
-            return ClusterWeights(**dataclasses.asdict(self))
+            given = dataclasses.asdict(self)
+            return ClusterWeights(**{**given, "filters": self.filters or self._gains})
 
         # Members and values are found again in the weights.
         run.first.append(Technique(callback, callback))
+
+    def _gains(self, layer: keras.Layer) -> bool:
+        sizes = [math.prod(variable.shape) for _, variable in kernels_of(layer)]
+        return bool(sizes) and min(sizes) > self.num_clusters
