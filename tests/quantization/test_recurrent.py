@@ -49,18 +49,22 @@ def test_expanded_layer_computes_the_same(name):
 
 
 def masked():
-    """A model of words, of which the number 0 stands for none."""
+    """Reads words, of which 0 is none. (An LSTM's loop sees its last, unread state.)"""
     x = keras.Input((6,), dtype="int32", name="words")
     y = L.Embedding(9, 4, "random_normal", mask_zero=True, name="vectors")(x)
-    y = L.LSTM(5, return_sequences=True, name="rnn")(y)
-    return keras.Model(x, L.Dense(3, name="logits")(y))
+    return keras.Model(x, L.Dense(3, name="logits")(L.GRU(5, name="rnn")(y)))
 
 
 @pytest.mark.parametrize(
-    "build_model", [MODELS["gru"], pytest.param(masked, marks=pytest.mark.slow)]
+    ("build_model", "how"),
+    [
+        (MODELS["gru"], {"jit_compile": True}),
+        pytest.param(masked, {"run_eagerly": True}, marks=pytest.mark.slow),
+    ],
+    ids=["gru_in_xla", "masked_gru"],
 )
-def test_loop_trains_as_the_steps_one_after_the_other(build_model):
-    """The loop compiled by XLA, the steps run one by one: weights, ranges, outputs."""
+def test_loop_trains_as_the_steps_one_after_the_other(build_model, how):
+    """The loop against the steps, run one by one: losses, weights, ranges, outputs."""
     keras.utils.set_random_seed(3)
     words = np.random.default_rng(0).integers(0, 9, (48, 6)).astype("int32")
     samples = words if build_model is masked else SAMPLES
@@ -68,8 +72,8 @@ def test_loop_trains_as_the_steps_one_after_the_other(build_model):
     assert any(isinstance(layer, RecurrentSteps) for layer in loop.layers)
     steps = build(unrolled(trace(loop)))
     losses = []
-    for model, how in ((loop, {"jit_compile": True}), (steps, {"run_eagerly": True})):
-        model.compile(keras.optimizers.SGD(0.1), "mse", **how)
+    for model, way in ((loop, how), (steps, {"run_eagerly": True})):
+        model.compile(keras.optimizers.SGD(0.1), "mse", **way)
         target = np.ones((len(samples), *model.output_shape[1:]))
         losses.append([float(model.train_on_batch(samples, target)) for _ in range(2)])
     np.testing.assert_allclose(*losses, rtol=1e-5)
