@@ -175,12 +175,8 @@ def test_subclassed_and_sequential_models_keep_their_names(tmp_path):
 
 
 @pytest.mark.parametrize("name", INTEGER)
-def test_micro(models, name, tmp_path, request):
+def test_micro(models, name, tmp_path):
     pytest.importorskip("tflite_micro")
-    if name == "recurrent":
-        # All steps share their ranges, and reference kernels round sums twice.
-        reason = "the aim is 1; it is 3 in one of 72 values"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     model = models(name)
     artifact = export(model.quantized, tmp_path / "micro", format="micro")
     got = load(artifact).run(model.samples)

@@ -16,7 +16,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.graph import Graph, Node, Tensor, build, trace, trace_operations
+from tfcompress.core.graph import (
+    Graph,
+    Node,
+    Tensor,
+    build,
+    clone_operation,
+    trace,
+    trace_operations,
+)
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import LayerRule, kernels_of, register_layer_rule
@@ -117,7 +125,7 @@ class RecurrentSteps(keras.layers.Layer):
         units = self.model.outputs[-1].shape[-1]
         return (batch, length, units) if self.return_sequences else (batch, units)
 
-    def unrolled(self, node: Node) -> tuple[list[Node], Tensor]:
+    def unrolled(self, node: Node, own_ranges: bool) -> tuple[list[Node], Tensor]:
         """Returns the nodes that a call of this layer stands for, and its output."""
         length = node.inputs[0].shape[1] or 0
         order = range(length)[:: -1 if self.backwards else 1]
@@ -131,7 +139,8 @@ class RecurrentSteps(keras.layers.Layer):
         for position, now in enumerate(given):
             mapping = dict(zip(later if position else first, [*now, *states]))
             wanted = made[count + 1 :] if position else made[: count + 1]
-            nodes += _copied(inner.nodes, mapping, wanted, position, length)
+            step = _copied(inner.nodes, mapping, wanted, position, length)
+            nodes += _with_own_ranges(step) if own_ranges else step
             *states, output = [mapping[tensor] for tensor in wanted]
             outputs.append(output)
         if not self.return_sequences:
@@ -231,14 +240,20 @@ def map_steps(graph: Graph, function: Callable[[Graph, int], Graph]) -> Graph:
     return dataclasses.replace(graph, nodes=[mapped(node) for node in graph.nodes])
 
 
-def unrolled(graph: Graph) -> Graph:
-    """Returns `graph` with one step after the other in the place of loops."""
+def unrolled(graph: Graph, own_ranges: bool = False) -> Graph:
+    """Returns `graph` with one step after the other in the place of loops.
+
+    Args:
+        graph: the graph that holds the layers.
+        own_ranges: whether each step gets ranges of its own. In a loop all steps share
+            theirs, so this is for ranges that are still to be found.
+    """
     nodes: list[Node] = []
     mapping: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
         node = node.reading(mapping)
         if isinstance(node.operation, RecurrentSteps):
-            inner, mapping[node.output] = node.operation.unrolled(node)
+            inner, mapping[node.output] = node.operation.unrolled(node, own_ranges)
             nodes += inner
         else:
             nodes.append(node)
@@ -299,6 +314,29 @@ def _copied(
         copy = dataclasses.replace(node, kwargs=kwargs, outputs=outputs)
         copies.append(copy.reading(mapping))
     return copies
+
+
+def _with_own_ranges(step: list[Node]) -> list[Node]:
+    """Returns the nodes of a step with copies of the ranges that end in it.
+
+    What other steps read, or are stacked with, keeps the range that it shares.
+    """
+    read = {tensor for node in step for tensor in node.inputs}
+    handed_on = {
+        id(node.operation) for node in step if not read.issuperset(node.output_tensors)
+    }
+    made: dict[int, Any] = {}
+
+    def own(node: Node) -> Node:
+        key = id(node.operation)
+        if not isinstance(node.operation, FakeQuantize) or key in handed_on:
+            return node
+        if key not in made:
+            made[key] = clone_operation(node.operation)
+        weights = node.weights or node.operation.get_weights
+        return dataclasses.replace(node, operation=made[key], weights=weights)
+
+    return [own(node) for node in step]
 
 
 def _macs(layer: RecurrentSteps, inputs: list, output: tuple) -> int:

@@ -94,9 +94,10 @@ def calibrate(
             expected=" or ".join(map(repr, _ROUNDINGS)),
         )
     check_data(data)
-    graph = unrolled(trace(quantize_aware(model, scheme, filters)))
+    aware_graph = trace(quantize_aware(model, scheme, filters))
+    graph = unrolled(aware_graph, own_ranges=True)
     nodes = [
-        dataclasses.replace(n, weights=_layer_of(n.operation).get_weights)
+        dataclasses.replace(n, weights=n.weights or _layer_of(n.operation).get_weights)
         if isinstance(n.operation, keras.Layer)
         else n
         for n in graph.nodes
