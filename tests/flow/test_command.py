@@ -28,7 +28,7 @@ def test_demo_smoke(tmp_path):
     assert figures["phone"]["integer_coverage"] == 1.0
     assert figures["phone"]["max_error_steps"] <= 1.001
     assert figures["server"]["max_abs_error"] <= 1e-5
-    rows = {row["name"]: row for row in figures["report"]}
+    rows = {row["name"]: row for row in figures["report"]["rows"]}
     assert rows["student.tflite"]["sparsity"] >= 0.849
     smaller = rows["control.tflite"]["gzip_size"] / rows["student.tflite"]["gzip_size"]
     assert smaller >= 12
@@ -102,7 +102,7 @@ def test_figures_of_the_whole_demo(tmp_path):
     assert figures["trained_agreement"]["max_error_steps"] <= 1.001
     assert figures["phone"]["integer_coverage"] == 1.0
     assert figures["server"]["max_abs_error"] <= 1e-5
-    rows = {row["name"]: row for row in figures["report"]}
+    rows = {row["name"]: row for row in figures["report"]["rows"]}
     assert rows["student.tflite"]["sparsity"] >= 0.8
     assert rows["student.tflite"]["metric"] >= rows["control"]["metric"] - 0.005
     smaller = rows["control.tflite"]["gzip_size"] / rows["student.tflite"]["gzip_size"]
