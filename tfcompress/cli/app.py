@@ -24,6 +24,10 @@ FAILED, MISTAKE = 1, 2
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
+Modules = Annotated[
+    list[str], typer.Option("--import", help="Module with your own layers.")
+]
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,

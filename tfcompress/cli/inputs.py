@@ -17,6 +17,7 @@ DATA_HELP = (
 )
 _KERAS = (".keras", ".h5", ".hdf5")
 _BATCH = 32
+_ALL = 1 << 62  # more samples than there are
 
 
 def is_keras(path: Path) -> bool:
@@ -90,6 +91,19 @@ def only_inputs(data: Any, count: int) -> Any:
 
         return keras.tree.map_structure(lambda array: array[:count], data)
     return Data("inputs", data, _BATCH).head(count)[0]
+
+
+def labelled(data: Any) -> tuple[Any, Any]:
+    """Returns all inputs of data, and their labels."""
+    from tfcompress.compression.data import Data
+
+    return Data("data", data, _BATCH).head(_ALL)
+
+
+def input_shape(subject: Any) -> tuple[int | None, ...] | None:
+    """Returns the shape of the first input of a model or artifact, if it is known."""
+    inputs = getattr(subject, "inputs", None)
+    return tuple(inputs[0].shape) if inputs else None
 
 
 def named_value(text: str) -> tuple[str, Any]:

@@ -101,6 +101,12 @@ class Budget:
                 changes[name] = float(value[:-1]) / 100 * getattr(baseline, measure)
         return dataclasses.replace(self, **changes)
 
+    def limits(self, baseline: Measures) -> dict[str, float]:
+        """Returns the limits of costs that are given, as numbers, by their names."""
+        absolute = self.relative_to(baseline)
+        found = {name: getattr(absolute, name) for name in COSTS}
+        return {name: float(v) for name, v in found.items() if v is not None}
+
     @property
     def cost(self) -> str:
         """The measure that is to become small: the first that is limited."""
@@ -125,19 +131,17 @@ class Budget:
             baseline: the baseline's.
             higher_is_better: of the metric.
         """
-        budget = self.relative_to(baseline)
-        found: dict[str, float] = {}
-        for name, measure in COSTS.items():
-            limit = getattr(budget, name)
-            if limit is not None:
-                found[name] = getattr(measures, measure) / limit - 1
-        if budget.max_metric_drop is not None:
+        found = {
+            name: getattr(measures, COSTS[name]) / limit - 1
+            for name, limit in self.limits(baseline).items()
+        }
+        if self.max_metric_drop is not None:
             drop = baseline.metric - measures.metric
             drop = drop if higher_is_better else -drop
-            beyond = drop - budget.max_metric_drop
+            beyond = drop - self.max_metric_drop
             # A hair above the limit by the rounding of float32 is not above it.
             beyond = 0.0 if abs(beyond) < 1e-6 else beyond
-            found["max_metric_drop"] = beyond / max(budget.max_metric_drop, 0.01)
+            found["max_metric_drop"] = beyond / max(self.max_metric_drop, 0.01)
         return found
 
 

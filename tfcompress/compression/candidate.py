@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -32,7 +33,6 @@ _PLACES = {"tflite": "model.tflite", "onnx": "model.onnx", "saved_model": "model
 _INNER = {"micro": "model/model.tflite", "web": "model/model.tflite"}
 _VERIFIED = 64
 _RUNS = 30
-_PARTS = ("recipe.yaml", "measures.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Workshop:
 
     def key(self, recipe: Recipe) -> str:
         """Returns a name for what a recipe makes of this model."""
-        content = {**recipe.to_dict(), "name": None, "of": self.task.fingerprint()}
+        content = {**recipe.to_dict(), "name": None, "of": self.task.fingerprint}
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -187,7 +187,7 @@ class Workshop:
             # The ratio holds on a busy machine, two times of different hours do not.
             ratio = ours.median / theirs.median
             latency = ratio * self._reference.measures.latency_ms
-        if metric != metric:
+        if math.isnan(metric):
             raise ArtifactError(
                 "The compressed model's metric is not a number.",
                 received=f"{self.task.metric}={metric}",

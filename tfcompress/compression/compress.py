@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.compression.budget import Budget, Measures
+from tfcompress.compression.budget import COSTS, Budget, Measures
 from tfcompress.compression.candidate import Candidate, Workshop
 from tfcompress.compression.floor import check_possible
 from tfcompress.compression.progress import Progress
@@ -185,9 +185,9 @@ def _missed(budget: Budget, baseline: Measures, measures: Measures, name: str) -
         change = measures.metric - baseline.metric
         allowed = budget.max_metric_drop
         return f"the metric changes by {change:+.4f}, {allowed:g} is allowed"
-    limit = getattr(budget.relative_to(baseline), name)
-    value = getattr(measures, name.removeprefix("max_"))
-    return f"{name.removeprefix('max_')} {value:,.6g}, {limit:,.6g} are allowed"
+    limit, measure = budget.limits(baseline)[name], COSTS[name]
+    value = getattr(measures, measure)
+    return f"{measure} {value:,.6g}, {limit:,.6g} are allowed"
 
 
 def _weights(model: keras.Model) -> int:

@@ -27,18 +27,15 @@ def check_possible(
     Raises:
         InvalidArgumentError: if the budget is below that.
     """
-    absolute = budget.relative_to(baseline.measures)
     if target != "tflite" or not is_graph_model(model):
         return
-    limits = [
-        None if limit is None else float(limit)
-        for limit in (absolute.max_bytes, absolute.max_packed_bytes)
-    ]
-    if all(limit is None or limit > 0.2 * baseline.measures.bytes for limit in limits):
+    limits = budget.limits(baseline.measures)
+    limits.pop("max_latency_ms", None)
+    if all(limit > 0.2 * baseline.measures.bytes for limit in limits.values()):
         return  # far from it
     empty = _packed_without_weights(model)
-    for name, limit in zip(("max_bytes", "max_packed_bytes"), limits):
-        if limit is not None and limit < empty:
+    for name, limit in limits.items():
+        if limit < empty:
             raise InvalidArgumentError(
                 f"No compression can meet `{name}`.",
                 received=f"{name}={limit:,.0f}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import keras
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.run import Run
 from tfcompress.compression.task import Task, seeded
+from tfcompress.core.errors import ExportError
 from tfcompress.exporters.publishing import staged
 from tfcompress.finalization import finalize
 
@@ -37,7 +37,7 @@ def carry_out(
         report: is told what each stage does before it begins.
     """
     run = Run(task.model, task, cache, recipe.seed)
-    key = f"{task.fingerprint()} {recipe.seed}"
+    key = f"{task.fingerprint} {recipe.seed}"
     for position, stage in enumerate(recipe.stages):
         step = json.dumps([stage.name, stage.get_config()], sort_keys=True)
         key = hashlib.sha256(f"{key} {step}".encode()).hexdigest()[:32]
@@ -54,15 +54,11 @@ def carry_out(
 
 def _keep(run: Run, path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with staged(path.with_suffix(".json"), overwrite=True) as stage:
             stage.write_text(json.dumps(run.history))
-        # Under a hidden name first: a killed process leaves no half of it. Keras asks
-        # for a name that ends in .keras.
-        hidden = path.with_name(f".{os.getpid()}-{path.name}")
-        run.model.save(hidden)
-        hidden.replace(path)
-    except (OSError, TypeError, NotImplementedError):
+        with staged(path, overwrite=True) as stage:
+            run.model.save(stage)
+    except (ExportError, TypeError, NotImplementedError):
         return  # what cannot be kept is made again
 
 

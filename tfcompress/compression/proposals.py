@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tfcompress.compression.budget import Budget, Measures
+from tfcompress.compression.budget import COSTS, Budget, Measures
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.scenario import Considered, Scenario
 from tfcompress.compression.sensitivity import Sensitivity, fragile
@@ -81,7 +81,7 @@ class Space:
         The gentlest that are predicted to be within the budget, then stronger and
         gentler ones along the front of predicted cost and damage in turns.
         """
-        limits = _limits(budget, self.baseline)
+        limits = budget.limits(self.baseline)
         points = sorted(self.all(), key=self.damage)
         fits = [p for p in points if self._within(p, limits)]
         # Within cost alike, less damage first; along the front cost falls as damage
@@ -168,9 +168,8 @@ class Space:
         for (part, found), epochs in zip(parts, _shared(parts, self.epochs)):
             rate = _LAST_RATE if part == "last" and len(parts) > 1 else 1.0
             stages += [*found, Fit(epochs, rate)]
-        return Recipe(
-            tuple(stages), self.scenario.target, self._options(), self.seed, name
-        )
+        options = {"weights": "compact"} if self.scenario.stores_codes else {}
+        return Recipe(tuple(stages), self.scenario.target, options, self.seed, name)
 
     def _last(self, proposal: Proposal) -> list[Stage]:
         stages: list[Stage] = []
@@ -187,15 +186,9 @@ class Space:
             stages.append(Cluster(clusters))
         return stages
 
-    def _options(self) -> dict[str, Any]:
-        small = {"bytes", "packed_bytes"} & set(self.scenario.costs)
-        if self.scenario.target == "saved_model" and small:
-            return {"weights": "compact"}
-        return {}
-
     def _within(self, proposal: Proposal, limits: dict[str, float]) -> bool:
         predicted = self.predicted(proposal)
-        return all(predicted[m] <= _MARGIN * limit for m, limit in limits.items())
+        return all(predicted[COSTS[n]] <= _MARGIN * v for n, v in limits.items())
 
     def _weights_of_probes(self) -> tuple[float, float]:
         """Returns how much this model minds zeros and coarse values: together 2."""
@@ -205,16 +198,6 @@ class Space:
         ]
         pruned = min(max(2 * totals[0] / sum(totals), 0.5), 1.5)
         return pruned, 2 - pruned
-
-
-def _limits(budget: Budget, baseline: Measures) -> dict[str, float]:
-    absolute = budget.relative_to(baseline)
-    found = {
-        "packed_bytes": absolute.max_packed_bytes,
-        "bytes": absolute.max_bytes,
-        "latency_ms": absolute.max_latency_ms,
-    }
-    return {measure: float(v) for measure, v in found.items() if v is not None}
 
 
 def _one_per_structure(proposals: list[Proposal]) -> list[Proposal]:

@@ -19,6 +19,7 @@ from tfcompress.core.errors import VerificationError
 from tfcompress.core.markdown import table
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.reporting import FrontPoint, Report, Row, report
+from tfcompress.reporting.report import compared
 from tfcompress.trustworthiness import trust
 
 
@@ -146,18 +147,16 @@ class Result:
 
     def _with_measures(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
         """Returns the rows with the metric and latency that were measured already."""
-        baseline = self.baseline.measures
-        return tuple(
+        measured = [
             dataclasses.replace(
                 row,
                 name=one.name,
                 metric=one.measures.metric,
                 latency=one.measures.latency_ms,
-                metric_change=one.measures.metric - baseline.metric,
-                latency_ratio=baseline.latency_ms / one.measures.latency_ms,
             )
             for row, one in zip(rows, (self.baseline, self.best))
-        )
+        ]
+        return tuple(compared(row, measured[0]) for row in measured)
 
     def to_json(self) -> str:
         """Returns all figures as JSON."""
@@ -207,18 +206,14 @@ class Result:
         return "\n".join(lines)
 
     def _beaten(self, one: Candidate) -> bool:
-        sign = 1 if self.higher_is_better else -1
-        cost = self.budget.cost
+        others = (*self.candidates, self.baseline)
+        mine = self._merits(one)
+        return any(self._merits(other).dominates(mine) for other in others)
 
-        def merits(candidate: Candidate) -> tuple[float, float]:
-            measures = candidate.measures
-            return -getattr(measures, cost), sign * measures.metric
-
-        mine = merits(one)
-        return any(
-            merits(other) != mine and all(a >= b for a, b in zip(merits(other), mine))
-            for other in (*self.candidates, self.baseline)
-        )
+    def _merits(self, one: Candidate) -> FrontPoint:
+        # The front is that of the cost which the budget limits, be it bytes or time.
+        cost = getattr(one.measures, self.budget.cost)
+        return dataclasses.replace(self._point(one), size=cost)
 
 
 def _figures(candidate: Candidate) -> dict[str, Any]:

@@ -44,6 +44,12 @@ class Scenario:
     teaches: str
     has_free_channels: bool = True
 
+    @property
+    def stores_codes(self) -> bool:
+        """Whether weights are stored as codes, which take fewer bytes on a disk."""
+        small = {"bytes", "packed_bytes"} & set(self.costs)
+        return self.target == "saved_model" and bool(small)
+
 
 @dataclasses.dataclass(frozen=True)
 class Considered:
@@ -166,7 +172,7 @@ def _prune(scenario: Scenario) -> Considered:
 
 def _cluster(scenario: Scenario) -> Considered:
     name = "cluster"
-    if "packed_bytes" not in scenario.costs and not _compact(scenario):
+    if "packed_bytes" not in scenario.costs and not scenario.stores_codes:
         why = "shared values make packed files small, not the files themselves"
         return Considered(name, (), why)
     why = "shared values take few bits in a packed file"
@@ -176,7 +182,7 @@ def _cluster(scenario: Scenario) -> Considered:
 def _quantize(scenario: Scenario) -> Considered:
     name = "quantize"
     if scenario.target in _FLOAT_TARGETS:
-        if _compact(scenario):
+        if scenario.stores_codes:
             why = "8-bit weights make the version directory smaller; it runs in float"
             return Considered(name, (None, "w8a8"), why)
         why = "a SavedModel runs integers as floats, which is no faster"
@@ -205,12 +211,6 @@ _ATTEMPTS: dict[str, Callable[[keras.Model, float], Any]] = {
     "factorize": lambda model, share: factorize(model, size=share, conv="spatial"),
 }
 _RULES = (_shrink, _factorize, _prune, _cluster, _quantize, _distil)
-
-
-def _compact(scenario: Scenario) -> bool:
-    """Whether weights are stored as codes, which take fewer bytes on a disk."""
-    small = {"bytes", "packed_bytes"} & set(scenario.costs)
-    return scenario.target == "saved_model" and bool(small)
 
 
 def _is_table(layer: Any) -> bool:

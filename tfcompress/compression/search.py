@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def _study(
             optuna.storages.RetryHeartbeatStaleTrialCallback(_RETRIES)
         ),
     )
-    asked = repr((workshop.task.fingerprint(), budget, space.scenario))
+    asked = repr((workshop.task.fingerprint, budget, space.scenario))
     asked += repr((space.epochs, search.seed))
     study = optuna.create_study(
         storage=storage,
@@ -241,20 +242,15 @@ def _tried(trial: Any, space: Space, workshop: Workshop) -> Tried:
     return Tried(trial.number, workshop.build(recipe))
 
 
-class _quiet:
+@contextlib.contextmanager
+def _quiet(optuna: Any) -> Iterator[None]:
     """Optuna's log says what the progress bar says better."""
-
-    def __init__(self, optuna: Any):
-        self._optuna = optuna
-
-    def __enter__(self) -> None:
-        self._level = self._optuna.logging.get_verbosity()
-        self._optuna.logging.set_verbosity(logging.ERROR)
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        # Heartbeats and constraints are marked experimental; both are tested here.
-        warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
-
-    def __exit__(self, *exception: Any) -> None:
-        self._warnings.__exit__(*exception)
-        self._optuna.logging.set_verbosity(self._level)
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Heartbeats and constraints are marked experimental; both are tested here.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

@@ -31,7 +31,7 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
         `"4 bits"`, with its kernels rounded per channel. Differences of the compiled
         loss on 512 training samples.
     """
-    path = cache / f"sensitivity-{task.fingerprint()}.json"
+    path = cache / f"sensitivity-{task.fingerprint}.json"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import math
@@ -83,7 +84,7 @@ class Task:
         self.model = _as_graph(model)
         self.train = Data("train", train, batch_size)
         self.validation = Data("validation", validation, batch_size)
-        inputs = self.samples(1)
+        inputs, _ = self.train.head(1)
         self._reference = KerasRunner(self.model)
         self._scorer = self._make_scorer(self.model(inputs, training=False))
         self.scores = self.evaluate(self._reference)
@@ -103,7 +104,7 @@ class Task:
         """The rate with which the model's optimizer began."""
         return float(self._optimizer().learning_rate)
 
-    @property
+    @functools.cached_property
     def teaches(self) -> str:
         """What the model's outputs are, for a student that learns from them.
 
@@ -193,8 +194,9 @@ class Task:
             for name, values in history.history.items()
         }
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Returns a hash of weights, arguments of compile and some of the data."""
+        """A hash of weights, arguments of compile and some of the data."""
         versions = [importlib.metadata.version(name) for name in _MADE_BY]
         digest = hashlib.sha256(repr((self._config, versions)).encode())
         for weight in self.model.weights:

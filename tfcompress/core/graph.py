@@ -155,6 +155,10 @@ def clone_operation(operation: Any) -> Any:
 def give_weights(layer: keras.Layer, weights: list) -> None:
     """Sets the weights of a layer, and what it has computed from them."""
     layer.set_weights(weights)
+    _settle(layer)
+
+
+def _settle(layer: keras.Layer) -> None:
     if isinstance(layer, keras.layers.Normalization):
         layer.finalize_state()  # it computes with tensors, not with its weights
 
@@ -167,8 +171,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for _, layer in walk(copy):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
+        _settle(layer)
     return copy
 
 

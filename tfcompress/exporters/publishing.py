@@ -15,8 +15,9 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yields a hidden path beside `target`; on success it becomes `target`.
 
     The staged path is in the same directory, because only a rename inside one file
-    system is atomic. Whatever goes wrong, the staged path and any directory made
-    for it are removed again.
+    system is atomic. It ends as `target` does: some writers look at the suffix.
+    Whatever goes wrong, the staged path and any directory made for it are removed
+    again.
 
     Args:
         target: where the file or directory is to appear.
@@ -27,7 +28,7 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """
     check_free(target, overwrite)
     created: list[Path] = []
-    stage = target.parent / f".tmp-{target.name}-{uuid.uuid4().hex[:12]}"
+    stage = target.parent / f".tmp-{target.name}-{uuid.uuid4().hex[:12]}{target.suffix}"
     try:
         created = _make_parents(target.parent)
         yield stage

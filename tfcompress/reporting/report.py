@@ -209,7 +209,7 @@ def report(
         row = dataclasses.replace(_measure(subject), metric=metric, latency=latency)
         if packed:
             row = dataclasses.replace(row, **_sizes(subject))
-        rows.append(_compared(row, rows[0] if rows else row))
+        rows.append(compared(row, rows[0] if rows else row))
     return Report(tuple(rows), shown)
 
 
@@ -240,7 +240,7 @@ def _sizes(subject: keras.Model | Artifact) -> dict[str, Any]:
     return {name: getattr(found, name) for name in names}
 
 
-def _compared(row: Row, baseline: Row) -> Row:
+def compared(row: Row, baseline: Row) -> Row:
     change = None
     if row.metric is not None and baseline.metric is not None:
         change = row.metric - baseline.metric

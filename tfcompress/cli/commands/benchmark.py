@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tfcompress.cli.app import Json, app, show, working
-from tfcompress.cli.inputs import DATA_HELP, load_data, only_inputs
+from tfcompress.cli.inputs import DATA_HELP, input_shape, load_data, only_inputs
 
 
 @app.command()
@@ -37,7 +37,7 @@ def benchmark(
     if inputs is None:
         found = _random(described[0], taken)
     else:
-        found = only_inputs(load_data(inputs, described[0].inputs[0].shape), taken)
+        found = only_inputs(load_data(inputs, input_shape(described[0])), taken)
     with working(f"{runs} calls of each"):
         results = measure(described, found, threads, runs, memory)
     lines = [str(result) for result in results]

@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, app, messages, show
-from tfcompress.cli.inputs import DATA_HELP, import_modules, load_data, load_model
+from tfcompress.cli.app import FAILED, Json, Modules, app, messages, show
+from tfcompress.cli.inputs import (
+    DATA_HELP,
+    import_modules,
+    input_shape,
+    labelled,
+    load_data,
+    load_model,
+)
 
 _LIMIT = "a number, '250 kB', or a share of the baseline's such as '25%'"
 
@@ -54,9 +61,7 @@ def compress(
     save_recipe: Annotated[
         Path | None, typer.Option(help="Write the recipe of the best candidate here.")
     ] = None,
-    modules: Annotated[
-        list[str], typer.Option("--import", help="Module with your own layers.")
-    ] = [],  # noqa: B006  (typer reads it)
+    modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
     """Make a trained model fit a budget; ends with 1 if no candidate does.
@@ -77,7 +82,7 @@ def compress(
         trials, epochs, minutes, str(output), seed=seed, verbose=int(not as_json)
     )
     loaded = load_model(model, compiled=True)
-    shape = tuple(loaded.inputs[0].shape) if loaded.inputs else None
+    shape = input_shape(loaded)
     name, _, direction = (metric or "").partition(":")
     result = tfcompress.compress(
         loaded,
@@ -94,19 +99,11 @@ def compress(
     if save_recipe is not None:
         result.recipe.save(save_recipe)
     if html is not None:
-        judged: tuple = ()
-        if test is not None:
-            from tfcompress.compression.data import Data
-
-            held = Data("test", load_data(test, shape), search.batch_size)
-            judged = held.head(_ALL)
+        judged = () if test is None else labelled(load_data(test, shape))
         result.report(*judged).to_html(html)
         messages.print(f"The report is {html}", highlight=False)
     if not result.met:
         raise typer.Exit(FAILED)
-
-
-_ALL = 1 << 62
 
 
 def _number(text: str | None) -> float | str | None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, app, show, working
+from tfcompress.cli.app import FAILED, Json, Modules, app, show, working
 from tfcompress.cli.inputs import import_modules, load_model
 
 
@@ -20,9 +20,7 @@ def doctor(
         str | None, typer.Option(help="Bits, such as w8a8; none for float.")
     ] = None,
     trial: Annotated[bool, typer.Option(help="Try an export too.")] = True,
-    modules: Annotated[
-        list[str], typer.Option("--import", help="Module with your own layers.")
-    ] = [],  # noqa: B006  (typer reads it)
+    modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
     """Tell before training what of a model will not run where it is to live.

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import Json, app, show, working
+from tfcompress.cli.app import Json, Modules, app, show, working
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
+    input_shape,
     load_data,
     load_model,
     named_value,
@@ -35,9 +36,7 @@ def export(
     option: Annotated[
         list[str], typer.Option(help="name=value of the format; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it)
-    modules: Annotated[
-        list[str], typer.Option("--import", help="Module with your own layers.")
-    ] = [],  # noqa: B006
+    modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
     """Write a model for where it will live, in floats or calibrated integers.
@@ -57,8 +56,8 @@ def export(
             expected=f"--calibration with {DATA_HELP}",
         )
     if scheme is not None:
-        shape = tuple(loaded.inputs[0].shape) if loaded.inputs else None
-        typical = only_inputs(load_data(str(calibration), shape), samples)
+        data = load_data(str(calibration), input_shape(loaded))
+        typical = only_inputs(data, samples)
         with working("Calibrating"):
             loaded = tfcompress.calibrate(loaded, typical, scheme)
     with working(f"Writing {path}"):

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tfcompress.cli.app import Json, app, show, working
+from tfcompress.cli.app import Json, Modules, app, show, working
 from tfcompress.cli.inputs import import_modules, is_keras, load_subject
 
 
@@ -18,9 +18,7 @@ def inspect(
     path: Annotated[
         Path, typer.Argument(help=".keras, .tflite, .onnx, .tfc or a directory.")
     ],
-    modules: Annotated[
-        list[str], typer.Option("--import", help="Module with your own layers.")
-    ] = [],  # noqa: B006  (typer reads it)
+    modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
     """Show what is in a model or artifact: sizes, zeros, bits, MACs, operators.

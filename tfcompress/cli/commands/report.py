@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, app, messages, show, working
+from tfcompress.cli.app import FAILED, Json, Modules, app, messages, show, working
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
+    input_shape,
+    labelled,
     load_data,
     load_subject,
     named_value,
@@ -35,9 +37,7 @@ def report(
     packed: Annotated[bool, typer.Option(help="Packed sizes too.")] = True,
     html: Annotated[Path | None, typer.Option(help="Write one page here.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write one picture here.")] = None,
-    modules: Annotated[
-        list[str], typer.Option("--import", help="Module with your own layers.")
-    ] = [],  # noqa: B006  (typer reads it)
+    modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
     """Put sizes, zeros, accuracy and latency side by side, and draw them.
@@ -60,9 +60,7 @@ def report(
     subjects = [load_subject(path) for path in (baseline, *artifacts)]
     given: dict[str, Any] = {"packed": packed}
     if data is not None:
-        first = getattr(subjects[0], "inputs", None)
-        found = load_data(data, tuple(first[0].shape) if first else None)
-        inputs, labels = _samples(found)
+        inputs, labels = labelled(load_data(data, input_shape(subjects[0])))
         with working("Comparing answers"):
             if trust:
                 given["trust"] = tfcompress.trust(
@@ -79,12 +77,6 @@ def report(
     show(made.to_markdown(), as_json, made.to_json())
     if trust and data is not None and not given["trust"].passed:
         raise typer.Exit(FAILED)
-
-
-def _samples(data: Any) -> tuple[Any, Any]:
-    from tfcompress.compression.data import Data
-
-    return Data("data", data, 128).head(1 << 62)
 
 
 def _accuracy(outputs: Any, labels: Any) -> float:

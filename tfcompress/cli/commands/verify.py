@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, app, show, working
+from tfcompress.cli.app import FAILED, Json, Modules, app, show, working
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
+    input_shape,
     load_data,
     load_subject,
     only_inputs,
@@ -32,9 +33,7 @@ def verify(
     min_integer_coverage: Annotated[
         float | None, typer.Option(help="Least share of integer operators, 0 to 1.")
     ] = None,
-    modules: Annotated[
-        list[str], typer.Option("--import", help="Module with your own layers.")
-    ] = [],  # noqa: B006  (typer reads it)
+    modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
     """Compare an artifact with its model on real samples; ends with 1 if they differ.
@@ -45,8 +44,7 @@ def verify(
 
     import_modules(modules)
     expected = load_subject(reference)
-    shape = _shape(expected)
-    found = only_inputs(load_data(inputs, shape), samples)
+    found = only_inputs(load_data(inputs, input_shape(expected)), samples)
     with working("Running both"):
         result = compare(
             artifact,
@@ -59,8 +57,3 @@ def verify(
     show(str(result), as_json, result.to_json())
     if not result.passed:
         raise typer.Exit(FAILED)
-
-
-def _shape(subject: object) -> tuple[int | None, ...] | None:
-    inputs = getattr(subject, "inputs", None)
-    return tuple(inputs[0].shape) if inputs else None
