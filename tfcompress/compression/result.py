@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.scenario import Considered, Scenario
 from tfcompress.compression.sensitivity import Sensitivity
 from tfcompress.core.errors import VerificationError
+from tfcompress.core.json import dumps
 from tfcompress.core.markdown import table
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.reporting import FrontPoint, Report, Row, report
@@ -174,7 +174,7 @@ class Result:
             "front": [one.name for one in self.front],
             "failures": list(self.failures),
         }
-        return json.dumps(content, indent=2)
+        return dumps(content)
 
     def __str__(self) -> str:
         marks = {id(self.best): "chosen" if self.met else "nearest"}
