@@ -66,7 +66,14 @@ def make_two_headed():
 
 
 @pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """Where the artifacts that many modules read are."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    """One for each module: names in two modules never meet."""
     return tmp_path_factory.mktemp("artifacts")
 
 
@@ -91,15 +98,15 @@ def images():
 
 
 @pytest.fixture(scope="session")
-def quantized_file(quantized, folder):
-    return export(quantized, folder / "quantized.tflite")
+def quantized_file(quantized, shared):
+    return export(quantized, shared / "quantized.tflite")
 
 
 @pytest.fixture(scope="session")
-def plain_file(plain, folder):
-    return export(plain, folder / "plain.tflite")
+def plain_file(plain, shared):
+    return export(plain, shared / "plain.tflite")
 
 
 @pytest.fixture(scope="session")
-def quantized_version(quantized, folder):
-    return export(quantized, folder / "quantized" / "1", format="saved_model")
+def quantized_version(quantized, shared):
+    return export(quantized, shared / "quantized" / "1", format="saved_model")
