@@ -270,6 +270,11 @@ class FakeQuantize(keras.layers.Layer):
         low, high = self.learned_range()
         return (high - low) / self._steps
 
+    def zero_point(self) -> int:
+        """Returns the signed integer that stands for zero."""
+        low, _ = self.learned_range()
+        return -(2 ** (self.num_bits - 1)) - round(low / self.step())
+
     def compute_output_shape(self, input_shape: Any, **kwargs: Any) -> Any:
         return input_shape
 

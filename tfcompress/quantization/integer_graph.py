@@ -26,7 +26,12 @@ from tfcompress.quantization.as_convolution import (
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integer_linear import IntegerLinear
-from tfcompress.quantization.integer_sums import IntegerAdd, IntegerSum
+from tfcompress.quantization.integer_sums import (
+    IntegerAdd,
+    IntegerSum,
+    SumScales,
+    mean_scales,
+)
 from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.primitives import AddConstant
 from tfcompress.quantization.recurrent_steps import unrolled
@@ -216,12 +221,19 @@ def _output_axes(node: Node, rank: int) -> tuple[int, ...]:
     return tuple(axis % rank for axis in axes)
 
 
-def _input_step(tensor: Tensor, producers: dict[Tensor, Node]) -> float | None:
+def _rounding_before(
+    tensor: Tensor, producers: dict[Tensor, Node]
+) -> FakeQuantize | None:
     node = producers.get(tensor)
     while node is not None and (_flow(node) in ("select", "concatenate")):
         node = producers.get(node.inputs[0])
     operation: Any = node.operation if node is not None else None
-    return operation.step() if isinstance(operation, FakeQuantize) else None
+    return operation if isinstance(operation, FakeQuantize) else None
+
+
+def _input_step(tensor: Tensor, producers: dict[Tensor, Node]) -> float | None:
+    rounding = _rounding_before(tensor, producers)
+    return rounding.step() if rounding is not None else None
 
 
 def _with_integer_sums(graph: Graph) -> Graph:
@@ -244,7 +256,7 @@ def _with_integer_sums(graph: Graph) -> Graph:
             nodes.append(_as_integer_linear(node, rounding.step(), producers, wrapped))
         else:
             nodes.append(node)
-            scales = _sum_scales(node, rounding.step(), producers)
+            scales = _sum_scales(node, rounding, producers)
             if scales is not None:
                 name = f"{node.name}_sum"
                 _add_sum(nodes, summed, node.output, name, rounding, scales)
@@ -260,13 +272,13 @@ def _add_sum(
     tensor: Tensor,
     name: str,
     rounding: FakeQuantize,
-    scales: tuple[float, float] | None = None,
+    scales: SumScales | None = None,
 ) -> None:
     if tensor in summed or rounding.num_bits > 8:
         return
-    step = rounding.step()
-    sum_step, factor = scales or (None, np.float32(1) / np.float32(step))
-    layer = IntegerSum(sum_step, float(factor), float(np.float32(step)), name=name)
+    step = np.float32(rounding.step())
+    scales = scales or SumScales(None, float(np.float32(1) / step))
+    layer = IntegerSum(scales, float(step), name=name)
     summed[tensor] = Tensor(tensor.shape, "float32")
     nodes.append(Node(layer, (tensor,), {}, summed[tensor]))
 
@@ -323,27 +335,26 @@ def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> N
 
 
 def _sum_scales(
-    node: Node, step: float, producers: dict[Tensor, Node]
-) -> tuple[float, float] | None:
-    """Returns the distance between two sums of a product or a mean, in real numbers
-    and in steps of the output; `None` where no integers are added up.
+    node: Node, rounding: FakeQuantize, producers: dict[Tensor, Node]
+) -> SumScales | None:
+    """Returns the scales of a product or a mean; `None` where no integers are added
+    up.
     """
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
         return None
-    found = [_input_step(tensor, producers) for tensor in node.inputs]
-    steps = [one for one in found if one is not None]
-    if not steps or len(steps) < len(found):
+    found = [_rounding_before(tensor, producers) for tensor in node.inputs]
+    given = [one for one in found if one is not None]
+    if not given or len(given) < len(found):
         return None
-    first, last, target = (np.float32(s) for s in (steps[0], steps[-1], step))
     kind = type(operation).__name__
     if isinstance(operation, layers.Multiply) or kind == "Matmul":
-        return steps[0] * steps[-1], float(first * last / target)
+        steps = [given[0].step(), given[-1].step(), rounding.step()]
+        first, last, target = map(np.float32, steps)
+        return SumScales(steps[0] * steps[1], float(first * last / target))
     means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
     read, made = node.inputs[0].shape[1:], node.output.shape[1:]
     if (isinstance(operation, means) or kind == "Mean") and None not in read:
         count = math.prod(filter(None, read)) // math.prod(filter(None, made))
-        # In the order of XNNPACK's reductions: one rounding decides ties.
-        factor = first / target * (np.float32(1) / np.float32(count))
-        return steps[0] / count, float(factor)
+        return mean_scales(given[0], rounding, count)
     return None

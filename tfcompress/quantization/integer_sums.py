@@ -13,6 +13,7 @@ Linear layers have too many summands to be read off: see `integer_linear.py`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import threading
 from collections.abc import Iterator
@@ -46,19 +47,69 @@ def is_plain() -> bool:
     return getattr(_state, "plain", False)
 
 
-def rescaled(integers: Any, factor: Any, step: Any) -> Any:
+def rescaled(
+    integers: Any, factor: Any, step: Any, bias: float = 0.0, zero_point: int = 0
+) -> Any:
     """Returns integer sums rounded to the next tensor's step.
 
     Source: XNNPACK's requantization in float32: with the integer sum `n`,
-    `q = round_half_even(float(n) * (s_in * s_kernel / s_out))`.
+    `q = round_half_even(float(n) * (s_in * s_kernel / s_out) + bias)`.
 
     Args:
         integers: the sums, as float32.
         factor: what turns a sum into output steps, in float32.
         step: distance between two neighbouring outputs.
+        bias: in output steps; 0 where the zero point is added after rounding.
+        zero_point: the integer that the outputs count from.
     """
-    rounded = ops.round(integers * np.asarray(factor, "float32"))
-    return rounded * np.float32(step)
+    scaled = integers * np.asarray(factor, "float32")
+    if bias or zero_point:
+        scaled += np.float32(bias)
+    return (ops.round(scaled) - zero_point) * np.float32(step)
+
+
+@dataclasses.dataclass(frozen=True)
+class SumScales:
+    """How an integer kernel scales what it adds up.
+
+    Attributes:
+        sum_step: distance between two neighbouring sums: one number, or one for each
+            channel; `None` where the input is not a sum but any number.
+        factor: what turns an integer sum into output steps, in float32; alike.
+        offset: what the zero points of the inputs add to the integer sum.
+        bias: in output steps: what takes the offset away and adds the output's zero
+            point, in float32.
+        zero_point: of the output, if it is in the bias.
+    """
+
+    sum_step: Any
+    factor: Any
+    offset: int = 0
+    bias: float = 0.0
+    zero_point: int = 0
+
+
+def mean_scales(given: Any, made: Any, count: int) -> SumScales:
+    """Returns the scales of a mean.
+
+    Source: XNNPACK's reductions: with the sum `n` of the stored integers,
+    `q = round_half_even(float(n) * f + b)`, `f = s_in / s_out * (1 / count)`,
+    `b = z_out - z_in * (s_in / s_out)`, each operation in float32. The zero points
+    are inside the rounding, so they decide ties.
+
+    Args:
+        given, made: the `FakeQuantize` before and after it.
+        count: numbers in a mean.
+    """
+    ratio = np.float32(given.step()) / np.float32(made.step())
+    zeros = np.float32(given.zero_point()), np.float32(made.zero_point())
+    return SumScales(
+        sum_step=given.step() / count,
+        factor=float(ratio * (np.float32(1) / np.float32(count))),
+        offset=given.zero_point() * count,
+        bias=float(zeros[1] - zeros[0] * ratio),
+        zero_point=made.zero_point(),
+    )
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -71,33 +122,34 @@ class IntegerSum(keras.layers.Layer):
     Source: `rescaled`.
 
     Args:
-        sum_step: distance between two neighbouring sums: one number, or one for each
-            channel; `None` where the input is not a sum but any number.
-        factor: what turns an integer sum into output steps, in float32; alike.
+        scales: `SumScales`, or a dict of its attributes.
         step: distance between two neighbouring outputs.
 
     Example:
 
-    >>> layer = IntegerSum(sum_step=0.25, factor=0.5, step=0.5)
+    >>> layer = IntegerSum(SumScales(sum_step=0.25, factor=0.5), step=0.5)
     >>> layer(ops.array([0.2501, 0.7499])).numpy().tolist()    # sums 1 and 3
     [0.0, 1.0]
     """
 
-    def __init__(self, sum_step: Any, factor: Any, step: float, **kwargs: Any):
+    def __init__(self, scales: SumScales | dict, step: float, **kwargs: Any):
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        self.sum_step, self.factor, self.step = sum_step, factor, float(step)
+        self.scales = SumScales(**scales) if isinstance(scales, dict) else scales
+        self.step = float(step)
 
     def call(self, inputs: Any) -> Any:
         if is_plain():
             return inputs
-        integers, known = inputs, None
-        if self.sum_step is not None:
-            steps = np.asarray(self.sum_step, "float64")
+        integers, known, scales = inputs, None, self.scales
+        if scales.sum_step is not None:
+            steps = np.asarray(scales.sum_step, "float64")
             known = steps > 0  # a channel without weights has no step
             exact = ops.cast(inputs, "float64") / np.where(known, steps, 1.0)
-            integers = ops.cast(ops.round(exact), "float32")
-        outputs = rescaled(integers, self.factor, self.step)
+            integers = ops.cast(ops.round(exact) + scales.offset, "float32")
+        outputs = rescaled(
+            integers, scales.factor, self.step, scales.bias, scales.zero_point
+        )
         return outputs if known is None else ops.where(known, outputs, inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -106,8 +158,7 @@ class IntegerSum(keras.layers.Layer):
     def get_config(self) -> dict:
         return {
             **super().get_config(),
-            "sum_step": self.sum_step,
-            "factor": self.factor,
+            "scales": dataclasses.asdict(self.scales),
             "step": self.step,
         }
 
