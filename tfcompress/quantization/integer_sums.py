@@ -94,21 +94,22 @@ def mean_scales(given: Any, made: Any, count: int) -> SumScales:
 
     Source: XNNPACK's reductions: with the sum `n` of the stored integers,
     `q = round_half_even(float(n) * f + b)`, `f = s_in / s_out * (1 / count)`,
-    `b = z_out - z_in * (s_in / s_out)`, each operation in float32. The zero points
-    are inside the rounding, so they decide ties.
+    `b = z_out - z_in * count * f`, each operation in float32. The zero points are
+    inside the rounding, so they decide ties.
 
     Args:
         given, made: the `FakeQuantize` before and after it.
         count: numbers in a mean.
     """
     ratio = np.float32(given.step()) / np.float32(made.step())
-    zeros = np.float32(given.zero_point()), np.float32(made.zero_point())
+    factor = ratio * (np.float32(1) / np.float32(count))
+    offset, zero_point = given.zero_point() * count, made.zero_point()
     return SumScales(
         sum_step=given.step() / count,
-        factor=float(ratio * (np.float32(1) / np.float32(count))),
-        offset=given.zero_point() * count,
-        bias=float(zeros[1] - zeros[0] * ratio),
-        zero_point=made.zero_point(),
+        factor=float(factor),
+        offset=offset,
+        bias=float(np.float32(zero_point) - np.float32(offset) * factor),
+        zero_point=zero_point,
     )
 
 
