@@ -22,6 +22,7 @@ from tfcompress.core.errors import (
     UnsupportedLayerError,
     VerificationError,
 )
+from tfcompress.core.workers import is_chief
 from tfcompress.distillation import (
     BoostedTrees,
     Distiller,
@@ -37,6 +38,7 @@ from tfcompress.distillation import (
     distill_into_trees,
     initialize_from,
 )
+from tfcompress.distribution import distribute
 from tfcompress.exporters import (
     Artifact,
     Diagnosis,
@@ -216,11 +218,13 @@ __all__ = [
     "deep_supervision",
     "distill_chain",
     "distill_into_trees",
+    "distribute",
     "doctor",
     "export",
     "factorize",
     "finalize",
     "initialize_from",
+    "is_chief",
     "load",
     "macs",
     "mixed_precision",

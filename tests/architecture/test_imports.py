@@ -19,6 +19,7 @@ RANKS = {
     "quantization": 2,
     "restructuring": 2,
     "distillation": 2,
+    "distribution": 2,
     "finalization": 3,
     "exporters": 4,
     "packing": 5,
@@ -41,6 +42,8 @@ PEERS_ALLOWED = {1}
 TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
     "tfcompress/core/callback.py": "functions that are not inlined into the step",
+    "tfcompress/core/replicas.py": "what replicas exchange",
+    "tfcompress/distribution.py": "strategies",
     "tfcompress/clustering/lookup.py": "lookups that read the codes once",
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.replicas import summed
+
 Observer = Callable[[Any, Any], None]
 Update = Callable[[list[Any]], None]
 
@@ -45,7 +47,7 @@ class _Tap:
     def _show(self, gradient: Any, variable: keras.Variable) -> None:
         for observe in self.observers.get(id(variable), ()):
             # An Embedding's gradient is sparse slices until it is converted.
-            gradient = ops.cast(ops.convert_to_tensor(gradient), "float32")
+            gradient = summed(ops.cast(ops.convert_to_tensor(gradient), "float32"))
             observe(ops.cast(variable, "float32"), gradient)
 
     def _update(self, grads: list, variables: list) -> tuple[list, list]:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import exporter_for, get_exporter
 from tfcompress.exporters.runners import Runner
@@ -57,7 +58,8 @@ def export(
         An `Artifact`.
 
     Raises:
-        InvalidArgumentError: if the model is not built or an option is wrong.
+        InvalidArgumentError: if the model is not built or an option is wrong, or on
+            a worker of a job that is not its chief.
         ExportError: if the output exists, the disk refuses, or the converter fails.
 
     Example:
@@ -68,6 +70,7 @@ def export(
     print(phone.size, phone.integer_coverage)
     ```
     """
+    require_chief("export a model", model)
     exporter = get_exporter(format)
     return exporter.with_options(options).export(
         model, _target(filepath), input_signature, calibration_data

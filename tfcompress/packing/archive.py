@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.workers import require_chief
 from tfcompress.exporters.publishing import check_free, staged
 from tfcompress.packing import blocks
 from tfcompress.packing.blocks import Span
@@ -84,6 +85,7 @@ def pack(
     Raises:
         ArtifactError: if there is nothing at `artifact`, or links are in it.
         ExportError: if the output exists or the disk refuses.
+        InvalidArgumentError: on a worker of a job that is not its chief.
 
     Example:
 
@@ -96,6 +98,7 @@ def pack(
     >>> unpack(packed, folder / "back").read_bytes() == bytes(5000)
     True
     """
+    require_chief("pack an artifact")
     source = Path(os.fspath(artifact))
     files, folders = _contents(source)
     if not isinstance(filepath, str | os.PathLike):

@@ -13,6 +13,7 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
+from tfcompress.core.replicas import from_all
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
@@ -40,6 +41,23 @@ def at_step(step: Any, steps: int) -> Iterator[None]:
 def _site_now(site: Any) -> Any:
     step = getattr(_state, "step", None)
     return site if step is None else site * step[1] + step[0]
+
+
+def _in_loop() -> bool:
+    step = getattr(_state, "step", None)
+    return step is not None and not isinstance(step[0], int)
+
+
+def _of_all_replicas(extremes: Any) -> Any:
+    """Returns the smallest and largest value of the whole batch from those here.
+
+    Replicas cannot talk to each other inside of a loop; what has moved in one is made
+    equal after it.
+    """
+    if _in_loop():
+        return extremes
+    every = from_all(extremes)
+    return ops.stack([ops.min(every[:, 0]), ops.max(every[:, 1])])
 
 
 def _kept_apart(inputs: Any) -> Any:
@@ -127,12 +145,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         if self.fixed_range is None:
-            # Replicas see different batches; their mean is what all go on with.
-            common = {
-                "initializer": "zeros",
-                "aggregation": "mean",
-                "dtype": "float32",
-            }
+            common = {"initializer": "zeros", "dtype": "float32"}
             self.ranges = self.add_weight(
                 shape=(self.sites, 2),
                 trainable=self.learned and not self.frozen,
@@ -218,7 +231,8 @@ class FakeQuantize(keras.layers.Layer):
         if self.learned:
             last = ops.where(seen < _OBSERVED, self.momentum, 1.0)
         keep = ops.minimum(last, seen / (seen + 1.0))
-        moved = keep * self.ranges[site] + (1.0 - keep) * self._batch_range(inputs)
+        extremes = _of_all_replicas(self._batch_range(inputs))
+        moved = keep * self.ranges[site] + (1.0 - keep) * extremes
         if self.sites == 1:
             self.ranges.assign(moved[None])
             self.batches.assign(self.batches + 1.0)

@@ -26,6 +26,7 @@ from tfcompress.core.graph import (
     trace_operations,
 )
 from tfcompress.core.registry import PACKAGE
+from tfcompress.core.replicas import from_all
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import LayerRule, kernels_of, register_layer_rule
 from tfcompress.quantization.fake_quantize import FakeQuantize, at_step
@@ -100,7 +101,7 @@ class RecurrentSteps(keras.layers.Layer):
             rest = [one[1:] for one in sequences]
             outputs, last = _loop(later, rest, [*states, *moving], length - 1)
             for variable, value in zip(observing, last[self.states :]):
-                variable.assign(value)
+                variable.assign(ops.mean(from_all(value), axis=0))
             outputs = ops.concatenate([output[None], outputs], 0)
         else:
             outputs = output[None]

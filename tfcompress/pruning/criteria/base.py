@@ -79,7 +79,6 @@ class GradientCriterion(Criterion):
             ops.zeros(site.variable.shape, "float32"),
             trainable=False,
             dtype="float32",
-            aggregation="mean",
         )
 
     def measure(self, weights: Any, gradient: Any) -> Any:

@@ -40,7 +40,6 @@ class Grasp(Snip):
             ops.zeros(site.variable.shape, "float32"),
             trainable=False,
             dtype="float32",
-            aggregation="mean",
         )
 
     def observe(self, weights: Any, gradient: Any) -> None:

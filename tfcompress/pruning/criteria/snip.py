@@ -45,9 +45,7 @@ class Snip(GradientCriterion):
 
     def build(self, site: Any) -> None:
         super().build(site)
-        self.seen = keras.Variable(
-            0, trainable=False, dtype="int32", aggregation="only_first_replica"
-        )
+        self.seen = keras.Variable(0, trainable=False, dtype="int32")
 
     def measure(self, weights: Any, gradient: Any) -> Any:
         return weights * gradient
