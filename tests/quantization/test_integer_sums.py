@@ -97,3 +97,45 @@ def test_means_are_rounded_as_reductions_are(pool, tmp_path):
     final = tfcompress.finalize(aware)
     file = tfcompress.load(tfcompress.export(final, tmp_path / "mean.tflite"))
     np.testing.assert_array_equal(final.predict(samples, verbose=0), file(samples))
+
+
+def equals_its_file(model, samples, path):
+    aware = tfcompress.quantize_aware(model)
+    aware(samples, training=True)
+    final = tfcompress.finalize(aware)
+    file = tfcompress.load(tfcompress.export(final, path))
+    np.testing.assert_array_equal(final.predict(samples, verbose=0), file(samples))
+    return final
+
+
+@pytest.mark.export
+def test_averages_over_the_border_are_rounded_as_kernels_do(tmp_path):
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(64, 9, 9, 8)).astype("float32")
+    x = keras.Input((9, 9, 8), name="x")
+    y = L.Conv2D(16, 3, activation="relu")(x)
+    y = L.AveragePooling2D(3, strides=2, padding="same")(y)
+    equals_its_file(keras.Model(x, L.Conv2D(8, 1)(y)), samples, tmp_path / "m.tflite")
+
+
+@pytest.mark.export
+def test_equal_activations_are_one_before_rounding(tmp_path):
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(64, 9, 9, 3)).astype("float32")
+    x = keras.Input((9, 9, 3), name="x")
+    y = L.Conv2D(16, 3)(x)
+    branches = [L.Conv2D(8, 1)(L.Activation("relu")(y)) for _ in range(3)]
+    final = equals_its_file(
+        keras.Model(x, L.Add()(branches)), samples, tmp_path / "m.tflite"
+    )
+    assert sum(isinstance(layer, L.Activation) for layer in final.layers) == 1
+
+
+@pytest.mark.export
+def test_tiny_kernels_have_the_converters_smallest_scale(tmp_path):
+    # As ConvNeXt's branches before training, which are scaled by 1e-6.
+    keras.utils.set_random_seed(0)
+    samples = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    x = keras.Input((6,), name="x")
+    tiny = L.Dense(8, kernel_initializer=keras.initializers.RandomNormal(0, 1e-7))
+    equals_its_file(keras.Model(x, tiny(x)), samples, tmp_path / "m.tflite")

@@ -18,6 +18,8 @@ import keras
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
 from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
 
+_ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU)
+
 
 def expand(
     graph: Graph, chosen: Callable[[Any], bool]
@@ -34,7 +36,29 @@ def expand(
             nodes.extend(expander.split(node, mapping))
         else:
             nodes.append(node)
-    return graph.substitute(mapping, nodes), expander.refusals
+    return _merged(graph.substitute(mapping, nodes), chosen), expander.refusals
+
+
+def _merged(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
+    """Returns `graph` with one activation where several do the same.
+
+    The converter merges them too, and fuses what is left into the layer before, which
+    then is not rounded before its activation.
+    """
+    first: dict[Any, Tensor] = {}
+    mapping: dict[Tensor, Tensor] = {}
+    nodes = []
+    for node in graph.nodes:
+        if chosen(node.operation) and isinstance(node.operation, _ACTIVATIONS):
+            config = {**node.operation.get_config(), "name": None}
+            given = [mapping.get(tensor, tensor) for tensor in node.inputs]
+            key = (type(node.operation), *given, repr(config))
+            if key in first:
+                mapping[node.output] = first[key]
+                continue
+            first[key] = node.output
+        nodes.append(node)
+    return graph.substitute(mapping, nodes)
 
 
 class _Expander:

@@ -25,6 +25,7 @@ from tfcompress.quantization.as_convolution import (
     identity_nodes,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integer_average import IntegerAverage
 from tfcompress.quantization.integer_linear import IntegerLinear
 from tfcompress.quantization.integer_sums import (
     IntegerAdd,
@@ -37,6 +38,9 @@ from tfcompress.quantization.primitives import AddConstant
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.wrapper import QuantizedLayer
+
+_AVERAGES = layers.AveragePooling1D | layers.AveragePooling2D
+_LAST = "channels_last"
 
 
 def integer_graph(graph: Graph) -> Graph:
@@ -225,7 +229,7 @@ def _rounding_before(
     tensor: Tensor, producers: dict[Tensor, Node]
 ) -> FakeQuantize | None:
     node = producers.get(tensor)
-    while node is not None and (_flow(node) in ("select", "concatenate")):
+    while node is not None and _flow(node) in ("select", "concatenate", "average"):
         node = producers.get(node.inputs[0])
     operation: Any = node.operation if node is not None else None
     return operation if isinstance(operation, FakeQuantize) else None
@@ -247,6 +251,9 @@ def _with_integer_sums(graph: Graph) -> Graph:
             if isinstance(reader.operation, FakeQuantize):
                 _add_sum(nodes, summed, tensor, f"{tensor.name}_sum", reader.operation)
     for node in graph.nodes:
+        if isinstance(node.operation, _AVERAGES):
+            nodes.append(_as_integer_average(node, producers))
+            continue
         rounding = _next_rounding(node, consumers) if node.output_tensors else None
         if rounding is None or rounding.num_bits > 8:
             nodes.append(node)
@@ -316,6 +323,16 @@ def _as_integer_linear(
         kwargs={**node.kwargs, "steps": (source, step)},
         weights=weights,
     )
+
+
+def _as_integer_average(node: Node, producers: dict[Tensor, Node]) -> Node:
+    rounding, layer = _rounding_before(node.inputs[0], producers), node.operation
+    if rounding is None or rounding.num_bits > 8 or layer.data_format != _LAST:
+        return node
+    pooling = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    step = float(np.float32(rounding.step()))
+    wrapped = IntegerAverage(pooling, step, rounding.zero_point())
+    return dataclasses.replace(node, operation=wrapped)
 
 
 def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:

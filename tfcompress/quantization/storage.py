@@ -15,6 +15,8 @@ INT4 = 7
 FLOAT_ERROR, BYTE_ERROR = 1e-4, 0.501 / INT8
 # Below this, four bits save nothing, and any few numbers are on some coarse grid.
 _SMALLEST, _FEWEST_PER_CHANNEL = 32, 4
+# The converter's scales are no finer than this one's, however small all weights are.
+_SMALLEST_LARGEST_WEIGHT = 5e-7
 
 
 def largest_integers(
@@ -58,7 +60,9 @@ def as_stored(
     integers = largest_integers(kernel, output_axes)
     others = tuple(a for a in range(kernel.ndim) if a not in output_axes)
     exact = kernel.astype("float64")
-    step = np.abs(exact).max(axis=others, keepdims=True) / integers
+    largest = np.abs(exact).max(axis=others, keepdims=True)
+    smallest = np.where(largest > 0, _SMALLEST_LARGEST_WEIGHT, 0.0)
+    step = np.maximum(largest, smallest) / integers
     if (integers == INT8).all() and _on_one_grid(exact, step.max()):
         # Rounded with one scale for all channels: it is stored with one as well.
         step = np.full_like(step, step.max())
