@@ -16,15 +16,19 @@ from tfcompress.pruning.patterns import Pattern
 from tfcompress.pruning.sites import Site
 
 
+# Masks of more weights are booleans: a byte for each is a sixteenth of what Adam and the
+# gradient take. Those of fewer are as fast as can be: floats need no conversion.
+_LARGE = 2**18
+
+
 class MaskedVariable:
     """A variable that is multiplied with a mask after each update."""
 
     def __init__(self, variable: keras.Variable, mask: Any):
         self.variable = variable
-        # As floats: one product a step, less than half the time of a selection.
-        self.mask = keras.Variable(
-            ops.cast(mask, variable.dtype), trainable=False, dtype=variable.dtype
-        )
+        large = math.prod(variable.shape) > _LARGE
+        dtype = "bool" if large else variable.dtype
+        self.mask = keras.Variable(ops.cast(mask, dtype), trainable=False, dtype=dtype)
         self.before: Callable[[], None] | None = None
         self.chain: ProjectionChain
 
