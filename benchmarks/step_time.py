@@ -124,6 +124,10 @@ OURS = {
         make(),
         [prune(), tfcompress.ClusterWeights(16, begin_step=1)],
     ),
+    "all": lambda make: (
+        distilled(lambda: quantized(make)),
+        [prune(), tfcompress.ClusterWeights(16, begin_step=1)],
+    ),
     "l1 penalty": lambda make: (make(), [tfcompress.PenalizeWeights(1e-4)]),
 }
 
