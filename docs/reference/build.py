@@ -33,7 +33,9 @@ def build(folder: Path) -> None:
         footer_text="tfcompress",
         show_source=False,
     )
-    pdoc.pdoc(*MODULES, output_directory=folder)
+    # A function hides the module of its name, which would have a page of its own.
+    hidden = [f"!{name}\\..*" for name in MODULES[1:]]
+    pdoc.pdoc(*MODULES, *hidden, output_directory=folder)
 
 
 if __name__ == "__main__":
