@@ -139,3 +139,18 @@ def test_tiny_kernels_have_the_converters_smallest_scale(tmp_path):
     x = keras.Input((6,), name="x")
     tiny = L.Dense(8, kernel_initializer=keras.initializers.RandomNormal(0, 1e-7))
     equals_its_file(keras.Model(x, tiny(x)), samples, tmp_path / "m.tflite")
+
+
+@pytest.mark.export
+def test_a_relu_on_its_own_multiplies_in_fixed_point(tmp_path):
+    # Sixty pairs of scales; in seven, one of 255 values is next to half-way.
+    rng = np.random.default_rng(0)
+    inputs = [keras.Input((4,), name=f"x{i:02d}") for i in range(60)]
+    made = [branch for x in inputs for branch in (L.ReLU()(x), L.Reshape((4,))(x))]
+    model = keras.Model(inputs, L.Concatenate()([L.Dense(2)(x) for x in made]))
+    samples = []
+    for _ in inputs:
+        values = rng.normal(size=(1000, 4)) * rng.uniform(0.3, 3) + rng.uniform(-0.5, 1)
+        low, high = -rng.uniform(1, 5), rng.uniform(1, 5)
+        samples.append(values.clip(low, high).astype("float32"))
+    equals_its_file(model, samples, tmp_path / "m.tflite")

@@ -354,8 +354,8 @@ def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> N
 def _sum_scales(
     node: Node, rounding: FakeQuantize, producers: dict[Tensor, Node]
 ) -> SumScales | None:
-    """Returns the scales of a product or a mean; `None` where no integers are added
-    up.
+    """Returns the scales of a product, a mean or a ReLU on its own; `None` where no
+    integers are given.
     """
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
@@ -369,6 +369,9 @@ def _sum_scales(
         steps = [given[0].step(), given[-1].step(), rounding.step()]
         first, last, target = map(np.float32, steps)
         return SumScales(steps[0] * steps[1], float(first * last / target))
+    if activation_name(operation) in ("relu", "relu6"):
+        ratio = np.float32(given[0].step()) / np.float32(rounding.step())
+        return SumScales(given[0].step(), float(ratio), fixed_point=True)
     means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
     read, made = node.inputs[0].shape[1:], node.output.shape[1:]
     if (isinstance(operation, means) or kind == "Mean") and None not in read:

@@ -50,7 +50,7 @@ def is_plain() -> bool:
 def rescaled(
     integers: Any, factor: Any, step: Any, bias: float = 0.0, zero_point: int = 0
 ) -> Any:
-    """Returns integer sums rounded to the next tensor's step.
+    """Returns integer sums rounded to the next tensor's step, in float32.
 
     Source: XNNPACK's requantization in float32: with the integer sum `n`,
     `q = round_half_even(float(n) * (s_in * s_kernel / s_out) + bias)`.
@@ -80,6 +80,8 @@ class SumScales:
         bias: in output steps: what takes the offset away and adds the output's zero
             point, in float32.
         zero_point: of the output, if it is in the bias.
+        fixed_point: whether the kernel multiplies integers by an integer of 31 bits,
+            and rounds half up: TensorFlow Lite's own kernels do.
     """
 
     sum_step: Any
@@ -87,6 +89,7 @@ class SumScales:
     offset: int = 0
     bias: float = 0.0
     zero_point: int = 0
+    fixed_point: bool = False
 
 
 def mean_scales(given: Any, made: Any, count: int) -> SumScales:
@@ -148,6 +151,9 @@ class IntegerSum(keras.layers.Layer):
             known = steps > 0  # a channel without weights has no step
             exact = ops.cast(inputs, "float64") / np.where(known, steps, 1.0)
             integers = ops.cast(ops.round(exact) + scales.offset, "float32")
+        if scales.fixed_point:
+            rounded = ops.floor(ops.cast(integers, "float64") * scales.factor + 0.5)
+            return ops.cast(rounded, "float32") * np.float32(self.step)
         outputs = rescaled(
             integers, scales.factor, self.step, scales.bias, scales.zero_point
         )
