@@ -36,7 +36,6 @@ def network(seed=0, stateful=False):
         keras.layers.ReLU(name="relu"),
         keras.layers.Flatten(name="flatten"),
         keras.layers.Dropout(0.2, seed=seed, name="dropout") if stateful else None,
-        keras.layers.Dense(16, activation="relu", name="hidden"),
         keras.layers.Dense(3, name="logits"),
     ]
     return keras.Sequential([layer for layer in layers if layer is not None])
@@ -118,4 +117,6 @@ def prepare(technique, optimizer=None, stateful=False, **compile_options):
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         **{"metrics": ["accuracy"], **compile_options},
     )
+    # Or the first step is traced twice.
+    model.optimizer.build(model.trainable_variables)
     return model, callbacks()

@@ -125,6 +125,7 @@ from tfcompress.schedules import (
     PolynomialSparsity,
     Schedule,
 )
+from tfcompress.seeding import SeedEachEpoch
 from tfcompress.trustworthiness import (
     TrustReport,
     TrustThresholds,
@@ -193,6 +194,7 @@ __all__ = [
     "Runner",
     "Schedule",
     "Search",
+    "SeedEachEpoch",
     "Snip",
     "SoftDecisionTree",
     "SparseTraining",

@@ -20,6 +20,7 @@ RANKS = {
     "restructuring": 2,
     "distillation": 2,
     "distribution": 2,
+    "seeding": 2,
     "finalization": 3,
     "exporters": 4,
     "packing": 5,

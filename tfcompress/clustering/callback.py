@@ -12,6 +12,7 @@ from tfcompress.clustering.codebooks import Codebook, SharedTraining, is_project
 from tfcompress.clustering.starts import STARTS
 from tfcompress.core.callback import FitCallback
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.select import Filters, select
 from tfcompress.layer_rules import kernels_of
 
@@ -31,8 +32,8 @@ class ClusterWeights(FitCallback):
     moves with the mean gradient of its members, by the rule of the model's optimizer.
     Zeros stay zero and are one of the values.
 
-    What a resumed run loses: values and members are found again in the weights, the
-    moments of the optimizer begin anew.
+    A run that is resumed finds values and members in the weights and the moments of
+    values in those of their members.
 
     Args:
         num_clusters: how many distinct values a kernel may have, zero included;
@@ -105,6 +106,7 @@ class ClusterWeights(FitCallback):
         self._training = None
         self._groups()  # what is wrong with the arguments shows before the first step
         self._begin = self._first_step(epoch)
+        self._tied_at = self._tying_iteration(epoch, self._begin)
         self._begin_if_due()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
@@ -147,6 +149,7 @@ class ClusterWeights(FitCallback):
                     values = kernel.expand(book.entries.value)
                     kernel.variable.assign(values)
             self._training = SharedTraining(self.model.optimizer, books)
+            self._training.resume(_iterations(self.model.optimizer) - self._tied_at)
         if self.verbose:
             kernels = [kernel for book in books for kernel in book.kernels]
             size, count = sum(kernel.size for kernel in kernels), len(kernels)
@@ -162,6 +165,18 @@ class ClusterWeights(FitCallback):
             return self.begin_step
         first, last = self.fit_steps(epoch)
         return first + round(self.begin_step * (last - first))
+
+    def _tying_iteration(self, epoch: int, begin: int) -> int:
+        """Returns how often the optimizer was called when weights are or were tied."""
+        calls = self.params.get("steps")
+        if calls is None:
+            return begin
+        every = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        first = self.fit_steps(epoch)[0]
+        into = (max(begin, first) - first) * every
+        # Callbacks run before the first of several steps per execution.
+        late = -(into % calls) % self.model.steps_per_execution
+        return first * every + into + min(late, calls - into % calls)
 
     def _groups(self) -> list[tuple[int, dict[str, keras.Variable]]]:
         """Returns the kernels that share a codebook by name, and its size."""
@@ -210,6 +225,12 @@ class ClusterWeights(FitCallback):
             _name_left_out(v for k, v in trainable.items() if k not in found)
         order = {key: position for position, key in enumerate(trainable)}
         return [found[key] for key in sorted(found, key=lambda key: order[key])]
+
+
+def _iterations(optimizer: keras.optimizers.Optimizer) -> int:
+    """Returns how often the optimizer was called, with or without an update."""
+    own = innermost(optimizer).variables
+    return int(next(variable for variable in own if variable.name == "iteration"))
 
 
 def _distinct(book: Codebook) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
+from tfcompress.clustering.moments import SlotWriter, read_slots, write_slots
 from tfcompress.clustering.starts import codebook, nearest
 from tfcompress.core.callback import ProjectionChain, run_when
 from tfcompress.core.errors import InvalidArgumentError
@@ -183,6 +184,15 @@ class SharedTraining:
         self.optimizer.build([codebook.entries for codebook in codebooks])
         variables = [k.variable for c in codebooks for k in c.kernels]
         take_over(self.original, variables, self.update)
+        self._writer = SlotWriter(
+            optimizer, lambda: write_slots(self.original, self.optimizer, codebooks)
+        )
+
+    def resume(self, steps: int) -> None:
+        """Goes on with the moments that a saved run had after so many steps."""
+        if steps > 0 and read_slots(self.original, self.optimizer, self.codebooks):
+            counter = next(v for v in self.optimizer.variables if v.name == "iteration")
+            counter.assign(steps)
 
     def update(self, gradients: list[Any]) -> None:
         """Makes one step with the entries and sets the kernels to them."""
@@ -198,6 +208,7 @@ class SharedTraining:
 
     def stop(self) -> None:
         """Gives the kernels back to the model's optimizer."""
+        self._writer.remove()
         give_back(self.original, self.update)
 
 

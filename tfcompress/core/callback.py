@@ -77,7 +77,9 @@ def run_when(due: Any, action: Callable[[], None]) -> None:
         action()
         return 0
 
-    apart = tf.function(act, experimental_attributes={"_noinline": True})
+    # Keras does not convert its steps with AutoGraph either, which reads sources anew.
+    options = {"_noinline": True}
+    apart = tf.function(act, autograph=False, experimental_attributes=options)
     ops.cond(due, apart, lambda: 0)
 
 
