@@ -6,16 +6,19 @@ import importlib
 import json
 import os
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.exporters.publishing import is_inside
 
 DATA_HELP = (
     "module:function that returns it, an .npz file with x and y, or a directory with "
     "a folder of images for each class."
 )
 _KERAS = (".keras", ".h5", ".hdf5")
+_MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.npz")
 _BATCH = 32
 _ALL = 1 << 62  # more samples than there are
 
@@ -42,6 +45,7 @@ def load_model(path: Path, compiled: bool = False) -> Any:
             expected=f"a file that ends in {' or '.join(_KERAS)}",
         )
     try:
+        _check_members(path)
         return keras.saving.load_model(path, compile=compiled)
     except Exception as error:
         raise ArtifactError(
@@ -50,6 +54,21 @@ def load_model(path: Path, compiled: bool = False) -> Any:
             expected="a model that keras.saving.load_model reads in safe mode",
             fix="import the module with your own layers by --import",
         ) from error
+
+
+def _check_members(path: Path) -> None:
+    """Raises `ValueError` if a .keras file holds what Keras does not write.
+
+    Keras unpacks everything that is in it, and leaves that where loading fails.
+    """
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    odd = [n for n in names if n not in _MEMBERS and not n.startswith("assets/")]
+    odd += [n for n in names if not is_inside(n.rstrip("/"))]
+    if odd or len(set(names)) < len(names):
+        raise ValueError(f"it holds {odd or names}, not only {', '.join(_MEMBERS)}")
 
 
 def load_subject(path: Path) -> Any:
@@ -156,7 +175,7 @@ def _arrays(path: Path) -> Any:
     try:
         with np.load(path, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damage shows as any exception of the readers
         raise InvalidArgumentError(
             "The data cannot be read.",
             received=f"{path} ({error})",

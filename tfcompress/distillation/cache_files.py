@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zlib
 from pathlib import Path
@@ -26,6 +27,7 @@ HEADER = "cache.json"
 # check is paid for in every step. n is odd, so that it does not stay in one column or
 # channel: their numbers are mostly even.
 _CHECKED_VALUES = 8192
+_DTYPES = ("float16", "float32")
 
 
 def fingerprint(*parts: Any) -> str:
@@ -151,9 +153,10 @@ class CacheFiles:
         again = f"delete {self.path} or choose another path to run the teacher again"
         try:
             header = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
-            found = header["version"], header["identity"]
+            found = header["version"], dict(header["identity"])
+            _check_header(header)
             self._header |= {name: header[name] for name in self._header}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArtifactError(
                 "The description of this teacher cache is damaged.",
                 received=str(self.path / HEADER),
@@ -180,8 +183,14 @@ class CacheFiles:
     def _check_files(self, again: str) -> None:
         samples = sum(size for size, _ in self.batches)
         for i, (file, spec) in enumerate(zip(self._files(), self._header["arrays"])):
-            size = int(np.dtype(spec["dtype"]).itemsize * samples)
-            size *= int(np.prod(spec["shape"], dtype="int64"))
+            if file.is_symlink():
+                raise ArtifactError(
+                    "A file of this teacher cache is a link.",
+                    received=str(file),
+                    expected="files of its own, which may be cut and written to",
+                    fix=again,
+                )
+            size = samples * math.prod(spec["shape"]) * np.dtype(spec["dtype"]).itemsize
             have = file.stat().st_size if file.exists() else 0
             if have > size and not self.complete:
                 # Written after the last commit, by a process that was killed.
@@ -201,6 +210,21 @@ class CacheFiles:
                     expected="the bytes that were written",
                     fix=again,
                 )
+
+
+def _check_header(header: dict[str, Any]) -> None:
+    """Raises `ValueError` or `TypeError` if this is not what `commit` writes."""
+    arrays, checksums = header["arrays"], header["checksums"]
+    sizes = [size for size, _ in header["batches"]]
+    sizes += [size for spec in arrays for size in spec["shape"]]
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("a size is no whole number")
+    if any(spec["dtype"] not in _DTYPES for spec in arrays):
+        raise ValueError("an unknown dtype")
+    if type(header["complete"]) is not bool:
+        raise TypeError("`complete` is no boolean")
+    if header["complete"] and not (arrays and len(arrays) == len(checksums)):
+        raise ValueError("a checksum is missing")
 
 
 def _checksum(file: Path) -> int:

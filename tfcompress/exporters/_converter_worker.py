@@ -5,6 +5,7 @@ the user's `__main__`. Jobs come in as JSON lines, replies go out as JSON lines;
 everything libraries print ends up on stderr, which the parent keeps as a log.
 """
 
+import contextlib
 import json
 import os
 import runpy
@@ -84,6 +85,8 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     for d in details:
         interpreter.set_tensor(d["index"], np.zeros(d["shape"], d["dtype"]))
     interpreter.invoke()
+    for d in interpreter.get_output_details():
+        interpreter.get_tensor(d["index"])
     return {"invoked": True}
 
 
@@ -136,6 +139,39 @@ JOBS = {
 }
 
 
+@contextlib.contextmanager
+def limited(job: dict[str, Any]) -> Iterator[None]:
+    """Inside, the process ends when it takes more than the job may.
+
+    A file that nobody vouches for may hold a loop without an end, or ask for all memory
+    that there is. Soft limits can be put back.
+    """
+    wanted = job.get("memory"), job.get("cpu_seconds")
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        wanted = None, None
+    if wanted == (None, None):
+        yield
+        return
+    with open("/proc/self/statm") if sys.platform == "linux" else open(os.devnull) as f:
+        mapped = int((f.read() or "0").split()[0]) * resource.getpagesize()
+    times = resource.getrusage(resource.RUSAGE_SELF)
+    used = mapped, int(times.ru_utime + times.ru_stime) + 1
+    kinds = resource.RLIMIT_AS, resource.RLIMIT_CPU
+    before = [resource.getrlimit(kind) for kind in kinds]
+    for kind, base, more, (_, hard) in zip(kinds, used, wanted, before):
+        if more is not None:
+            most = base + more
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (most, hard))
+    try:
+        yield
+    finally:
+        for kind, limits in zip(kinds, before):
+            resource.setrlimit(kind, limits)
+
+
 def main() -> None:
     """Answers jobs until the parent closes the pipe or goes away."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -152,7 +188,8 @@ def main() -> None:
         try:
             # A format may bring jobs of its own, in a script beside its exporter.
             jobs = runpy.run_path(job["script"])["JOBS"] if "script" in job else JOBS
-            reply = {"ok": True, **jobs[job["job"]](job)}
+            with limited(job):
+                reply = {"ok": True, **jobs[job["job"]](job)}
         except BaseException as error:
             traceback.print_exc()
             reply = {"ok": False, "type": type(error).__name__, "error": str(error)}

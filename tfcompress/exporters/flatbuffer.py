@@ -125,6 +125,7 @@ class TFLiteFile:
             if quantization is not None and quantization.ScaleLength():
                 scales = quantization.ScaleAsNumpy()
                 points = quantization.ZeroPointAsNumpy()
+                _check_points(self._types[raw.Type()], points)
             single = len(scales) == 1
             info = TensorInfo(
                 name=(raw.Name() or b"").decode(),
@@ -134,6 +135,8 @@ class TFLiteFile:
                 zero_point=int(points[0]) if single else None,
             )
             constant = self._buffers[raw.Buffer()]
+            if constant and raw.Sparsity() is None:
+                _check_size(info, len(constant))
             tensors.append(Tensor(info, index, constant, tuple(map(int, points))))
         return tensors
 
@@ -215,6 +218,27 @@ class TFLiteFile:
                 values = _values(tensor)
                 if values is not None:
                     yield tensor, values
+
+
+def _check_size(info: TensorInfo, size: int) -> None:
+    """Raises `ValueError` if so many bytes are not the values of a tensor."""
+    bits = 4 if info.dtype == "int4" else _bits(info.dtype)
+    wanted = (math.prod(axis or 0 for axis in info.shape) * bits + 7) // 8
+    if bits and size != wanted:
+        raise ValueError(f"{info.name!r} has {size} bytes instead of {wanted}")
+
+
+def _check_points(dtype: str, points: Any) -> None:
+    """Raises `ValueError` if a zero point is no value of the integers it belongs to."""
+    if dtype in np.sctypeDict and np.issubdtype(np.dtype(dtype), np.integer):
+        limits = np.iinfo(dtype)
+        if np.min(points) < limits.min or np.max(points) > limits.max:
+            raise ValueError(f"the zero point of {dtype} is {points}")
+
+
+def _bits(dtype: str) -> int:
+    """Returns the bits of a value; 0 of strings and other dtypes without a size."""
+    return 8 * np.dtype(dtype).itemsize if dtype in np.sctypeDict else 0
 
 
 def _values(tensor: Tensor) -> np.ndarray | None:

@@ -23,7 +23,7 @@ from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import Exporter
-from tfcompress.exporters.publishing import staged
+from tfcompress.exporters.publishing import is_inside, staged
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
 SCHEMA = 1
@@ -31,6 +31,8 @@ SCHEMA = 1
 RECORDS = ("recipe", "parity")
 _NAME = "manifest.json"
 _FEW_VALUES = 256
+# Fingerprints of the files of what this process wrote.
+_MADE_HERE: set[str] = set()
 _PACKAGES = ("tfcompress", "keras", "tensorflow", "numpy")
 
 
@@ -76,6 +78,7 @@ def published(
         text = manifest_text(model, exporter, describe(stage), name)
         path = note if one_file else manifest_path(stage)
         path.write_text(text, encoding="utf-8")
+    _MADE_HERE.add(_fingerprint(json.loads(text)))
 
 
 def manifest_text(
@@ -127,7 +130,8 @@ def read_manifest(artifact: Artifact | Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}")
-    except (ValueError, KeyError, TypeError) as error:
+        _check_entries(content["files"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArtifactError(
             "The manifest cannot be read.",
             received=f"{path} ({error})",
@@ -135,6 +139,16 @@ def read_manifest(artifact: Artifact | Path) -> dict[str, Any] | None:
             fix="export the model again, or remove the manifest",
         ) from error
     return content
+
+
+def _check_entries(files: Any) -> None:
+    """Raises if this is no list of files, or names one outside of the artifact."""
+    for entry in files:
+        for field, kind in (("path", str), ("sha256", str), ("size", int)):
+            if not isinstance(entry[field], kind):
+                raise TypeError(f"{field} is {entry[field]!r}")
+        if not is_inside(entry["path"]):
+            raise ValueError(f"it names the path {entry['path']!r}")
 
 
 def changed_files(path: Path) -> list[str] | None:
@@ -152,10 +166,13 @@ def changed_files(path: Path) -> list[str] | None:
 
 
 def check_files(path: Path) -> bool:
-    """Returns whether the directory has a manifest; its files are then as it says.
+    """Returns whether this process made the directory, and it is as it was then.
+
+    The manifest that lies in a directory tells damage, and copies that are not whole.
+    It cannot vouch for what somebody else wrote: he wrote the manifest too.
 
     Raises:
-        ArtifactError: if a file is missing or was changed.
+        ArtifactError: if a file is missing, or not as the manifest says.
     """
     changed = changed_files(path)
     if changed:
@@ -165,7 +182,7 @@ def check_files(path: Path) -> bool:
             expected="the files whose SHA-256 its manifest holds",
             fix="copy the directory again, or export the model again",
         )
-    return changed is not None
+    return changed is not None and _fingerprint(read_manifest(path)) in _MADE_HERE
 
 
 def record(artifact: Artifact, **contents: Any) -> None:
@@ -185,6 +202,10 @@ def record(artifact: Artifact, **contents: Any) -> None:
             stage.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     except (ArtifactError, ExportError, OSError):
         return  # of a folder that cannot be written to, nothing is lost
+
+
+def _fingerprint(manifest: Any) -> str:
+    return json.dumps(manifest["files"], sort_keys=True)
 
 
 def _options(exporter: Exporter) -> dict[str, Any]:

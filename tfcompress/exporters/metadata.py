@@ -16,13 +16,14 @@ from typing import Any
 import flatbuffers
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import TensorInfo
 from tfcompress.exporters.flatbuffer import TFLiteFile, read_schema
 from tfcompress.exporters.rewriting import put_together, take_apart
 
 _BUFFER = "TFLITE_METADATA"
 _LABELS = "labels.txt"
+_LARGEST_LABELS = 1 << 24  # bytes
 _AXIS_LABELS, _NORMALIZATION, _FEATURE, _IMAGE = 2, 1, 1, 2
 _RGB, _GRAYSCALE = 1, 2
 _PARSER = "1.0.0"
@@ -91,13 +92,30 @@ def with_metadata(content: bytes, description: ModelDescription) -> bytes:
 
 
 def read_labels(content: bytes) -> tuple[str, ...]:
-    """Returns the labels that are appended to a .tflite file, if there are any."""
+    """Returns the labels that are appended to a .tflite file, if there are any.
+
+    Raises:
+        ArtifactError: if they are damaged.
+    """
     if not zipfile.is_zipfile(io.BytesIO(content)):
         return ()
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if _LABELS not in archive.namelist():
-            return ()
-        return tuple(archive.read(_LABELS).decode().split("\n")[:-1])
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if _LABELS not in archive.namelist():
+                return ()
+            with archive.open(_LABELS) as file:
+                # Not `archive.read`: what is packed may be as large as anything.
+                text = file.read(_LARGEST_LABELS + 1)
+        if len(text) > _LARGEST_LABELS:
+            raise ValueError(f"more than {_LARGEST_LABELS:,} bytes")
+        return tuple(text.decode().split("\n")[:-1])
+    except Exception as error:  # damage shows as any exception of the reader
+        raise ArtifactError(
+            "The labels in the .tflite file are damaged.",
+            received=f"{type(error).__name__}: {error}",
+            expected=f"a stored file {_LABELS}, one label to a line",
+            fix="export the model again, or copy the file again",
+        ) from error
 
 
 def _check(

@@ -7,6 +7,11 @@ from typing import Any
 from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 
+#: What a file may take in the child process before it is refused: seconds of processor
+#: time, and bytes of memory beyond eight times its size.
+CPU_SECONDS = 120
+MEMORY = 4 << 30
+
 
 def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> dict:
     """Runs the model at `path` once in the worker and returns the worker's reply.
@@ -22,7 +27,15 @@ def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> d
         ExportError: or `ArtifactError`, if it does not load or run.
     """
     try:
-        return WORKER.run({"job": "probe", **job, "path": str(path.absolute())})
+        return WORKER.run(
+            {
+                "job": "probe",
+                **job,
+                "path": str(path.absolute()),
+                "cpu_seconds": CPU_SECONDS,
+                "memory": MEMORY + 8 * size_of(path),
+            }
+        )
     except ConverterFailure as failure:
         if kind is ExportError:
             raise failure.as_error(
@@ -39,11 +52,17 @@ def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> d
         raise error from None
 
 
+def size_of(path: Path) -> int:
+    """Returns the bytes of a file, or of all files in a directory."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def require(package: str, extra: str) -> None:
     """Raises `ExportError` if a package of an extra is not installed."""
     if importlib.util.find_spec(package) is None:
         raise ExportError(
-            f"The package {package!r} is needed for this format.",
+            f"The package {package!r} is needed for this.",
             received="an environment without it",
             expected=f"{package}, which comes with the extra {extra!r}",
             fix=f"pip install 'tfcompress[{extra}]'",

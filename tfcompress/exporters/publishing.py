@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from tfcompress.core.errors import ExportError
 
@@ -64,6 +64,22 @@ def check_free(target: Path, overwrite: bool = False) -> None:
         received=str(target),
         expected="a path where nothing exists yet",
         fix=fix,
+    )
+
+
+def is_inside(name: str) -> bool:
+    """Returns whether a path in a file's own directory leads nowhere else.
+
+    >>> is_inside("variables/variables.index"), is_inside("../model"), is_inside("C:x")
+    (True, False, False)
+    """
+    windows = PureWindowsPath(name)
+    return (
+        not windows.drive
+        and not windows.root
+        and "\\" not in name
+        and name.isprintable()
+        and all(part not in ("", ".", "..") for part in name.split("/"))
     )
 
 

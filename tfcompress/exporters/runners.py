@@ -132,6 +132,7 @@ class TFLiteRunner(Runner):
                 model_path=str(artifact.path), num_threads=threads
             )
             self._interpreter.allocate_tensors()
+            self._check_signature()
         except (RuntimeError, ValueError) as error:
             raise ArtifactError(
                 "LiteRT cannot load the file.",
@@ -141,6 +142,15 @@ class TFLiteRunner(Runner):
         self._shapes = {
             d["index"]: tuple(d["shape"]) for d in self._interpreter.get_input_details()
         }
+
+    def _check_signature(self) -> None:
+        # A signature may name any tensors; only those of the graph hold values.
+        for named, details in (
+            (self._in, self._interpreter.get_input_details()),
+            (self._out, self._interpreter.get_output_details()),
+        ):
+            if not {d["index"] for d in details}.issuperset(named.values()):
+                raise ValueError("its signature names tensors that are not the graph's")
 
     def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
         """Returns a function that sets inputs, invokes and reads outputs."""

@@ -20,7 +20,7 @@ from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files, manifest_path, published
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import check_free
-from tfcompress.exporters.saved_model_graph import census
+from tfcompress.exporters.saved_model_graph import census, reaching_out
 from tfcompress.exporters.signatures import ServingSignatures
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.exporters.warmup import WARM_UP_FILE, write_warm_up
@@ -243,8 +243,10 @@ def _version_of(path: Path) -> Path | None:
 def _load(path: Path) -> tuple[Any, Artifact]:
     import tensorflow as tf
 
-    if not check_files(path):
-        # Nothing vouches for it: a damaged one may take the process with it.
+    vouched = check_files(path)
+    _refuse_programs(path)
+    if not vouched:
+        # A damaged one may take the process with it.
         probe(path, "TensorFlow", job="load_saved_model")
     try:
         module = tf.saved_model.load(str(path))
@@ -257,21 +259,42 @@ def _load(path: Path) -> tuple[Any, Artifact]:
             expected="a whole SavedModel with the signature 'serving_default'",
             fix="export the model again",
         ) from error
-    order = _order(path)
     inputs = signature.structured_input_signature[1]
     outputs = signature.structured_outputs
     return module, _describe(
         path,
-        _tensors(inputs, order.get("inputs", [])),
-        _tensors(outputs, order.get("outputs", [])),
+        _tensors(inputs, _order(path, "inputs")),
+        _tensors(outputs, _order(path, "outputs")),
     )
 
 
-def _order(path: Path) -> dict[str, list[str]]:
+def _refuse_programs(path: Path) -> None:
+    """Raises `ArtifactError` if the graph is damaged, or does more than to compute."""
     try:
-        return json.loads((path / _ORDER_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        found = reaching_out(path)
+    except Exception as error:  # damage shows as any exception of the reader
+        raise ArtifactError(
+            "The SavedModel is damaged or truncated.",
+            received=f"{path / 'saved_model.pb'} ({error})",
+            expected="a whole SavedModel",
+            fix="export the model again, or copy the directory again",
+        ) from error
+    if found:
+        raise ArtifactError(
+            "The SavedModel would read or write files, or run Python.",
+            received=f"{path} with the operators {', '.join(found)}",
+            expected="a graph that only computes",
+            fix="if you trust whoever made it, load it by tf.saved_model.load",
+        )
+
+
+def _order(path: Path, side: str) -> list[str]:
+    """Returns the names of inputs or outputs in their order, if that is known."""
+    try:
+        found = json.loads((path / _ORDER_FILE).read_text(encoding="utf-8"))[side]
+        return [str(name) for name in found]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def _tensors(specs: dict[str, Any], order: list[str]) -> tuple[TensorInfo, ...]:

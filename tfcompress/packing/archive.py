@@ -17,12 +17,12 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.workers import require_chief
-from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.publishing import check_free, is_inside, staged
 from tfcompress.packing import blocks
 from tfcompress.packing.blocks import Span
 from tfcompress.packing.spans import find_spans
@@ -330,12 +330,12 @@ def _checked_manifest(
         entries = [(str(name), int(size)) for name, size in entries]
         folders = [str(name) for name in folders]
         root = str(root)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Damaged("its manifest cannot be read") from error
     single = len(entries) == 1 and entries[0][0] == "" and not folders
     names = [root] if single else [root, *(n for n, _ in entries), *folders]
     for name in names:
-        if not _is_safe(name) or (name is root and "/" in name):
+        if not is_inside(name) or (name is root and "/" in name):
             raise Damaged(f"it names the path {name!r}")
     inner = names[1:]
     taken = {str(parent) for name in inner for parent in PurePosixPath(name).parents}
@@ -347,18 +347,6 @@ def _checked_manifest(
     if total > shutil.disk_usage(tempfile.gettempdir()).free:
         raise Damaged(f"it claims {total} bytes, more than there is room for")
     return root, entries, folders
-
-
-def _is_safe(name: str) -> bool:
-    windows = PureWindowsPath(name)
-    parts = name.split("/")
-    return (
-        not windows.drive
-        and not windows.root
-        and "\\" not in name
-        and name.isprintable()
-        and all(part not in ("", ".", "..") for part in parts)
-    )
 
 
 def _damaged(source: Any, why: Any) -> ArtifactError:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError
 from tfcompress.exporters.flatbuffer import TFLiteFile
 from tfcompress.packing.blocks import Span
 
@@ -21,17 +20,27 @@ def find_spans(path: Path) -> list[Span]:
     """Returns the arrays in a file, in order and apart; none if it is no known file."""
     with path.open("rb") as file:
         head = file.read(8)
-    if head[4:8] == b"TFL3":
-        found = _tflite(path)
-    elif head[:4] == b"PK\x03\x04":
-        found = _keras(path)
-    elif ".data-" in path.name:
-        found = _checkpoint(path)
-    else:
-        found = []
+    try:
+        if head[4:8] == b"TFL3":
+            found = _tflite(path)
+        elif head[:4] == b"PK\x03\x04":
+            found = _keras(path)
+        elif ".data-" in path.name:
+            found = _checkpoint(path)
+        else:
+            found = []
+    except Exception:
+        # Damage shows as any exception of the readers. The bytes are packed as bytes.
+        return []
+    size = path.stat().st_size
     apart: list[Span] = []
     for span in sorted(found, key=lambda span: span.start):
-        if span.size >= _SMALLEST and (not apart or span.start >= apart[-1].end):
+        inside = span.start >= 0 and span.end <= size
+        if (
+            inside
+            and span.size >= _SMALLEST
+            and (not apart or span.start >= apart[-1].end)
+        ):
             apart.append(span)
     return apart
 
@@ -40,10 +49,7 @@ def _tflite(path: Path) -> list[Span]:
     content = path.read_bytes()
     start = np.frombuffer(content, "u1").__array_interface__["data"][0]
     found = []
-    try:
-        file = TFLiteFile(content, path)
-    except ArtifactError:
-        return []
+    file = TFLiteFile(content, path)
     for tensor in (t for tensors in file.tensors for t in tensors):
         if not tensor.constant:
             continue
@@ -95,10 +101,7 @@ def _checkpoint(path: Path) -> list[Span]:
     import tensorflow as tf
 
     prefix = str(path).split(".data-", maxsplit=1)[0]
-    try:
-        reader = tf.train.load_checkpoint(prefix)
-    except (ValueError, tf.errors.OpError):
-        return []
+    reader = tf.train.load_checkpoint(prefix)
     shapes = reader.get_variable_to_shape_map()
     dtypes = reader.get_variable_to_dtype_map()
     found, place = [], 0

@@ -9,7 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.errors import CompressionError, CompressionWarning
+from tfcompress.core.errors import (
+    ArtifactError,
+    CompressionError,
+    CompressionWarning,
+)
 from tfcompress.exporters.artifact import Artifact, gzip_bytes
 from tfcompress.exporters.flatbuffer import Operator, TFLiteFile
 from tfcompress.reporting.subjects import kernels
@@ -86,15 +90,27 @@ def macs(subject: keras.Model | Artifact) -> int | None:
 def _tflite_macs(file: TFLiteFile) -> int | None:
     if any(op.name in _OPEN_ENDED for op in file.operators):
         return None
-    batch = (file.inputs[0].info.shape or (1,))[0] or 1
+    shape = file.inputs[0].info.shape if file.inputs else ()
+    batch = (shape or (1,))[0] or 1
     return sum(_operator_macs(op) for op in file.graphs[0]) // batch
 
 
 def _operator_macs(op: Operator) -> int:
     if op.name not in _MACS:
         return 0
-    shapes = [tuple(size or 1 for size in t.info.shape) for t in op.inputs]
-    return _MACS[op.name](shapes, tuple(size or 1 for size in op.outputs[0].info.shape))
+    inputs, outputs = (
+        [tuple(size or 1 for size in t.info.shape) for t in tensors]
+        for tensors in (op.inputs, op.outputs)
+    )
+    try:
+        return _MACS[op.name](inputs, outputs[0])
+    except IndexError as error:
+        raise ArtifactError(
+            "The .tflite file is damaged.",
+            received=f"{op.name} with inputs {inputs} and outputs {outputs}",
+            expected="the tensors that this operator has",
+            fix="export the model again, or copy the file again",
+        ) from error
 
 
 # Kernels are stored output channel first; a transposed conv lists its data third.
