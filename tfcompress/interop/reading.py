@@ -1,0 +1,102 @@
+"""Reads a Keras 2 model in a child process and returns what is in it, as plain data."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.exporters.converter import ConverterFailure, ConverterProcess
+from tfcompress.exporters.probing import CPU_SECONDS, MEMORY, require, size_of
+
+_SCRIPT = str(Path(__file__).with_name("_tf_keras_worker.py"))
+# Not the converter's process: Keras 2 would take its tf.keras away.
+KERAS_2 = ConverterProcess()
+atexit.register(KERAS_2.close)
+_EXPECTED = "a Functional or Sequential model that was saved whole by Keras 2"
+
+
+def read(
+    model: Any, packages: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the layers of a Keras 2 model and their weights.
+
+    Args:
+        model: a path, or a built `tf_keras` model.
+        packages: what the child process needs.
+    """
+    for package in packages:
+        require(package, "tfmot")
+    if isinstance(model, str | os.PathLike):
+        path = Path(model)
+        if not path.exists():
+            raise ArtifactError(
+                "There is no model at this path.", received=path, expected=_EXPECTED
+            )
+        return _asked(path)
+    if not _is_tf_keras(model):
+        raise InvalidArgumentError(
+            "This is no model of Keras 2.",
+            received=f"{type(model).__module__}.{type(model).__name__}",
+            expected="a path, or a model made with tf_keras",
+        )
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        return _asked(_saved(model, Path(folder)))
+
+
+def _is_tf_keras(model: Any) -> bool:
+    # Not by isinstance: that would import tf_keras here.
+    modules = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
+    return "tf_keras" in modules and hasattr(model, "layers")
+
+
+def _saved(model: Any, folder: Path) -> Path:
+    path = folder / "model.h5"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that .h5 is an old format
+            model.save(path)
+    except Exception as error:
+        raise InvalidArgumentError(
+            "The model cannot be saved, so it cannot be handed to the child process.",
+            received=f"'{model.name}' ({' '.join(str(error).split())[:300]})",
+            expected="a built Functional or Sequential model",
+        ) from error
+    return path
+
+
+def _asked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        job = {
+            "job": "describe",
+            "script": _SCRIPT,
+            "path": str(path.absolute()),
+            "output": folder,
+            "cpu_seconds": CPU_SECONDS,
+            "memory": MEMORY + 8 * size_of(path),
+        }
+        try:
+            reply = KERAS_2.run(job)
+        except ConverterFailure as failure:
+            raise ArtifactError(
+                "Keras 2 cannot read the model.",
+                received=f"{path} ({failure.reason})",
+                expected=_EXPECTED,
+                fix="replace layers of your own by those of Keras, and save it again",
+            ) from failure
+        if "refused" in reply:
+            raise ArtifactError(
+                "The model cannot be converted.",
+                received=f"{path}: {reply['refused']}",
+                expected=_EXPECTED,
+            )
+        description = json.loads((Path(folder) / "model.json").read_text("utf-8"))
+        with np.load(Path(folder) / "weights.npz") as stored:
+            return description, {name: stored[name] for name in stored.files}
