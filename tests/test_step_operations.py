@@ -1,7 +1,7 @@
 """How many operations a training step has: a guard that needs no clock.
 
-A technique that begins to do more in each step shows here before a benchmark is run. The
-bounds are the counts of today and a tenth more; who lowers a count lowers its bound.
+A technique that begins to do more in each step shows here before a benchmark is run.
+The bounds are the counts of today and a tenth more; who lowers one lowers its bound.
 """
 
 import keras
