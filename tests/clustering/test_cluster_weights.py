@@ -108,6 +108,56 @@ def test_entries_train_like_shared_parameters(data, optimizer):
     np.testing.assert_allclose(model.layers[0].kernel, trained[codes], atol=2e-6)
 
 
+def test_trained_members_go_to_the_nearest_entry(data):
+    x = data[0]
+    y = x @ np.random.default_rng(1).normal(size=(12, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(6, use_bias=False)])
+    kernel = model.layers[0].kernel
+    model.compile(keras.optimizers.SGD(0.2), "mse")
+    latent = kernel.numpy()
+    latent[np.abs(latent) < 0.1] = 0.0
+    kernel.assign(latent)
+    alive = latent != 0
+    find = tfcompress.clustering.starts
+    entries = find.codebook(latent[alive], CLUSTERS - 1, "linear").astype("float64")
+    codes = first = find.nearest(latent, entries)
+    latent = latent.astype("float64")
+    for start in range(0, 64, 8):
+        now = np.where(alive, entries[codes], 0.0)
+        error = x[start : start + 8] @ now - y[start : start + 8]
+        gradient = 2.0 * x[start : start + 8].T @ error / error.size
+        for code in range(CLUSTERS - 1):
+            own = alive & (codes == code)
+            entries[code] -= 0.2 * (gradient[own].mean() if own.any() else 0.0)
+        latent -= 0.2 * gradient
+        codes = np.abs(latent[..., None] - entries).argmin(-1)
+    assert np.mean(codes[alive] != first[alive]) > 0.2
+    share = ClusterWeights(CLUSTERS, "linear", members="trained")
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[share])
+    np.testing.assert_allclose(kernel, np.where(alive, entries[codes], 0.0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "how"),
+    [
+        ("adam", {"steps_per_execution": 4}),
+        ("adam", {"jit_compile": True}),
+        (lambda: keras.optimizers.Adam(use_ema=True), {"run_eagerly": True}),
+        (lambda: keras.optimizers.Adam(gradient_accumulation_steps=2), {}),
+    ],
+    ids=lambda value: "made" if callable(value) else str(value),
+)
+def test_trained_members_in_every_step(fit, optimizer, how):
+    optimizer = optimizer if isinstance(optimizer, str) else optimizer()
+    model = compiled(mlp(), optimizer, **how)
+    schedule = tfcompress.PolynomialSparsity(0.0, 0.5, frequency=2)
+    prune = tfcompress.PruneWeights(schedule)
+    fit(model, prune, ClusterWeights(CLUSTERS, members="trained"), epochs=3)
+    assert 1 < min(distinct(model)) <= max(distinct(model)) <= CLUSTERS
+    zeros = [float(np.mean(kernel.numpy() == 0)) for kernel in kernels(model)]
+    assert zeros == pytest.approx([0.5, 0.5, 0.5], abs=0.02)
+
+
 @pytest.mark.parametrize("first", ["prune", "cluster"])
 def test_zeros_stay_and_are_one_of_the_values(fit, first):
     callbacks = [
@@ -208,6 +258,7 @@ def test_in_a_distiller_on_a_quantized_student(fit, data):
         ({"num_clusters": True}, "`num_clusters` must be"),
         ({"num_clusters": {"first": 0}}, r"Received: 0\."),
         ({"initialization": "random"}, "one of 'kmeans\\+\\+', 'linear', 'density'"),
+        ({"members": "free"}, "'fixed' or 'trained'"),
         ({"scope": "model"}, "'layer' or 'global'"),
         ({"begin_step": -1}, "`begin_step` must be"),
         ({"begin_step": 1.5}, "`begin_step` must be"),

@@ -261,3 +261,30 @@ def test_finalize_of_a_float_model_keeps_its_output():
     model = small_model()
     x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
     assert_array_equal(as_numpy(tfcompress.finalize(model)(x)), as_numpy(model(x)))
+
+
+@pytest.mark.export
+def test_tables_whose_columns_differ_are_normalized_in_float(tmp_path):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3)) * [1, 5e3, 1e6] + [0, 3e4, -1e6]
+    x = x.astype("float32")
+    normalize = keras.layers.Normalization(name="normalize")
+    normalize.adapt(x)
+    model = keras.Sequential(
+        [
+            keras.Input((3,), name="table"),
+            normalize,
+            keras.layers.Dense(16, activation="relu"),
+            keras.layers.Dense(2),
+        ]
+    )
+    with pytest.warns(tfcompress.CompressionWarning, match="leave 2 of its 3 columns"):
+        aware = tfcompress.quantize_aware(model)
+    aware(x, training=True)
+    final = tfcompress.finalize(aware)
+    artifact = tfcompress.export(final, tmp_path / "table.tflite")
+    assert tfcompress.verify(artifact, final, x).max_error_steps <= 1.001
+    expected = model.predict(x, verbose=0)
+    error = np.abs(tfcompress.load(artifact)(x) - expected)
+    assert error.max() < 0.03 * np.ptp(expected)

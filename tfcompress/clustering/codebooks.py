@@ -24,7 +24,13 @@ class SharedKernel:
         variable: the kernel.
         codes: for each weight 0, or one more than the index of its entry.
         count: how many entries there are.
+
+    Attributes:
+        latent: what the weights would be if they shared nothing, where members are
+            trained; it decides which entry a weight belongs to.
     """
+
+    latent: keras.Variable | None = None
 
     def __init__(self, variable: keras.Variable, codes: np.ndarray, count: int):
         self.variable = variable
@@ -45,15 +51,34 @@ class SharedKernel:
         alive = ops.sum(ops.cast(ops.not_equal(self.variable, 0), "int32"))
 
         def renew() -> None:
-            kept = ops.reshape(ops.not_equal(self.variable, 0), (-1,))
-            codes = ops.where(kept, self.codes, 0)
-            self.codes.assign(codes)
-            self.grouped.assign(grouped(codes, self.group, self.base))
-            members = ops.segment_sum(ops.ones_like(codes), codes, self.base)
-            self.members.assign(members[1:])
+            self._assign_codes(self.codes)
             self.alive.assign(alive)
 
         run_when(ops.not_equal(alive, self.alive), renew)
+
+    def train_members(self, weights: np.ndarray) -> None:
+        """Lets weights go from entry to entry as `weights`, their latent values, do."""
+        self.latent = keras.Variable(weights, dtype="float32", name="latent")
+
+    def join_nearest(self, entries: Any) -> None:
+        """Makes each weight a member of the entry that is nearest to its latent value.
+
+        Zeros stay zero.
+        """
+        order = ops.argsort(entries)
+        ordered = ops.take(entries, order)
+        places = ops.searchsorted(
+            (ordered[1:] + ordered[:-1]) / 2, ops.reshape(self.latent, (-1,))
+        )
+        self._assign_codes(ops.cast(ops.take(order, places), "int32") + 1)
+
+    def _assign_codes(self, codes: Any) -> None:
+        kept = ops.reshape(ops.not_equal(self.variable, 0), (-1,))
+        codes = ops.where(kept, codes, 0)
+        self.codes.assign(codes)
+        self.grouped.assign(grouped(codes, self.group, self.base))
+        members = ops.segment_sum(ops.ones_like(codes), codes, self.base)
+        self.members.assign(members[1:])
 
     def sums(self, values: Any) -> Any:
         """Returns the sum of `values` over the members of each entry."""
@@ -87,6 +112,7 @@ class Codebook:
         variables: the kernels by name.
         count: how many values there may be, zero included where it occurs.
         start: where the entries start; a name in `starts.STARTS`.
+        trained_members: whether weights may go from entry to entry.
         zero_may_come: whether to keep a value free for zeros there may be later.
 
     Raises:
@@ -98,6 +124,7 @@ class Codebook:
         variables: dict[str, keras.Variable],
         count: int,
         start: str,
+        trained_members: bool,
         zero_may_come: bool,
     ):
         arrays = {
@@ -121,6 +148,11 @@ class Codebook:
             )
             for variable, array in zip(variables.values(), arrays.values())
         ]
+        self.latents: list[keras.Variable] = []
+        if trained_members:
+            for kernel, array in zip(self.kernels, arrays.values()):
+                kernel.train_members(array)
+            self.latents = [kernel.latent for kernel in self.kernels]
 
     def mean_gradient(self, gradients: list[Any]) -> Any:
         """Returns the gradient of each entry: the mean of that of its members."""
@@ -131,6 +163,8 @@ class Codebook:
     def spread(self) -> None:
         """Sets all kernels to the entries as they are now."""
         for kernel in self.kernels:
+            if kernel.latent is not None:
+                kernel.join_nearest(ops.convert_to_tensor(self.entries))
             kernel.assign(kernel.expand(ops.convert_to_tensor(self.entries)))
         if any(kernel.has_own_constraint for kernel in self.kernels):
             self.gather()
@@ -170,6 +204,10 @@ class SharedTraining:
     entries are therefore variables of their own with an optimizer of the same kind,
     whose moments are those of the mean gradients.
 
+    Where members are trained, the gradient of a weight also moves its latent value, as
+    if the nearest entry were the value itself (straight-through: Courbariaux et al.,
+    "BinaryConnect", 2015).
+
     Args:
         optimizer: the optimizer of the model; its learning rate is followed.
         codebooks: the codebooks.
@@ -181,7 +219,8 @@ class SharedTraining:
         config = self.original.get_config()
         config.update(learning_rate=0.0, use_ema=False)
         self.optimizer = type(self.original).from_config(config)
-        self.optimizer.build([codebook.entries for codebook in codebooks])
+        latents = [latent for codebook in codebooks for latent in codebook.latents]
+        self.optimizer.build([*(book.entries for book in codebooks), *latents])
         variables = [k.variable for c in codebooks for k in c.kernels]
         take_over(self.original, variables, self.update)
         self._writer = SlotWriter(
@@ -196,13 +235,14 @@ class SharedTraining:
 
     def update(self, gradients: list[Any]) -> None:
         """Makes one step with the entries and sets the kernels to them."""
-        means, rest = [], list(gradients)
+        moved: list[tuple[Any, keras.Variable]] = []
+        rest = list(gradients)
         for book in self.codebooks:
-            count = len(book.kernels)
-            means.append(book.mean_gradient(rest[:count]))
-            rest = rest[count:]
+            own, rest = rest[: len(book.kernels)], rest[len(book.kernels) :]
+            moved.append((book.mean_gradient(own), book.entries))
+            moved.extend(zip(own, book.latents))
         self.optimizer.learning_rate = self.original.learning_rate
-        self.optimizer.apply(means, [book.entries for book in self.codebooks])
+        self.optimizer.apply(*zip(*moved))
         for book in self.codebooks:
             book.spread()
 

@@ -20,17 +20,24 @@ class SlotWriter:
     """Stands in for `optimizer.save_own_variables` and calls `write` first."""
 
     def __init__(self, optimizer: Any, write: Any):
-        self.optimizer, self.write = optimizer, write
+        self.optimizer, self.write, self.active = optimizer, write, True
         self.save = optimizer.save_own_variables
         optimizer.save_own_variables = self
 
     def __call__(self, store: Any) -> None:
-        self.write()
+        if self.active:
+            self.write()
         self.save(store)
 
     def remove(self) -> None:
-        """Gives the optimizer its own method back."""
+        """Gives the optimizer its own method back, once no other stands in for it."""
+        self.active = False
+        found = self.optimizer.save_own_variables
+        while isinstance(found, SlotWriter) and not found.active:
+            found = found.save
         del self.optimizer.save_own_variables
+        if isinstance(found, SlotWriter):
+            self.optimizer.save_own_variables = found
 
 
 def write_slots(original: Any, optimizer: Any, codebooks: list) -> None:

@@ -15,9 +15,8 @@ from tfcompress.pruning.criteria import Criterion, GradientCriterion
 from tfcompress.pruning.patterns import Pattern
 from tfcompress.pruning.sites import Site
 
-
-# Masks of more weights are booleans: a byte for each is a sixteenth of what Adam and the
-# gradient take. Those of fewer are as fast as can be: floats need no conversion.
+# Masks of more weights are booleans: a byte for each is a sixteenth of what the weight,
+# its gradient and Adam's moments take. Those of fewer are floats, which are faster.
 _LARGE = 2**18
 
 

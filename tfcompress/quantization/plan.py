@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, output_names, trace
@@ -14,6 +15,7 @@ from tfcompress.core.inlining import inlined
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.activations import fixed_range
+from tfcompress.quantization.as_convolution import affine_parameters
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.expansions import StaysFloat, expansion_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
@@ -29,6 +31,8 @@ from tfcompress.quantization.scheme import (
 )
 
 _PURPOSE = "make the model quantization-aware"
+# Of a column of inputs within three standard deviations.
+_FEWEST_VALUES = 16
 _EIGHT_BITS_ONLY = (
     keras.layers.Concatenate,
     keras.layers.UpSampling1D,
@@ -95,15 +99,20 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
             f"Model '{model.name}' is quantization-aware already.",
             fix="pass the model from before quantize_aware",
         )
-    chosen = _chooser(model, filters)
-    graph, refusals = expand(graph, chosen)
+    wanted = _chooser(model, filters)
+    graph, refusals = expand(graph, wanted)
+    refusals |= _uneven_inputs(graph)
+
+    def chosen(operation: Any) -> bool:
+        return wanted(operation) and operation.name not in refusals
+
     return Plan(
         graph,
         chosen,
         common,
         lambda node: scheme_of(owner_path(node.name, paths)).weights,
         output_names(functional),
-        _float_layers(graph, chosen, refusals),
+        _float_layers(graph, wanted, refusals),
         _impossible(graph, chosen) if common.activations > 8 else [],
     )
 
@@ -119,6 +128,37 @@ def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
 
 def _is_known(layer: Any) -> bool:
     return rule_of(layer) is not None or expansion_of(layer) is not None
+
+
+def _uneven_inputs(graph: Graph) -> dict[str, StaysFloat]:
+    """Returns why inputs whose columns differ much are normalized in float.
+
+    A tensor has one step. That of a table with ages and incomes would be larger than
+    any age; once they are normalized all columns are alike.
+    """
+    found = {}
+    for node in graph.nodes:
+        layer = node.operation
+        if not isinstance(layer, keras.layers.Normalization):
+            continue
+        columns = node.output.shape[-1]
+        if columns is None or node.inputs[0] not in graph.input_tensors:
+            continue
+        scales = affine_parameters(layer, columns)
+        if scales is None:
+            continue
+        deviation, mean = 1.0 / scales[0], -scales[1] / scales[0]
+        ends = mean - 3.0 * deviation, mean + 3.0 * deviation
+        step = (ends[1].max() - ends[0].min()) / 255.0
+        coarse = int(np.sum(6.0 * deviation / step < _FEWEST_VALUES))
+        if coarse:
+            found[node.name] = StaysFloat(
+                f"one 8-bit range would leave {coarse} of its {columns} columns "
+                f"fewer than {_FEWEST_VALUES} values",
+                "nothing, if inputs may be floats; else normalize the data before "
+                "the model",
+            )
+    return found
 
 
 def _float_layers(
