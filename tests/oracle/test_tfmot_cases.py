@@ -188,7 +188,8 @@ def test_codebooks(test, start, weights, count, theirs):
     weights = np.array(weights, "float32")
     found = codebook(weights, count, start)
     assert len(found) == count == len(theirs)
-    np.testing.assert_allclose(found, means(weights, found), rtol=1e-6)
+    # One more pass of k-means gains nothing.
+    assert error(weights, means(weights, found)) >= error(weights, found) - 1e-6
     if start == "density":
         assert error(weights, found) <= error(weights, theirs)
 
@@ -279,8 +280,8 @@ def ours(question, about):
     assert question == "codebooks"
     weights = np.array(cases.CODEBOOKS[0][2], "float32")
     found = codebook(weights, 3, about)
-    moved = np.allclose(means(weights, found), found, atol=1e-6)
-    return "k-means" if moved else "start"
+    still = error(weights, means(weights, found)) >= error(weights, found) - 1e-6
+    return "k-means" if still else "start"
 
 
 @pytest.mark.parametrize(

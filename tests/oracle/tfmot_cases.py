@@ -316,8 +316,8 @@ BY_DESIGN = [
     ),
     (
         *("testKmeanPlusPlusValues", ("codebooks", "kmeans++"), "start", "k-means"),
-        "as above; the draw is another one, too, and k-means ends in a local optimum: on "
-        "the first row's nine weights its error is 0.055, that of TFMOT's values 0.040",
+        "as above; the draw is another one, too, and k-means ends in a local optimum: "
+        "on the first row's nine weights the error is 0.055, of TFMOT's values 0.040",
     ),
     (
         *("testCDFValues", ("quantile", None), "linear", "exact"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import is_inside
 
 DATA_HELP = (
@@ -46,6 +47,7 @@ def load_model(path: Path, compiled: bool = False) -> Any:
         )
     try:
         _check_members(path)
+        probe(path, "HDF5", job="read_hdf5")  # which may read a damaged one for ever
         return keras.saving.load_model(path, compile=compiled)
     except Exception as error:
         raise ArtifactError(
@@ -173,7 +175,8 @@ def _arrays(path: Path) -> Any:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a file open in which it finds something wrong.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             found = {name: stored[name] for name in stored.files}
     except Exception as error:  # damage shows as any exception of the readers
         raise InvalidArgumentError(

@@ -178,7 +178,8 @@ class Recipe:
 
     def to_json(self) -> str:
         """Returns the recipe as JSON."""
-        return json.dumps(self.to_dict(), indent=2)
+        # Not escaped: YAML, which reads it, does not join halves of a character.
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the recipe: JSON if the path ends in .json, else YAML."""

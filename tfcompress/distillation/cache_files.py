@@ -215,6 +215,8 @@ class CacheFiles:
 def _check_header(header: dict[str, Any]) -> None:
     """Raises `ValueError` or `TypeError` if this is not what `commit` writes."""
     arrays, checksums = header["arrays"], header["checksums"]
+    if not all(isinstance(x, list) for x in (arrays, checksums, header["batches"])):
+        raise TypeError("what should be a list is none")
     sizes = [size for size, _ in header["batches"]]
     sizes += [size for spec in arrays for size in spec["shape"]]
     if not all(type(size) is int and size >= 0 for size in sizes):

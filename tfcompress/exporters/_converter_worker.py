@@ -97,6 +97,31 @@ def load_saved_model(job: dict[str, Any]) -> dict[str, Any]:
     return {"signatures": list(tf.saved_model.load(job["path"]).signatures)}
 
 
+def read_hdf5(job: dict[str, Any]) -> dict[str, Any]:
+    """Reads all that is in the HDF5 file at `path`, or in those of a .keras file."""
+    import io
+    import zipfile
+
+    import h5py
+
+    files: list[Any] = [job["path"]]
+    if zipfile.is_zipfile(job["path"]):
+        with zipfile.ZipFile(job["path"]) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".h5")]
+            files = [io.BytesIO(archive.read(name)) for name in names]
+
+    def look(_: str, node: Any) -> None:
+        list(node.attrs.items())
+        if isinstance(node, h5py.Dataset):
+            node[()]
+
+    for file in files:
+        with h5py.File(file, "r") as opened:
+            look("", opened)
+            opened.visititems(look)
+    return {}
+
+
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     """Runs the .tflite file at `path` on random inputs; writes `outputs`, times it."""
     import time
@@ -136,6 +161,7 @@ JOBS = {
     "probe": probe,
     "load_saved_model": load_saved_model,
     "measure": measure,
+    "read_hdf5": read_hdf5,
 }
 
 

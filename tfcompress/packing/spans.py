@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.probing import probe
 from tfcompress.packing.blocks import Span
 
 # Smaller arrays gain nothing from a model of their own.
@@ -67,6 +68,7 @@ def _tflite(path: Path) -> list[Span]:
 def _keras(path: Path) -> list[Span]:
     import h5py
 
+    probe(path, "HDF5", job="read_hdf5")  # which may read a damaged file for ever
     found = []
     with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
         for entry in archive.infolist():
