@@ -188,3 +188,20 @@ def test_freeze_quantization_needs_something_to_freeze(digits):
         fit(model, digits, 1, tfcompress.FreezeQuantization(batch_norm_at_epoch=0))
     with pytest.raises(tfcompress.InvalidArgumentError, match="must be an epoch"):
         tfcompress.FreezeQuantization(-1)
+
+
+def test_what_is_saved_while_frozen_resumes(digits, tmp_path):
+    x, y = digits[0][:64], digits[1][:64]
+    freeze = tfcompress.FreezeQuantization(ranges_at_epoch=0, batch_norm_at_epoch=0)
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    layers = [L.Flatten(), L.Dense(10), L.BatchNormalization()]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *layers])
+    scheme = tfcompress.QuantizationScheme(ranges="learned")
+    model = tfcompress.quantize_aware(model, scheme)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss)
+    model.fit(x, y, verbose=0, callbacks=[freeze, save])
+    # Keras warns, which is an error here, if the optimizer has other variables.
+    loaded = keras.models.load_model(tmp_path / "1.keras")
+    assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) > 0
+    assert all("get_config" not in vars(layer) for layer in model.layers)

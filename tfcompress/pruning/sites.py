@@ -16,6 +16,7 @@ from tfcompress.core.errors import (
     UnsupportedLayerError,
 )
 from tfcompress.core.graph import Graph, is_graph_model, trace
+from tfcompress.core.lora import leave_out_lora
 from tfcompress.core.select import Filters, select, walk
 from tfcompress.layer_rules import Kernel, kernels_of, rule_of
 
@@ -73,6 +74,7 @@ def select_sites(model: keras.Model, filters: Filters = None) -> list[Site]:
     A layer that has weights but no rule is named in a warning, or is an error where
     `filters` ask for it.
     """
+    leave_out_lora(model, filters, "pruned")
     order = {id(v): i for i, v in enumerate(model.trainable_variables)}
     # The cell inside an LSTM has no rule, but the LSTM's tells all about it.
     ruled = (layer for _, layer in walk(model) if any(True for _ in kernels_of(layer)))

@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core import lora
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
 from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
 
@@ -73,6 +74,10 @@ class _Expander:
 
         Outputs that turn out to be one of its inputs are noted in `mapping`.
         """
+        if lora.has_lora(node.operation):
+            self.refusals[node.name] = StaysFloat(lora.REASON, lora.FIX)
+            yield node
+            return
         function = expansion_of(node.operation)
         if function is None:
             yield node

@@ -55,35 +55,48 @@ class FreezeQuantization(FitCallback):
                 )
         self.ranges_at_epoch = ranges_at_epoch
         self.batch_norm_at_epoch = batch_norm_at_epoch
-        self._trainable: dict[int, tuple[keras.Layer, bool]] = {}
+        self._held: dict[int, tuple[keras.Layer, str, bool]] = {}
 
     def start(self, epoch: int) -> None:
         self._quantizers = self._find(FakeQuantize, self.ranges_at_epoch)
         self._norms = self._find(
             keras.layers.BatchNormalization, self.batch_norm_at_epoch
         )
-        self._trainable = {}
+        self._held = {}
+        if not self.model.optimizer.built:
+            # Its first step would build it on what is trainable by then.
+            self.model.optimizer.build(self.model.trainable_variables)
 
     def stop(self) -> None:
-        for layer, trainable in self._trainable.values():
-            layer.trainable = trainable
-        self._trainable = {}
+        for layer, name, own in self._held.values():
+            del layer.get_config
+            if name == "trainable":
+                layer.trainable = own
+        self._held = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         super().on_epoch_begin(epoch, logs)
-        changed = False
+        changed = []
         if self.ranges_at_epoch is not None and epoch >= self.ranges_at_epoch:
-            for layer in self._quantizers:
-                changed |= not layer.frozen
-                layer.frozen = True
+            changed += [self._hold(q, "frozen", True) for q in self._quantizers]
         if self.batch_norm_at_epoch is not None and epoch >= self.batch_norm_at_epoch:
-            for layer in self._norms:
-                if id(layer) not in self._trainable:
-                    self._trainable[id(layer)] = (layer, layer.trainable)
-                    changed |= layer.trainable
-                    layer.trainable = False
-        if changed:
+            changed += [self._hold(norm, "trainable", False) for norm in self._norms]
+        if any(changed):
             self.retrace()
+
+    def _hold(self, layer: keras.Layer, name: str, value: bool) -> bool:
+        """Sets an attribute while the fit runs; returns whether that changes it.
+
+        What is saved meanwhile has the layer's own setting: the optimizer of a model
+        that is loaded has to find as many variables as it had.
+        """
+        if id(layer) in self._held:
+            return False
+        own, config = getattr(layer, name), layer.get_config
+        self._held[id(layer)] = layer, name, own
+        layer.get_config = lambda: {**config(), name: own}
+        setattr(layer, name, value)
+        return own != value
 
     def _find(self, kind: type, epoch: int | None) -> list:
         if epoch is None:
