@@ -5,7 +5,7 @@
 Each loader gets files that were valid before they were changed (`_mutations.py`). What
 is allowed: it works, or it raises one of the library's own errors and leaves nothing
 behind. Everything else is a finding: another exception, the death of the process, more
-than three minutes, more than 2 GB of memory beyond what the libraries take, a file made
+than five minutes, more than 2 GB of memory beyond what the libraries take, a file made
 outside of the target folder, a process started other than the converter, a module
 imported that a file asked for.
 
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import _mutations as mutations
 
 BATCH = 250
-SECONDS = 180
+SECONDS = 300
 MEMORY = 2 << 30
 
 
@@ -415,7 +415,7 @@ def child(loader, corpus, room, tasks, results):
     keras.config.disable_interactive_logging()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])(keras.ops.ones((1, 2)))
-    probing.CPU_SECONDS = SECONDS // 6
+    probing.CPU_SECONDS = SECONDS // 20
     watch = prepare(room)
     limit_memory(MEMORY)
     while (number := tasks.get()) is not None:
