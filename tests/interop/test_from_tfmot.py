@@ -92,6 +92,7 @@ def test_outputs_are_the_same(saved, name, ending, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_outputs_are_the_same_in_every_format(tmp_path):
     make(tmp_path, MORE, trained=True)
     for name, endings in MORE.items():

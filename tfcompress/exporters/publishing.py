@@ -9,6 +9,9 @@ from pathlib import Path, PureWindowsPath
 
 from tfcompress.core.errors import ExportError
 
+# What file systems take.
+_LONGEST, _LONGEST_PART = 2048, 255
+
 
 @contextlib.contextmanager
 def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
@@ -79,7 +82,11 @@ def is_inside(name: str) -> bool:
         and not windows.root
         and "\\" not in name
         and name.isprintable()
-        and all(part not in ("", ".", "..") for part in name.split("/"))
+        and len(name) <= _LONGEST
+        and all(
+            part not in ("", ".", "..") and len(part.encode()) <= _LONGEST_PART
+            for part in name.split("/")
+        )
     )
 
 
