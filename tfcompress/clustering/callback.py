@@ -35,7 +35,7 @@ class ClusterWeights(FitCallback):
     Zeros stay zero and are one of the values.
 
     A run that is resumed finds values and members in the weights and the moments of
-    values in those of their members.
+    values in those of their members; with trained members, moments begin anew.
 
     Args:
         num_clusters: how many distinct values a kernel may have, zero included;

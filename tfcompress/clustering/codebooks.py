@@ -229,6 +229,8 @@ class SharedTraining:
 
     def resume(self, steps: int) -> None:
         """Goes on with the moments that a saved run had after so many steps."""
+        if any(book.latents for book in self.codebooks):
+            return  # their moments are saved nowhere
         if steps > 0 and read_slots(self.original, self.optimizer, self.codebooks):
             counter = next(v for v in self.optimizer.variables if v.name == "iteration")
             counter.assign(steps)
