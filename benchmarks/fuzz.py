@@ -33,6 +33,7 @@ import _mutations as mutations
 
 BATCH = 250
 SECONDS = 300
+CPU_SECONDS = 8  # of the child process for one file; importing TensorFlow takes most
 MEMORY = 2 << 30
 
 
@@ -415,7 +416,7 @@ def child(loader, corpus, room, tasks, results):
     keras.config.disable_interactive_logging()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])(keras.ops.ones((1, 2)))
-    probing.CPU_SECONDS = SECONDS // 20
+    probing.CPU_SECONDS = CPU_SECONDS
     watch = prepare(room)
     limit_memory(MEMORY)
     while (number := tasks.get()) is not None:
