@@ -82,8 +82,7 @@ def memory(job):
     held = _held()
     made, callbacks, *attach = OURS[job["variant"]](lambda: perceptron(job["size"]))
     fit(keras, made, callbacks, x, y, *attach)
-    after = {"peak_mb": (_peak() - held) / 1e6, "held_mb": held / 1e6}
-    return after
+    return {"peak_mb": (_peak() - held) / 1e6, "held_mb": held / 1e6}
 
 
 def fit(keras, model, callbacks, x, y, attach=lambda data: data):
