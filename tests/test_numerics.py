@@ -47,7 +47,10 @@ def fit(technique, frozen=False, optimizer=None, policy="float32", **options):
     assert losses[-1] < losses[0]
     trained = getattr(model, "student", model)
     if frozen:
-        np.testing.assert_array_equal(kernel(trained, "conv"), before[0])
+        # In integers a frozen kernel is rounded, and moves by half a step at most.
+        rounded = "quantize" in technique or technique == "all together"
+        allowed = np.abs(before[0]).max() / 127 / 2 * 1.001 if rounded else 0.0
+        assert np.abs(kernel(trained, "conv") - before[0]).max() <= allowed
     return trained
 
 
