@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfcompress.clustering.codebooks import Codebook, SharedTraining, is_projected
+from tfcompress.clustering.moments import calls_of
 from tfcompress.clustering.starts import STARTS
 from tfcompress.core.callback import FitCallback
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.lora import leave_out_lora, lora_variables
-from tfcompress.core.select import Filters, select
+from tfcompress.core.select import Filters, exclude, select
 from tfcompress.layer_rules import kernels_of
 
 _SCOPES = ("layer", "global")
@@ -165,7 +165,8 @@ class ClusterWeights(FitCallback):
                     values = kernel.expand(book.entries.value)
                     kernel.variable.assign(values)
             self._training = SharedTraining(self.model.optimizer, books)
-            self._training.resume(_iterations(self.model.optimizer) - self._tied_at)
+            calls = int(calls_of(innermost(self.model.optimizer)))
+            self._training.resume(calls - self._tied_at)
         if self.verbose:
             kernels = [kernel for book in books for kernel in book.kernels]
             size, count = sum(kernel.size for kernel in kernels), len(kernels)
@@ -244,12 +245,6 @@ class ClusterWeights(FitCallback):
         return [found[key] for key in sorted(found, key=lambda key: order[key])]
 
 
-def _iterations(optimizer: keras.optimizers.Optimizer) -> int:
-    """Returns how often the optimizer was called, with or without an update."""
-    own = innermost(optimizer).variables
-    return int(next(variable for variable in own if variable.name == "iteration"))
-
-
 def _distinct(book: Codebook) -> int:
     zeros = any(kernel.size > int(kernel.alive.numpy()) for kernel in book.kernels)
     return book.count + zeros
@@ -258,13 +253,8 @@ def _distinct(book: Codebook) -> int:
 def _name_left_out(variables: Any) -> None:
     names = [v.path for v in variables if len(v.shape) > 1]
     if names:
-        warnings.warn(
-            "Not clustered, because their layers have no rule: "
-            f"{', '.join(names)}. What to do: tell where their kernels are with "
-            "register_layer_rule.",
-            CompressionWarning,
-            stacklevel=2,
-        )
+        fix = "tell where their kernels are with register_layer_rule"
+        exclude(names, "clustered", "their layers have no rule", fix, asked_for=False)
 
 
 def _check_number(number: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
-from tfcompress.clustering.moments import SlotWriter, read_slots, write_slots
+from tfcompress.clustering.moments import SlotWriter, calls_of, read_slots, write_slots
 from tfcompress.clustering.starts import codebook, nearest
 from tfcompress.core.callback import ProjectionChain, run_when
 from tfcompress.core.errors import InvalidArgumentError
@@ -148,11 +148,14 @@ class Codebook:
             )
             for variable, array in zip(variables.values(), arrays.values())
         ]
-        self.latents: list[keras.Variable] = []
         if trained_members:
             for kernel, array in zip(self.kernels, arrays.values()):
                 kernel.train_members(array)
-            self.latents = [kernel.latent for kernel in self.kernels]
+
+    @property
+    def latents(self) -> list[keras.Variable]:
+        """The latent values of the kernels; none where members are fixed."""
+        return [k.latent for k in self.kernels if k.latent is not None]
 
     def mean_gradient(self, gradients: list[Any]) -> Any:
         """Returns the gradient of each entry: the mean of that of its members."""
@@ -232,8 +235,7 @@ class SharedTraining:
         if any(book.latents for book in self.codebooks):
             return  # their moments are saved nowhere
         if steps > 0 and read_slots(self.original, self.optimizer, self.codebooks):
-            counter = next(v for v in self.optimizer.variables if v.name == "iteration")
-            counter.assign(steps)
+            calls_of(self.optimizer).assign(steps)
 
     def update(self, gradients: list[Any]) -> None:
         """Makes one step with the entries and sets the kernels to them."""

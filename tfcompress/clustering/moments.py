@@ -40,6 +40,11 @@ class SlotWriter:
             self.optimizer.save_own_variables = found
 
 
+def calls_of(optimizer: Any) -> keras.Variable:
+    """Returns how often an optimizer was called, with or without an update."""
+    return next(v for v in optimizer.variables if v.name == "iteration")
+
+
 def write_slots(original: Any, optimizer: Any, codebooks: list) -> None:
     """Sets the slots of all members to those of their entries.
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import keras
 
-from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
-from tfcompress.core.select import Filters, matches, walk
+from tfcompress.core.select import Filters, exclude, matches, walk
 
 REASON = "LoRA makes the kernel a sum of a frozen and a trained one"
 FIX = "merge them first: docs/training_at_scale.md shows how"
@@ -45,17 +42,5 @@ def leave_out_lora(model: keras.Model, filters: Filters, what: str) -> None:
         for path, layer in walk(model)
         if has_lora(layer) and matches(path, layer, filters)
     ]
-    if not names:
-        return
-    if filters is not None:
-        raise UnsupportedLayerError(
-            f"`filters` ask for layers that cannot be {what}: {REASON}.",
-            received=", ".join(names),
-            expected="filters that leave these layers out",
-            fix=FIX,
-        )
-    warnings.warn(
-        f"Not {what}, because {REASON}: {', '.join(names)}. What to do: {FIX}.",
-        CompressionWarning,
-        stacklevel=3,
-    )
+    if names:
+        exclude(names, what, REASON, FIX, asked_for=filters is not None)

@@ -1,12 +1,17 @@
 """Walking a model's layers and choosing some of them by name, type or predicate."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import (
+    CompressionWarning,
+    InvalidArgumentError,
+    UnsupportedLayerError,
+)
 
 Filters = (
     str | type | Callable[[keras.Layer], bool] | Iterable[str | type | Callable] | None
@@ -133,3 +138,29 @@ def require_built(model: Any, purpose: str) -> None:
             fix="add keras.Input(shape) as the first layer, call model.build(shape), "
             "or call the model once on data",
         )
+
+
+def exclude(
+    names: list[str], what: str, reason: str, fix: str, asked_for: bool
+) -> None:
+    """Names layers that are left out: a warning, or an error if they were asked for.
+
+    Args:
+        names: the layers.
+        what: what they are not, such as "pruned".
+        reason: why, as the end of "because ...".
+        fix: what the user can do about it.
+        asked_for: whether `filters` ask for them.
+    """
+    if asked_for:
+        raise UnsupportedLayerError(
+            f"`filters` ask for layers that cannot be {what}: {reason}.",
+            received=", ".join(names),
+            expected="filters that leave these layers out",
+            fix=fix,
+        )
+    warnings.warn(
+        f"Not {what}, because {reason}: {', '.join(names)}. What to do: {fix}.",
+        CompressionWarning,
+        stacklevel=3,
+    )

@@ -154,8 +154,10 @@ def _check_entries(files: Any) -> None:
 def changed_files(path: Path) -> list[str] | None:
     """Returns the files that are not as the manifest says; None without a manifest."""
     manifest = read_manifest(path)
-    if manifest is None:
-        return None
+    return None if manifest is None else _changed(path, manifest)
+
+
+def _changed(path: Path, manifest: dict[str, Any]) -> list[str]:
     root = path if path.is_dir() else path.parent
     return [
         entry["path"]
@@ -174,7 +176,10 @@ def check_files(path: Path) -> bool:
     Raises:
         ArtifactError: if a file is missing, or not as the manifest says.
     """
-    changed = changed_files(path)
+    manifest = read_manifest(path)
+    if manifest is None:
+        return False
+    changed = _changed(path, manifest)
     if changed:
         raise ArtifactError(
             "Files of the artifact are missing, or not as they were exported.",
@@ -182,7 +187,7 @@ def check_files(path: Path) -> bool:
             expected="the files whose SHA-256 its manifest holds",
             fix="copy the directory again, or export the model again",
         )
-    return changed is not None and _fingerprint(read_manifest(path)) in _MADE_HERE
+    return _fingerprint(manifest) in _MADE_HERE
 
 
 def record(artifact: Artifact, **contents: Any) -> None:
@@ -195,7 +200,7 @@ def record(artifact: Artifact, **contents: Any) -> None:
     """
     try:
         manifest = read_manifest(artifact)
-        if manifest is None or changed_files(artifact.path):
+        if manifest is None or _changed(artifact.path, manifest):
             return
         manifest.update({name: contents[name] for name in RECORDS if name in contents})
         with staged(manifest_path(artifact.path), overwrite=True) as stage:

@@ -27,15 +27,7 @@ def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> d
         ExportError: or `ArtifactError`, if it does not load or run.
     """
     try:
-        return WORKER.run(
-            {
-                "job": "probe",
-                **job,
-                "path": str(path.absolute()),
-                "cpu_seconds": CPU_SECONDS,
-                "memory": MEMORY + 8 * size_of(path),
-            }
-        )
+        return WORKER.run({"job": "probe", **job, **reading(path)})
     except ConverterFailure as failure:
         if kind is ExportError:
             raise failure.as_error(
@@ -52,10 +44,15 @@ def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> d
         raise error from None
 
 
-def size_of(path: Path) -> int:
-    """Returns the bytes of a file, or of all files in a directory."""
+def reading(path: Path) -> dict[str, Any]:
+    """Returns what a job says that reads a file or directory nobody vouches for."""
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return {
+        "path": str(path.absolute()),
+        "cpu_seconds": CPU_SECONDS,
+        "memory": MEMORY + 8 * size,
+    }
 
 
 def require(package: str, extra: str) -> None:

@@ -259,12 +259,13 @@ def _load(path: Path) -> tuple[Any, Artifact]:
             expected="a whole SavedModel with the signature 'serving_default'",
             fix="export the model again",
         ) from error
+    order = _order(path)
     inputs = signature.structured_input_signature[1]
     outputs = signature.structured_outputs
     return module, _describe(
         path,
-        _tensors(inputs, _order(path, "inputs")),
-        _tensors(outputs, _order(path, "outputs")),
+        _tensors(inputs, order["inputs"]),
+        _tensors(outputs, order["outputs"]),
     )
 
 
@@ -288,13 +289,17 @@ def _refuse_programs(path: Path) -> None:
         )
 
 
-def _order(path: Path, side: str) -> list[str]:
-    """Returns the names of inputs or outputs in their order, if that is known."""
+def _order(path: Path) -> dict[str, list[str]]:
+    """Returns the names of inputs and outputs in their order, where that is known."""
+    order: dict[str, list[str]] = {"inputs": [], "outputs": []}
     try:
-        found = json.loads((path / _ORDER_FILE).read_text(encoding="utf-8"))[side]
-        return [str(name) for name in found]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+        found = json.loads((path / _ORDER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return order
+    for side in order:
+        with contextlib.suppress(KeyError, TypeError):
+            order[side] = [str(name) for name in found[side]]
+    return order
 
 
 def _tensors(specs: dict[str, Any], order: list[str]) -> tuple[TensorInfo, ...]:

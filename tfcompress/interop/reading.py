@@ -14,7 +14,7 @@ import numpy as np
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.converter import ConverterFailure, ConverterProcess
-from tfcompress.exporters.probing import CPU_SECONDS, MEMORY, require, size_of
+from tfcompress.exporters.probing import reading, require
 
 _SCRIPT = str(Path(__file__).with_name("_tf_keras_worker.py"))
 # Not the converter's process: Keras 2 would take its tf.keras away.
@@ -77,10 +77,8 @@ def _asked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         job = {
             "job": "describe",
             "script": _SCRIPT,
-            "path": str(path.absolute()),
             "output": folder,
-            "cpu_seconds": CPU_SECONDS,
-            "memory": MEMORY + 8 * size_of(path),
+            **reading(path),
         }
         try:
             reply = KERAS_2.run(job)

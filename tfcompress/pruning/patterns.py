@@ -10,8 +10,9 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
+from tfcompress.core.select import exclude
 from tfcompress.layer_rules import Kernel
-from tfcompress.pruning.sites import Site, exclude
+from tfcompress.pruning.sites import Site
 from tfcompress.schedules import Schedule
 
 
@@ -67,7 +68,7 @@ class Pattern:
                 reasons.setdefault(reason, []).append(site.name)
         for reason, names in reasons.items():
             fix = "choose another pattern for these layers, or leave them out"
-            exclude(names, reason, fix, asked_for)
+            exclude(names, "pruned", reason, fix, asked_for)
         if not kept:
             raise InvalidArgumentError(
                 f"No kernel can have the pattern {type(self).__name__}.",

@@ -17,7 +17,7 @@ from tfcompress.core.layer_inputs import (
     reason_against,
     rows,
 )
-from tfcompress.core.select import Filters, require_built, walk
+from tfcompress.core.select import Filters, exclude, require_built, walk
 from tfcompress.pruning.least_squares import (
     largest,
     largest_of_groups,
@@ -31,7 +31,7 @@ from tfcompress.pruning.patterns import (
     patterns,
     to_matrix,
 )
-from tfcompress.pruning.sites import Site, exclude, select_sites
+from tfcompress.pruning.sites import Site, select_sites
 from tfcompress.schedules import ConstantSparsity, checked_sparsity
 
 # Share of the mean diagonal that is added to the Gram matrix: keeps weights whose
@@ -131,7 +131,7 @@ def _solvable(model: keras.Model, filters: Filters) -> list[Site]:
             )
     for reason, names in reasons.items():
         fix = "leave them out with `filters`, or prune them with PruneWeights"
-        exclude(names, reason, fix, asked_for=filters is not None)
+        exclude(names, "pruned", reason, fix, asked_for=filters is not None)
     return kept
 
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from tfcompress.core.errors import (
-    CompressionWarning,
     InvalidArgumentError,
-    UnsupportedLayerError,
 )
 from tfcompress.core.graph import Graph, is_graph_model, trace
 from tfcompress.core.lora import leave_out_lora
-from tfcompress.core.select import Filters, select, walk
+from tfcompress.core.select import Filters, exclude, select, walk
 from tfcompress.layer_rules import Kernel, kernels_of, rule_of
 
 
@@ -99,6 +96,7 @@ def select_sites(model: keras.Model, filters: Filters = None) -> list[Site]:
     if unknown:
         exclude(
             unknown,
+            "pruned",
             "they have no rule",
             "tell where their kernels are: "
             "register_layer_rule(LayerRule(YourLayer, kernels=(Kernel('kernel'),)))",
@@ -112,22 +110,6 @@ def select_sites(model: keras.Model, filters: Filters = None) -> list[Site]:
             fix="set layer.trainable = True on the layers to prune",
         )
     return sorted(found.values(), key=lambda site: order[id(site.variable)])
-
-
-def exclude(names: list[str], reason: str, fix: str, asked_for: bool) -> None:
-    """Names layers that are left out: a warning, or an error if they were asked for."""
-    if asked_for:
-        raise UnsupportedLayerError(
-            f"`filters` ask to prune layers that cannot be: {reason}.",
-            received=", ".join(names),
-            expected="filters that leave these layers out",
-            fix=fix,
-        )
-    warnings.warn(
-        f"Not pruned, because {reason}: {', '.join(names)}. What to do: {fix}.",
-        CompressionWarning,
-        stacklevel=2,
-    )
 
 
 def _is_batch_norm(layer: Any) -> bool:

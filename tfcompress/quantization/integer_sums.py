@@ -73,9 +73,9 @@ class SumScales:
     """How an integer kernel scales what it adds up.
 
     Attributes:
-        sum_step: distance between two neighbouring sums: one number, or one for each
-            channel; `None` where the input is not a sum but any number.
-        factor: what turns an integer sum into output steps, in float32; alike.
+        sum_step: distance between two neighbouring sums; `None` where the input is not
+            a sum but any number.
+        factor: what turns an integer sum into output steps, in float32.
         offset: what the zero points of the inputs add to the integer sum.
         bias: in output steps: what takes the offset away and adds the output's zero
             point, in float32.
@@ -84,8 +84,8 @@ class SumScales:
             and rounds half up: TensorFlow Lite's own kernels do.
     """
 
-    sum_step: Any
-    factor: Any
+    sum_step: float | None
+    factor: float
     offset: int = 0
     bias: float = 0.0
     zero_point: int = 0
@@ -145,19 +145,16 @@ class IntegerSum(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         if is_plain():
             return inputs
-        integers, known, scales = inputs, None, self.scales
+        integers, scales = inputs, self.scales
         if scales.sum_step is not None:
-            steps = np.asarray(scales.sum_step, "float64")
-            known = steps > 0  # a channel without weights has no step
-            exact = ops.cast(inputs, "float64") / np.where(known, steps, 1.0)
+            exact = ops.cast(inputs, "float64") / scales.sum_step
             integers = ops.cast(ops.round(exact) + scales.offset, "float32")
         if scales.fixed_point:
             rounded = ops.floor(ops.cast(integers, "float64") * scales.factor + 0.5)
             return ops.cast(rounded, "float32") * np.float32(self.step)
-        outputs = rescaled(
+        return rescaled(
             integers, scales.factor, self.step, scales.bias, scales.zero_point
         )
-        return outputs if known is None else ops.where(known, outputs, inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
