@@ -11,7 +11,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras as keras
+from tensorflow_model_optimization.python.core.quantization.keras.collab_opts import (
+    cluster_preserve,
+)
 
+strip_clustering_cqat = cluster_preserve.cluster_utils.strip_clustering_cqat
 layers = keras.layers
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(64, 8, 8, 3)).astype("float32")
@@ -101,6 +105,16 @@ def quantized(model):
     return fitted(tfmot.quantization.keras.quantize_model(model), epochs=4)
 
 
+def clusters_kept(strip):
+    """Quantized with TFMOT's scheme that keeps clusters (CQAT)."""
+    quantization, combine = tfmot.quantization.keras, tfmot.experimental.combine
+    model = tfmot.clustering.keras.strip_clustering(clustered(sequential()))
+    scheme = combine.Default8BitClusterPreserveQuantizeScheme()
+    model = quantization.quantize_annotate_model(model)
+    model = fitted(quantization.quantize_apply(model, scheme))
+    return strip_clustering_cqat(model) if strip else model
+
+
 def partly_quantized():
     """Only one of the layers is annotated."""
     quantization = tfmot.quantization.keras
@@ -162,6 +176,8 @@ MODELS = {
     "quantized": lambda: quantized(convolutional()),
     "quantized_sequential": lambda: quantized(sequential()),
     "partly_quantized": partly_quantized,
+    "clusters_kept": lambda: clusters_kept(strip=False),
+    "clusters_kept_stripped": lambda: clusters_kept(strip=True),
 }
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 import warnings
 import zipfile
@@ -34,12 +35,18 @@ FILES = {
     "clustered": [".h5"],
     "quantized": [".h5", ".keras"],
     "partly_quantized": [".h5"],
+    "clusters_kept": [".h5", ".keras", ""],
+    "clusters_kept_stripped": [".keras"],
 }
 _MORE = ("pruned_convolutional", "pruned_stripped", "clustered_stripped")
 ENDINGS = [".h5", ".keras", ""]
 MORE = dict.fromkeys((*FILES, *_MORE, "quantized_sequential"), ENDINGS)
+MORE["clusters_kept"] = [""]
 PLAIN = [
-    (n, e) for n, endings in FILES.items() for e in endings if "quantized" not in n
+    (name, ending)
+    for name, endings in FILES.items()
+    for ending in endings
+    if "quantized" not in name and "kept" not in name
 ]
 
 
@@ -97,7 +104,7 @@ def test_outputs_are_the_same_in_every_format(tmp_path):
     make(tmp_path, MORE, trained=True)
     for name, endings in MORE.items():
         for ending in endings:
-            if "quantized" not in name:
+            if "quantized" not in name and "kept" not in name:
                 same_outputs(tmp_path, name, ending)
             elif name != "partly_quantized":
                 assert worst_step(tmp_path, name, ending) <= 4
@@ -170,6 +177,20 @@ def test_quantized_models_train_on(saved):
     before = model.evaluate(x, wanted + 1, verbose=0)
     model.fit(x, wanted + 1, epochs=5, verbose=0)
     assert model.evaluate(x, wanted + 1, verbose=0) < before
+
+
+@pytest.mark.parametrize("file", ["clusters_kept", "clusters_kept_stripped.keras"])
+def test_models_quantized_with_their_clusters_kept(saved, file):
+    name, _, ending = file.partition(".")
+    assert worst_step(saved, name, ending and f".{ending}") < 0.1
+    final = tfcompress.finalize(from_tfmot(saved / file))
+    assert len(np.unique(final.get_layer("hidden").get_weights()[0])) <= 8
+
+
+@pytest.mark.parametrize("ending", [".h5", ".keras"])
+def test_clusters_kept_in_files_that_nobody_reads(saved, ending):
+    with pytest.raises(ArtifactError, match=r"quant_hidden.*strip_clustering_cqat"):
+        from_tfmot(saved / f"clusters_kept{ending}")
 
 
 @pytest.mark.export
@@ -275,6 +296,16 @@ def test_a_live_model_is_handed_over(saved):
     x, (wanted,) = answers(saved, "clustered")
     (found,) = outputs(from_tf_keras(Live()), x)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_live_model_of_tf_keras():
+    script = str(Path(__file__).with_name("_live_model_worker.py"))
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) <= 1e-6
 
 
 def test_without_the_extra(monkeypatch, tmp_path):

@@ -13,8 +13,21 @@ _CODE = ("Lambda", "__lambda__", "function_type")
 _MODELS = ("Functional", "Sequential", "Model")
 
 
+# Of what quantization that keeps clusters (CQAT, PCQAT) adds to a layer.
+_CENTROIDS = "cluster_centroids_tf"
+
+
 class Refused(Exception):
     """The model cannot be converted; the message says which layer, and why."""
+
+
+def with_clusters_kept(layer: str) -> Refused:
+    """Returns why files of a layer with variables that no loader makes are no use."""
+    return Refused(
+        f"layer '{layer}' was quantized with its clusters kept (CQAT, PCQAT), which "
+        "TFMOT itself cannot read from this format: save the model as a SavedModel, "
+        "or call TFMOT's strip_clustering_cqat before you save it"
+    )
 
 
 def load(path: Path) -> Any:
@@ -33,12 +46,19 @@ def _load_h5(path: Path) -> Any:
         with h5py.File(path, "r") as file:
             config = file.attrs.get("model_config")
             version = file.attrs.get("keras_version", "2")
+            kept = [
+                layer
+                for layer, group in file.get("model_weights", {}).items()
+                if any(_CENTROIDS in str(n) for n in group.attrs.get("weight_names", ()))
+            ]
     except OSError as error:
         raise Refused(f"it is no .h5 file, or damaged ({error})") from error
     if config is None:
         raise Refused("it holds weights without a model; save the whole model instead")
     _check_version(version)
     _check_config(json.loads(config))
+    if kept:
+        raise with_clusters_kept(kept[0])
     return tf_keras.models.load_model(path, compile=False)
 
 

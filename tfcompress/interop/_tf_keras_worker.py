@@ -88,7 +88,10 @@ def _load_from_the_end(wrapper: Any, store: Any) -> None:
     """
     variables = wrapper._trainable_weights + wrapper._non_trainable_weights
     values = [store[str(position)] for position in range(len(store))]
-    for variable, value in zip(variables, values[len(values) - len(variables) :]):
+    values = values[len(values) - len(variables) :]
+    if any(v.shape != value.shape for v, value in zip(variables, values)):
+        raise _FILES["with_clusters_kept"](wrapper.name)
+    for variable, value in zip(variables, values):
         variable.assign(value)
 
 

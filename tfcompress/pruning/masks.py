@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+# Comparing and counting take five bytes for each weight, and are done so many at a time.
+_BLOCK = 2**20
+
 
 def kept_count(size: int, sparsity: Any) -> Any:
     """Returns how many of `size` units remain at `sparsity`; at least one does."""
@@ -34,9 +37,10 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     [[True, False, False], [True, False]]
     """
 
+    blocks = [block for score in scores for block in _blocks(score)]
+
     def count(threshold: Any) -> Any:
-        kept = [ops.sum(ops.cast(s >= threshold, "int32")) for s in scores]
-        return sum(kept[1:], kept[0])
+        return sum(_count(block >= threshold) for block in blocks)
 
     lowest = ops.min(ops.stack([ops.min(s) for s in scores]))
     highest = ops.max(ops.stack([ops.max(s) for s in scores]))
@@ -111,6 +115,12 @@ def global_masks(scores: list[Any], sparsity: Any, granule: int = 1) -> list[Any
 def threshold_masks(scores: list[Any], threshold: Any, granule: int = 1) -> list[Any]:
     """Returns a mask per tensor of what is not below `threshold`; one unit remains."""
     return [_rounded(s, _count(s >= threshold), granule) for s in scores]
+
+
+def _blocks(score: Any) -> list[Any]:
+    """Returns the values of a tensor in parts, none of which is a copy."""
+    flat = ops.reshape(score, (-1,))
+    return [flat[i : i + _BLOCK] for i in range(0, flat.shape[0], _BLOCK)]
 
 
 def _count(mask: Any) -> Any:
