@@ -81,11 +81,22 @@ def small_mobilenet(keras):
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
+def resnet50(keras):
+    """ResNet50 for small images: 23.6 million weights, more than its steps compute."""
+    inputs = keras.layers.Input(SHAPE)
+    padded = keras.layers.ZeroPadding2D(2)(inputs)
+    colors = keras.layers.Concatenate()([padded] * 3)
+    return keras.applications.ResNet50(
+        weights=None, input_tensor=colors, classes=CLASSES, classifier_activation=None
+    )
+
+
 MODELS = {
     "lenet-300-100": lenet_300_100,
     "lenet-5": lenet_5,
     "small-resnet": small_resnet,
     "small-mobilenet": small_mobilenet,
+    "resnet50": resnet50,
 }
 
 

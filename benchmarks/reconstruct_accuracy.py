@@ -46,7 +46,8 @@ def cut(model, sparsity):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    known = [name for name in MODELS if name != "resnet50"]
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=known)
     parser.add_argument(
         "--sparsities", nargs="+", type=float, default=[0.5, 0.7, 0.8, 0.9]
     )

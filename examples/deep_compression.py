@@ -95,7 +95,7 @@ def with_mirror_images(teacher):
 # The epochs of LeNet-5 cost eight times as much as those of LeNet-300-100.
 RECIPES = {
     lenet_300_100: Recipe(),
-    lenet_5: Recipe(epochs=(4, 10, 6)),
+    lenet_5: Recipe(epochs=(4, 30, 20), sparsity=0.937),
     teacher_network: Recipe(epochs=(14, 0, 0), rates=(3e-3, 0.0, 0.0)),
 }
 

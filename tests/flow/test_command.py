@@ -70,6 +70,7 @@ def test_example_is_the_story_of_the_readme_word_for_word():
     assert indented in example
 
 
+@pytest.mark.slow  # the demo's smoke run trains as much, the README's code runs too
 @pytest.mark.examples
 @pytest.mark.export
 def test_example_runs(tmp_path):

@@ -14,7 +14,10 @@ pytestmark = pytest.mark.export
     [
         ("MobileNet", {"alpha": 0.25, "classes": 10}),
         ("MobileNetV2", {"alpha": 0.35, "classes": 10}),
-        ("MobileNetV3Small", {"alpha": 0.75, "classes": 10}),
+        pytest.param(
+            *("MobileNetV3Small", {"alpha": 0.75, "classes": 10}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_small_family_is_exact(name, options, tmp_path):

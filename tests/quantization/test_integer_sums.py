@@ -143,9 +143,9 @@ def test_tiny_kernels_have_the_converters_smallest_scale(tmp_path):
 
 @pytest.mark.export
 def test_a_relu_on_its_own_multiplies_in_fixed_point(tmp_path):
-    # Sixty pairs of scales; in seven, one of 255 values is next to half-way.
+    # In some of the pairs of scales one of 255 values is next to half-way.
     rng = np.random.default_rng(0)
-    inputs = [keras.Input((4,), name=f"x{i:02d}") for i in range(60)]
+    inputs = [keras.Input((4,), name=f"x{i:02d}") for i in range(12)]
     made = [branch for x in inputs for branch in (L.ReLU()(x), L.Reshape((4,))(x))]
     model = keras.Model(inputs, L.Concatenate()([L.Dense(2)(x) for x in made]))
     samples = []
