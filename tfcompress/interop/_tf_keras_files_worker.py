@@ -49,7 +49,9 @@ def _load_h5(path: Path) -> Any:
             kept = [
                 layer
                 for layer, group in file.get("model_weights", {}).items()
-                if any(_CENTROIDS in str(n) for n in group.attrs.get("weight_names", ()))
+                if any(
+                    _CENTROIDS in str(n) for n in group.attrs.get("weight_names", ())
+                )
             ]
     except OSError as error:
         raise Refused(f"it is no .h5 file, or damaged ({error})") from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-# Comparing and counting take five bytes for each weight, and are done so many at a time.
+# Comparing and counting takes five bytes for each weight, so it is done in parts.
 _BLOCK = 2**20
 
 
