@@ -114,6 +114,8 @@ def test_only_the_chief_writes(monkeypatch, tmp_path):
         tfcompress.export(model, tmp_path / "m" / "model.tflite")
     with pytest.raises(InvalidArgumentError, match=r"pack .*worker 1.*is_chief"):
         tfcompress.pack(tmp_path / "file", tmp_path / "packed")
+    with pytest.raises(InvalidArgumentError, match=r"compress .*worker 1.*is_chief"):
+        tfcompress.compress(model, [], [], tfcompress.Budget(max_bytes="1 MB"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     as_task(monkeypatch, "worker", 0)
     assert tfcompress.pack(tmp_path / "file", tmp_path / "packed").original_size == 3

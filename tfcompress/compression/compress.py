@@ -21,6 +21,7 @@ from tfcompress.compression.search import Search, Tried, run_search
 from tfcompress.compression.sensitivity import sensitivity
 from tfcompress.compression.task import Task
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.workers import require_chief
 from tfcompress.exporters.base import EXPORTERS
 from tfcompress.layer_rules import model_kernels
 
@@ -69,8 +70,8 @@ def compress(
 
     Raises:
         InvalidArgumentError: before any training, for a model that is not compiled or
-            whose metric is NaN, for data that cannot be read again, and for budgets
-            that nothing can meet.
+            whose metric is NaN, for data that cannot be read again, for budgets that
+            nothing can meet, and on a worker that is not the chief.
 
     Example:
 
@@ -81,6 +82,7 @@ def compress(
     result.recipe.save("phone.yaml")
     ```
     """
+    require_chief("compress a model", model)
     search = search or Search()
     if not isinstance(budget, Budget):
         raise InvalidArgumentError(
