@@ -15,8 +15,10 @@ import pdoc.render
 
 MODULES = (
     "tfcompress",
+    "tfcompress.datasets",
     "tfcompress.distillation.losses",
     "tfcompress.exporters",
+    "tfcompress.interop",
     "tfcompress.reporting",
     "tfcompress.schedules",
     "tfcompress.serving",
