@@ -294,3 +294,24 @@ def test_unequal_numbers_of_samples(two_headed, tmp_path):
 
     with pytest.raises(InvalidArgumentError, match="differ in their number"):
         KerasRunner(two_headed)([np.zeros((3, 8)), np.zeros((2, 4))])
+
+
+@pytest.mark.export
+def test_a_saved_model_that_cannot_be_run(tmp_path):
+    import tensorflow as tf
+
+    class Reaching(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.values, self.index = tf.Variable([1.0, 2.0]), tf.Variable(12)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 2), name="x")])
+        def serve(self, x):
+            return {"y": x + tf.gather(self.values, self.index)}
+
+    module = Reaching()
+    signatures = {"serving_default": module.serve}
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=signatures)
+    runner = load(tmp_path / "1")
+    with pytest.raises(ArtifactError, match=r"cannot run.*12 is not in \[0, 2\)"):
+        runner(np.ones((1, 2), "float32"))

@@ -196,7 +196,17 @@ class SavedModelRunner(Runner):
         feeds = {name: tf.constant(array) for name, array in batch.items()}
 
         def once() -> dict[str, np.ndarray]:
-            return {n: v.numpy() for n, v in self._signature(**feeds).items()}
+            try:
+                outputs = self._signature(**feeds)
+            except tf.errors.OpError as error:
+                reason = " ".join(error.message.split())[:300]
+                raise ArtifactError(
+                    "TensorFlow cannot run this SavedModel.",
+                    received=f"{self.name} ({reason})",
+                    expected="a graph that runs on inputs of its signature",
+                    fix="the files may be damaged: export the model again",
+                ) from error
+            return {name: value.numpy() for name, value in outputs.items()}
 
         return once
 
