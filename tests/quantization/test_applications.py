@@ -13,7 +13,9 @@ pytestmark = pytest.mark.export
     ("name", "options"),
     [
         ("MobileNet", {"alpha": 0.25, "classes": 10}),
-        ("MobileNetV2", {"alpha": 0.35, "classes": 10}),
+        pytest.param(
+            *("MobileNetV2", {"alpha": 0.35, "classes": 10}), marks=pytest.mark.slow
+        ),
         pytest.param(
             *("MobileNetV3Small", {"alpha": 0.75, "classes": 10}),
             marks=pytest.mark.slow,
