@@ -33,9 +33,10 @@ def compare(tmp_path, *techniques):
 
 
 def test_two_workers_and_two_replicas_equal_one_process(tmp_path):
-    # Ranges are what replicas tell each other in mid-step.
-    [row] = compare(tmp_path, "quantize")
-    assert row["zeros"] < 0.1
+    # Ranges are what replicas tell each other in mid-step; shared values have an
+    # optimizer of their own.
+    for row in compare(tmp_path, "quantize", "cluster"):
+        assert row["zeros"] < 0.1
 
 
 @pytest.mark.slow

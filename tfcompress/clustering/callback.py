@@ -165,7 +165,7 @@ class ClusterWeights(FitCallback):
                     values = kernel.expand(book.entries.value)
                     kernel.variable.assign(values)
             self._training = SharedTraining(self.model.optimizer, books)
-            calls = int(calls_of(innermost(self.model.optimizer)))
+            calls = int(calls_of(innermost(self.model.optimizer)).numpy())
             self._training.resume(calls - self._tied_at)
         if self.verbose:
             kernels = [kernel for book in books for kernel in book.kernels]
