@@ -98,6 +98,8 @@ MODELS = {
     "small-mobilenet": small_mobilenet,
     "resnet50": resnet50,
 }
+#: Those that are small enough to be the default.
+SMALL = [name for name in MODELS if name != "resnet50"]
 
 
 def images(batch):

@@ -19,7 +19,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import numpy as np
-from _models import MODELS, compiled
+from _models import MODELS, SMALL, compiled
 from rich.console import Console
 from rich.table import Table
 
@@ -46,8 +46,7 @@ def cut(model, sparsity):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    known = [name for name in MODELS if name != "resnet50"]
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=known)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=SMALL)
     parser.add_argument(
         "--sparsities", nargs="+", type=float, default=[0.5, 0.7, 0.8, 0.9]
     )

@@ -26,7 +26,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 from _jobs import Child
-from _models import BATCHES, MODELS, compiled
+from _models import BATCHES, MODELS, SMALL, compiled
 from _rounds import open_fit
 from rich.console import Console
 from rich.progress import Progress
@@ -210,8 +210,7 @@ def table(results, clock):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    known = [name for name in MODELS if name != "resnet50"]
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=known)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=SMALL)
     parser.add_argument("--variants", nargs="+", choices=OURS, default=list(OURS))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=100, help="steps a round")

@@ -92,7 +92,8 @@ def with_mirror_images(teacher):
     return keras.Model(image, mean, name="teacher_with_mirror_images")
 
 
-# The epochs of LeNet-5 cost eight times as much as those of LeNet-300-100.
+# An epoch of LeNet-5 costs eight times as much as one of LeNet-300-100, and the dense
+# network needs few.
 RECIPES = {
     lenet_300_100: Recipe(),
     lenet_5: Recipe(epochs=(4, 30, 20), sparsity=0.937),

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, one_line
 
 #: Names another folder with the four IDX files of Fashion-MNIST (or of MNIST).
 DIRECTORY_VARIABLE = "TFCOMPRESS_FASHION_MNIST"
@@ -107,7 +107,7 @@ def load_images(limit: int | None = None) -> ImageData:
         except Exception as error:
             if isinstance(error, InvalidArgumentError):
                 raise
-            tried.append(f"{source.__doc__}: {' '.join(str(error).split())[:200]}")
+            tried.append(f"{source.__doc__}: {one_line(error)}")
     raise InvalidArgumentError(
         "No images to work with.",
         received="; ".join(tried),

@@ -176,8 +176,8 @@ MODELS = {
     "quantized": lambda: quantized(convolutional()),
     "quantized_sequential": lambda: quantized(sequential()),
     "partly_quantized": partly_quantized,
-    "clusters_kept": lambda: clusters_kept(strip=False),
-    "clusters_kept_stripped": lambda: clusters_kept(strip=True),
+    "quantized_clusters": lambda: clusters_kept(strip=False),
+    "quantized_clusters_stripped": lambda: clusters_kept(strip=True),
 }
 
 

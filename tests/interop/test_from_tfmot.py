@@ -35,18 +35,18 @@ FILES = {
     "clustered": [".h5"],
     "quantized": [".h5", ".keras"],
     "partly_quantized": [".h5"],
-    "clusters_kept": [".h5", ".keras", ""],
-    "clusters_kept_stripped": [".keras"],
+    "quantized_clusters": [".h5", ".keras", ""],
+    "quantized_clusters_stripped": [".keras"],
 }
 _MORE = ("pruned_convolutional", "pruned_stripped", "clustered_stripped")
 ENDINGS = [".h5", ".keras", ""]
 MORE = dict.fromkeys((*FILES, *_MORE, "quantized_sequential"), ENDINGS)
-MORE["clusters_kept"] = [""]
+MORE["quantized_clusters"] = [""]
 PLAIN = [
     (name, ending)
     for name, endings in FILES.items()
     for ending in endings
-    if "quantized" not in name and "kept" not in name
+    if "quantized" not in name
 ]
 
 
@@ -104,7 +104,7 @@ def test_outputs_are_the_same_in_every_format(tmp_path):
     make(tmp_path, MORE, trained=True)
     for name, endings in MORE.items():
         for ending in endings:
-            if "quantized" not in name and "kept" not in name:
+            if "quantized" not in name:
                 same_outputs(tmp_path, name, ending)
             elif name != "partly_quantized":
                 assert worst_step(tmp_path, name, ending) <= 4
@@ -179,7 +179,9 @@ def test_quantized_models_train_on(saved):
     assert model.evaluate(x, wanted + 1, verbose=0) < before
 
 
-@pytest.mark.parametrize("file", ["clusters_kept", "clusters_kept_stripped.keras"])
+@pytest.mark.parametrize(
+    "file", ["quantized_clusters", "quantized_clusters_stripped.keras"]
+)
 def test_models_quantized_with_their_clusters_kept(saved, file):
     name, _, ending = file.partition(".")
     assert worst_step(saved, name, ending and f".{ending}") < 0.1
@@ -190,7 +192,7 @@ def test_models_quantized_with_their_clusters_kept(saved, file):
 @pytest.mark.parametrize("ending", [".h5", ".keras"])
 def test_clusters_kept_in_files_that_nobody_reads(saved, ending):
     with pytest.raises(ArtifactError, match=r"quant_hidden.*strip_clustering_cqat"):
-        from_tfmot(saved / f"clusters_kept{ending}")
+        from_tfmot(saved / f"quantized_clusters{ending}")
 
 
 @pytest.mark.export

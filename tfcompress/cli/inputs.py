@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import is_inside
 
@@ -52,7 +52,7 @@ def load_model(path: Path, compiled: bool = False) -> Any:
     except Exception as error:
         raise ArtifactError(
             "The Keras model cannot be read.",
-            received=f"{path} ({' '.join(str(error).split())[:300]})",
+            received=f"{path} ({one_line(error, 300)})",
             expected="a model that keras.saving.load_model reads in safe mode",
             fix="import the module with your own layers by --import",
         ) from error

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from tfcompress.compression.data import Data
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.core.graph import build, copy_model, is_graph_model, trace
 from tfcompress.core.inlining import inlined
 from tfcompress.distillation.distiller import Distiller
@@ -132,7 +132,7 @@ class Task:
             raise InvalidArgumentError(
                 f"The model '{self.model.name}' cannot be copied, and compress does "
                 "not train the one it was given.",
-                received=" ".join(str(error).split())[:200],
+                received=one_line(error),
                 expected="layers that get_config() and from_config() rebuild",
             ) from error
 
@@ -295,7 +295,7 @@ def _compile_config(model: keras.Model) -> dict[str, Any]:
     except Exception as error:
         raise InvalidArgumentError(
             "The arguments of compile cannot be used for another model.",
-            received=" ".join(str(error).split())[:200],
+            received=one_line(error),
             expected="an optimizer, losses and metrics that Keras can save",
             fix="register your own with keras.saving.register_keras_serializable",
         ) from error

@@ -63,3 +63,12 @@ class VerificationError(CompressionError, RuntimeError):
 
 class CompressionWarning(UserWarning):
     """Something was left out of compression; training goes on."""
+
+
+def one_line(error: Exception, longest: int = 200) -> str:
+    """Returns what another library's error says, on one line, for `received`.
+
+    >>> one_line(ValueError("no such\\n   layer"))
+    'no such layer'
+    """
+    return " ".join(str(error).split())[:longest]

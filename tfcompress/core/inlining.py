@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.select import require_built, walk
 
@@ -118,7 +118,7 @@ def _opened(model: keras.Model, composites: set[int], purpose: str) -> keras.Mod
 
 
 def _not_symbolic(layer: Any, purpose: str, error: Exception) -> InvalidArgumentError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     return InvalidArgumentError(
         f"Cannot {purpose}: the `call` of '{layer.name}' does not run on symbolic "
         f"tensors ({type(error).__name__}: {reason}).",

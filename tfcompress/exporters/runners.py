@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.calibration import by_name
 
@@ -199,10 +199,9 @@ class SavedModelRunner(Runner):
             try:
                 outputs = self._signature(**feeds)
             except tf.errors.OpError as error:
-                reason = " ".join(error.message.split())[:300]
                 raise ArtifactError(
                     "TensorFlow cannot run this SavedModel.",
-                    received=f"{self.name} ({reason})",
+                    received=f"{self.name} ({one_line(error, 300)})",
                     expected="a graph that runs on inputs of its signature",
                     fix="the files may be damaged: export the model again",
                 ) from error

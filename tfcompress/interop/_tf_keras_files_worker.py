@@ -11,8 +11,6 @@ from typing import Any
 _MODULES = ("keras", "tf_keras", "tensorflow_model_optimization")
 _CODE = ("Lambda", "__lambda__", "function_type")
 _MODELS = ("Functional", "Sequential", "Model")
-
-
 # Of what quantization that keeps clusters (CQAT, PCQAT) adds to a layer.
 _CENTROIDS = "cluster_centroids_tf"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
 from tfcompress.exporters.converter import ConverterFailure, ConverterProcess
 from tfcompress.exporters.probing import reading, require
 
@@ -66,7 +66,7 @@ def _saved(model: Any, folder: Path) -> Path:
     except Exception as error:
         raise InvalidArgumentError(
             "The model cannot be saved, so it cannot be handed to the child process.",
-            received=f"'{model.name}' ({' '.join(str(error).split())[:300]})",
+            received=f"'{model.name}' ({one_line(error, 300)})",
             expected="a built Functional or Sequential model",
         ) from error
     return path

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.errors import UnsupportedLayerError
+from tfcompress.core.errors import UnsupportedLayerError, one_line
 from tfcompress.interop.operations import call_operation
 
 # Arguments of Keras 2 that say nothing any more, whatever their value.
@@ -85,7 +85,7 @@ class _Rebuilding:
                 warnings.simplefilter("ignore", UserWarning)
                 return kind.from_config(config)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise self._unsupported(
                 entry, reason, "options that Keras 3 has"
             ) from error
@@ -164,7 +164,7 @@ class _Rebuilding:
         except UnsupportedLayerError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise self._unsupported(
                 entry, reason, "a layer that Keras 3 has"
             ) from error

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-# Comparing and counting takes five bytes for each weight, so it is done in parts.
-_BLOCK = 2**20
-
 
 def kept_count(size: int, sparsity: Any) -> Any:
     """Returns how many of `size` units remain at `sparsity`; at least one does."""
@@ -37,10 +34,8 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     [[True, False, False], [True, False]]
     """
 
-    blocks = [block for score in scores for block in _blocks(score)]
-
     def count(threshold: Any) -> Any:
-        return sum(_count(block >= threshold) for block in blocks)
+        return sum(_count(score >= threshold) for score in scores)
 
     lowest = ops.min(ops.stack([ops.min(s) for s in scores]))
     highest = ops.max(ops.stack([ops.max(s) for s in scores]))
@@ -77,7 +72,7 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
 def _first_of_equals(scores: list[Any], low: Any, high: Any, keep: Any) -> list[Any]:
     """Returns the masks of scores >= `high` and of the first ones in [low, high)."""
     above = [score >= high for score in scores]
-    room = keep - sum(ops.sum(ops.cast(mask, "int32")) for mask in above)
+    room = keep - sum(_count(mask) for mask in above)
     masks = []
     for score, mask in zip(scores, above):
         equal = ops.logical_and(score >= low, score < high)
@@ -115,12 +110,6 @@ def global_masks(scores: list[Any], sparsity: Any, granule: int = 1) -> list[Any
 def threshold_masks(scores: list[Any], threshold: Any, granule: int = 1) -> list[Any]:
     """Returns a mask per tensor of what is not below `threshold`; one unit remains."""
     return [_rounded(s, _count(s >= threshold), granule) for s in scores]
-
-
-def _blocks(score: Any) -> list[Any]:
-    """Returns the values of a tensor in parts, none of which is a copy."""
-    flat = ops.reshape(score, (-1,))
-    return [flat[i : i + _BLOCK] for i in range(0, flat.shape[0], _BLOCK)]
 
 
 def _count(mask: Any) -> Any:

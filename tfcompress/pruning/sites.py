@@ -9,9 +9,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.errors import (
-    InvalidArgumentError,
-)
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, is_graph_model, trace
 from tfcompress.core.lora import leave_out_lora
 from tfcompress.core.select import Filters, exclude, select, walk
