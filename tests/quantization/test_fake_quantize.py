@@ -39,6 +39,15 @@ def test_zero_is_on_the_grid_and_there_are_256_values():
     assert 0.0 in values
 
 
+def test_a_range_of_negative_values_reaches_zero():
+    layer = observe(FakeQuantize(), [-0.43, -0.14])
+    low, high = layer.learned_range()
+    assert high == 0
+    assert low == pytest.approx(-0.43, abs=1e-6)
+    x = np.array([[-0.43, -0.3, -0.14, 0.0]], "float32")
+    assert_allclose(as_numpy(layer(x)), x, atol=layer.step() / 2)
+
+
 def test_untrained_layer_uses_the_range_of_the_batch():
     x = np.array([[-1.0, 0.5, 2.0]], "float32")
     assert_allclose(as_numpy(FakeQuantize()(x)), x, atol=3 / 255)

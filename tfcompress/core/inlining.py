@@ -36,7 +36,7 @@ def inlined(
     if not is_graph_model(model):
         model = _as_functional(model, purpose)
     for _ in range(_DEEPEST):
-        found = [op for op in _operations(model) if _is_composite(op, known)]
+        found = [op for op in _operations(model) if is_composite(op, known)]
         if not found:
             break
         model = _opened(model, {id(op) for op in found}, purpose)
@@ -47,7 +47,7 @@ def _operations(model: keras.Model) -> list[Any]:
     return list(getattr(model, "operations", model.layers))
 
 
-def _is_composite(operation: Any, known: Callable[[Any], bool]) -> bool:
+def is_composite(operation: Any, known: Callable[[Any], bool]) -> bool:
     """Returns whether an operation is nothing but a call of its own layers."""
     if not isinstance(operation, keras.Layer) or is_graph_model(operation):
         return False

@@ -246,7 +246,9 @@ class FakeQuantize(keras.layers.Layer):
         low = ops.zeros_like(ranges[0, 0])
         if not self.nonnegative:
             low = ops.minimum(ops.min(ranges[:, 0]), low)
-        high = ops.maximum(ops.max(ranges[:, 1]), low + _SMALLEST_SPAN)
+        # Zero is in every range, also where all values are negative.
+        high = ops.maximum(ops.max(ranges[:, 1]), 0.0)
+        high = ops.maximum(high, low + _SMALLEST_SPAN)
         if self.is_wide:
             high = ops.maximum(high, -low)
             return -high, high

@@ -15,13 +15,19 @@ import keras
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
 
 
-def with_explicit_masks(graph: Graph) -> Graph:
+def with_explicit_masks(
+    graph: Graph, given: dict[Tensor, Tensor] | None = None
+) -> Graph:
     """Returns `graph` with each mask computed by nodes and given to those who read it.
 
     Source: `keras.layers.Layer.compute_mask`, and the names of the arguments that
     `Layer.__call__` fills in.
+
+    Args:
+        graph: the graph.
+        given: the masks of inputs that have one.
     """
-    masks: dict[Tensor, Tensor] = {}
+    masks = dict(given or {})
     nodes: list[Node] = []
     added: set[Node] = set()
     for node in graph.nodes:
@@ -31,7 +37,7 @@ def with_explicit_masks(graph: Graph) -> Graph:
             made = _mask_nodes(node, masks)
             added.update(made)
             nodes.extend(made)
-    return dataclasses.replace(graph, nodes=_read(nodes, added))
+    return without_unread(dataclasses.replace(graph, nodes=nodes), added)
 
 
 def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:
@@ -80,12 +86,12 @@ def _has_tensor(structure: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in keras.tree.flatten(structure))
 
 
-def _read(nodes: list[Node], added: set[Node]) -> list[Node]:
-    """Returns the nodes without those of `added` whose outputs nobody reads."""
+def without_unread(graph: Graph, added: set[Node]) -> Graph:
+    """Returns `graph` without those nodes of `added` whose outputs nobody reads."""
     kept: list[Node] = []
-    wanted: set[Tensor] = set()
-    for node in reversed(nodes):
+    wanted = set(graph.output_tensors)
+    for node in reversed(graph.nodes):
         if node not in added or wanted.intersection(node.output_tensors):
             kept.append(node)
             wanted.update(node.inputs)
-    return kept[::-1]
+    return dataclasses.replace(graph, nodes=kept[::-1])

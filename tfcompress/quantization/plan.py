@@ -29,6 +29,7 @@ from tfcompress.quantization.scheme import (
     owner_path,
     schemes_by_path,
 )
+from tfcompress.quantization.time_distributed import with_steps_as_samples
 
 _PURPOSE = "make the model quantization-aware"
 # Of a column of inputs within three standard deviations.
@@ -92,6 +93,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     """
     functional = inlined(model, _is_known, _PURPOSE)
     graph = with_explicit_masks(trace(functional, _PURPOSE))
+    graph = with_steps_as_samples(graph, _is_known, _PURPOSE)
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
     common, scheme_of = schemes_by_path(scheme, list(paths.values()))
     if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
@@ -112,7 +114,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
         common,
         lambda node: scheme_of(owner_path(node.name, paths)).weights,
         output_names(functional),
-        _float_layers(graph, wanted, refusals),
+        _float_layers(graph, wanted, refusals, _names_in_wrappers(model)),
         _impossible(graph, chosen) if common.activations > 8 else [],
     )
 
@@ -161,8 +163,21 @@ def _uneven_inputs(graph: Graph) -> dict[str, StaysFloat]:
     return found
 
 
+def _names_in_wrappers(model: keras.Model) -> dict[str, str]:
+    """Returns what layers in a TimeDistributed are called: mostly it has the name."""
+    return {
+        layer.name: f"{wrapper.name}/{layer.name}"
+        for _, wrapper in walk(model)
+        if isinstance(wrapper, keras.layers.TimeDistributed)
+        for _, layer in walk(wrapper)
+    }
+
+
 def _float_layers(
-    graph: Graph, chosen: Callable[[Any], bool], refusals: dict[str, StaysFloat]
+    graph: Graph,
+    chosen: Callable[[Any], bool],
+    refusals: dict[str, StaysFloat],
+    names: dict[str, str],
 ) -> list[FloatLayer]:
     found = {}
     for node in graph.nodes:
@@ -172,7 +187,8 @@ def _float_layers(
             why = refusals.get(node.name)
             said = {"reason": why.reason, "fix": why.fix} if why else {}
             kind = type(node.operation).__name__
-            found[node.name] = FloatLayer(node.name, kind, **said)
+            name = names.get(node.name, node.name)
+            found[node.name] = FloatLayer(name, kind, **said)
     return list(found.values())
 
 
