@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.core.arrays import renamed
+from tfcompress.core.data import columns_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import exporter_for
@@ -83,7 +85,7 @@ def benchmark(
 
     Args:
         artifact: an artifact, its path or a `Runner`; or a list of these.
-        inputs: real samples; as many as one call takes are used.
+        inputs: real samples, as for `verify`; as many as one call takes are used.
         threads: CPU threads of a "tflite" artifact. A SavedModel or Keras runner
             always uses TensorFlow's own threads.
         runs: number of timed calls of each artifact, at least 1.
@@ -112,6 +114,8 @@ def benchmark(
             "Nothing to measure.", received="an empty list", expected="artifacts"
         )
     runners = [a if isinstance(a, Runner) else load(a, threads) for a in artifacts]
+    most = max(runner.batch_size or 1 for runner in runners)
+    inputs = columns_of(inputs, runners[0].inputs, at_most=most)
     calls = [_one_call(runner, inputs) for runner in runners]
     first = [_milliseconds(call) for call, _ in calls]
     peaks = [_peak_memory(a, inputs, threads) if memory else None for a in artifacts]
@@ -210,7 +214,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
         return None
     path = Path(artifact)
     runner = load(path, threads)
-    columns = runner.prepare(inputs)
+    columns = runner.prepare(renamed(inputs, runner.inputs))
     size = runner.batch_size or 1
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         stored = Path(folder) / "inputs.npz"
@@ -241,7 +245,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
 
 
 def _one_call(runner: Runner, inputs: Any) -> tuple[Callable[[], Any], int]:
-    columns = runner.prepare(inputs)
+    columns = runner.prepare(renamed(inputs, runner.inputs))
     size = runner.batch_size or 1
     available = len(next(iter(columns.values())))
     if available < size:

@@ -1,8 +1,10 @@
 """Instances, configs and names all lead to an instance."""
 
 import keras
+import numpy as np
 import pytest
 
+import tfcompress
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 
@@ -60,3 +62,78 @@ def test_a_class_instead_of_an_instance_is_pointed_out():
         InvalidArgumentError, match=r"Expected: an instance, `Paint\(\)"
     ):
         colours.get(Paint)
+
+
+class Shape:
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+shapes = Registry("shape", Shape)
+
+
+@shapes.register("round")
+class Round(Shape):
+    pass
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [3, None, 0.5, [1], Paint(), len, keras.saving.serialize_keras_object(Paint())],
+    ids=str,
+)
+def test_what_is_no_such_thing_is_refused_at_once(identifier):
+    with pytest.raises(InvalidArgumentError, match=r"Unknown shape.*'round'.*of Shape"):
+        shapes.get(identifier)
+    assert type(shapes.get("round")) is Round
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"class_name": "Nothing", "config": {}}, {"a": 1}], ids=str
+)
+def test_a_broken_config_is_an_error_of_ours(config):
+    with pytest.raises(InvalidArgumentError, match="shape"):
+        shapes.get(config)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda thing: tfcompress.PruneWeights(0.5, criterion=thing),
+        lambda thing: tfcompress.PruneWeights(0.5, pattern=thing),
+        lambda thing: tfcompress.PruneWeights(thing),
+        lambda thing: tfcompress.PenalizeWeights(1e-3, pattern=thing),
+        lambda thing: tfcompress.PruneChannels(0.5, criterion=thing),
+        lambda thing: tfcompress.PruneChannels(thing),
+        lambda thing: tfcompress.QuantizationScheme(thing),
+        lambda thing: tfcompress.quantize_aware(model(), thing),
+        lambda thing: tfcompress.calibrate(model(), np.ones((9, 4)), observer=thing),
+        lambda thing: tfcompress.reconstruct(
+            model(), np.ones((9, 4)), 0.5, None, thing
+        ),
+        lambda thing: tfcompress.shrink(model(), 0.5, criterion=thing),
+        lambda thing: tfcompress.export(model(), "m.tflite", format=thing),
+        lambda thing: tfcompress.Distiller(model(), model(), thing),
+    ],
+)
+@pytest.mark.parametrize("thing", [[3], {"a": 1}, Paint(), Paint, len, "nothing"])
+def test_every_argument_refuses_what_it_does_not_know(call, thing):
+    with pytest.raises(tfcompress.CompressionError):
+        call(thing)
+
+
+@pytest.mark.parametrize("name", ["Movement", "Snip", "Grasp", "BatchNormScale"])
+def test_criteria_that_need_a_fit_do_not_score_channels(name):
+    criterion = getattr(tfcompress, name)()
+    with pytest.raises(InvalidArgumentError, match=rf"by their weights.*{name}"):
+        tfcompress.PruneChannels(0.5, criterion=criterion)
+    with pytest.raises(InvalidArgumentError, match="PruneWeights"):
+        tfcompress.shrink(model(), 0.5, criterion=criterion)
+
+
+def model():
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(16)])

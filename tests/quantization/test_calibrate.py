@@ -206,7 +206,7 @@ def test_observers_are_serializable():
     ("change", "message"),
     [
         ({"data": np.zeros((0, 8, 8, 1), "float32")}, "`data` is empty"),
-        ({"data": np.zeros((4, 5, 5, 3), "float32")}, "batch of shapes.*5, 5, 3"),
+        ({"data": np.zeros((4, 5, 5, 3), "float32")}, "wrong shape.*5, 5, 3.*8, 8, 1"),
         ({"data": np.full((4, 8, 8, 1), np.nan, "float32")}, "not finite.*256 NaN"),
         ({"data": iter([np.zeros((4, 8, 8, 1))])}, "read only once"),
         ({"observer": "max"}, "Unknown observer.*'min_max'"),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.data import Reader, pairs_of
+from tfcompress.core.errors import InvalidArgumentError, one_line
 
-_EXPECTED = "(x, y) of arrays, a tf.data.Dataset or a keras.utils.PyDataset"
 _AT_ONCE = 500
 
 
@@ -20,45 +20,37 @@ class Data:
 
     Args:
         name: what errors call it.
-        given: `(x, y)` or `(x, y, sample_weight)` of arrays, a finite
-            `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
+        given: `(x, y)` or `(x, y, sample_weight)` of arrays, a list of such batches,
+            a finite `tf.data.Dataset` of batches, or a `keras.utils.PyDataset`.
         batch_size: of arrays.
+        model: whose inputs they are to fit; None checks nothing.
 
     Raises:
         InvalidArgumentError: for data that end after one pass or never, are empty, or
             do not fit together.
     """
 
-    def __init__(self, name: str, given: Any, batch_size: int):
-        if not isinstance(given, Iterable | keras.utils.PyDataset):
-            raise InvalidArgumentError(
-                f"`{name}` cannot be read.",
-                received=type(given).__name__,
-                expected=_EXPECTED,
-            )
-        if not isinstance(given, keras.utils.PyDataset) and iter(given) is given:
-            raise InvalidArgumentError(
-                f"`{name}` can be read only once; compress reads it many times.",
-                received=f"a {type(given).__name__}",
-                expected=_EXPECTED,
-                fix="use tf.data.Dataset.from_generator, which begins anew each time",
-            )
-        if isinstance(given, (list, dict, np.ndarray)):
-            raise InvalidArgumentError(
-                f"`{name}` has no labels, or hides them.",
-                received=f"a {type(given).__name__}",
-                expected=_EXPECTED,
-            )
-        self.in_memory = isinstance(given, tuple)
+    def __init__(
+        self,
+        name: str,
+        given: Any,
+        batch_size: int,
+        model: keras.Model | None = None,
+    ):
+        pairs = pairs_of(given, name)
+        if isinstance(given, list) and given:  # batches in memory are arrays
+            pairs = _joined(name, list(pairs))
+        self.in_memory = isinstance(pairs, tuple)
         self.batch_size = batch_size
-        self._given: Any = _arrays(name, tuple(given)) if self.in_memory else given
+        self._given: Any = given
+        if isinstance(pairs, tuple):
+            self._given = _arrays(name, pairs)
         self.count = self._count(name)
-        if _labels_of(self) is None:
-            raise InvalidArgumentError(
-                f"`{name}` has no labels.",
-                received="batches of inputs alone",
-                expected="(x, y), as for fit",
-            )
+        if not self.in_memory:
+            next(iter(pairs))  # which says where labels are missing
+        if model is not None:
+            reader = Reader.of(model, name)
+            reader.columns(*reader.entry(next(self.batches())))
 
     def batches(self) -> Iterator[tuple[Any, Any, Any]]:
         """Yields `(x, y, sample_weight)` of all batches, as arrays and in order."""
@@ -142,19 +134,10 @@ class Data:
             return len(keras.tree.flatten(self._given)[0])
         if isinstance(self._given, keras.utils.PyDataset):
             count = self._given.num_batches
-            count = math.inf if count is None else count
         else:
             known = getattr(self._given, "cardinality", lambda: -2)
-            count = int(known())  # -1 is infinite and -2 unknown
-            count = math.inf if count == -1 else count
+            count = int(known())  # -2 is unknown
             count = sum(1 for _ in self._given) if count < 0 else count
-        if count == math.inf:
-            raise InvalidArgumentError(
-                f"`{name}` never ends.",
-                received=f"an infinite {type(self._given).__name__}",
-                expected="one epoch of batches",
-                fix="cut it with dataset.take(steps)",
-            )
         if count == 0:
             raise InvalidArgumentError(
                 f"`{name}` is empty.", received="no batches", expected="at least one"
@@ -162,17 +145,19 @@ class Data:
         return int(count)
 
 
-def _labels_of(data: Data) -> Any:
-    return next(data.batches())[1]
+def _joined(name: str, batches: list[tuple]) -> tuple:
+    """Returns batches of arrays as `(x, y[, w])`."""
+    try:
+        return keras.tree.map_structure(lambda *a: np.concatenate(a), *batches)
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f"The batches of `{name}` do not fit together.",
+            received=one_line(error),
+            expected="the same structure and shapes in all of them",
+        ) from error
 
 
 def _arrays(name: str, given: tuple) -> tuple:
-    if len(given) not in (2, 3):
-        raise InvalidArgumentError(
-            f"`{name}` is a tuple of another length.",
-            received=f"{len(given)} entries",
-            expected="(x, y) or (x, y, sample_weight)",
-        )
     given = tuple(part for part in given if part is not None)
     given = keras.tree.map_structure(np.asarray, given)
     leaves = keras.tree.flatten(given)

@@ -82,8 +82,8 @@ class Task:
     ):
         self._config = _compile_config(model)
         self.model = _as_graph(model)
-        self.train = Data("train", train, batch_size)
-        self.validation = Data("validation", validation, batch_size)
+        self.train = Data("train", train, batch_size, self.model)
+        self.validation = Data("validation", validation, batch_size, self.model)
         inputs, _ = self.train.head(1)
         self._reference = KerasRunner(self.model)
         self._scorer = self._make_scorer(self.model(inputs, training=False))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
-
-from tfcompress.core.errors import InvalidArgumentError
 
 
 class _Enough(BaseException):
@@ -57,39 +55,6 @@ class Recorder:
             model(batch, training=False)
         except _Enough:
             return
-
-
-def batches(data: Any, batch_size: int = 64) -> Iterator[Any]:
-    """Yields the inputs of `data`: arrays, a data set, or any list of batches."""
-    leaves = keras.tree.flatten(data)
-    if all(isinstance(leaf, np.ndarray) for leaf in leaves) and leaves:
-        for start in range(0, len(leaves[0]), batch_size):
-            part = slice(start, start + batch_size)
-            yield keras.tree.map_structure(lambda x: x[part], data)  # noqa: B023
-        return
-    for batch in data:
-        yield keras.utils.unpack_x_y_sample_weight(batch)[0]
-
-
-def check_data(data: Any) -> None:
-    """Raises unless `data` can be read several times and is not empty."""
-    if not isinstance(data, Iterable):
-        raise InvalidArgumentError(
-            "`data` cannot be read.",
-            received=type(data).__name__,
-            expected="an array of inputs, or a data set of batches",
-        )
-    if iter(data) is data:
-        raise InvalidArgumentError(
-            "`data` can be read only once, and each layer reads it anew.",
-            received=type(data).__name__,
-            expected="arrays, a tf.data.Dataset, or a list of batches",
-            fix="pass list(data)",
-        )
-    if next(batches(data), None) is None:
-        raise InvalidArgumentError(
-            "`data` is empty.", expected="some batches of typical inputs"
-        )
 
 
 def reason_against(layer: keras.Layer) -> str | None:

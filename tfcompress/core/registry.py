@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import keras
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, one_line
 
 PACKAGE = "tfcompress"
 T = TypeVar("T")
@@ -19,6 +19,8 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the classes are, in error messages ("pruning criterion").
+        base: the class that all of them derive from; None for any.
+        example: an instance, for error messages.
 
     Example:
 
@@ -31,8 +33,8 @@ class Registry(Generic[T]):
     'Red'
     """
 
-    def __init__(self, kind: str):
-        self.kind = kind
+    def __init__(self, kind: str, base: type | None = None, example: str | None = None):
+        self.kind, self.base, self.example = kind, base, example
         self._classes: dict[str, Callable[..., T]] = {}
 
     def register(self, name: str) -> Callable[[type], type]:
@@ -67,16 +69,40 @@ class Registry(Generic[T]):
         """Returns the instance that `identifier` (name, config, instance) means.
 
         Raises:
-            InvalidArgumentError: if nothing is registered under that name.
+            InvalidArgumentError: if nothing is registered under that name, or it means
+                something that is no such thing.
         """
         if isinstance(identifier, str):
             return self.class_of(identifier)()
         if isinstance(identifier, Mapping):
-            return keras.saving.deserialize_keras_object(dict(identifier))
+            return self._checked(self._deserialized(identifier))
         if isinstance(identifier, type):
             raise InvalidArgumentError(
                 f"Received a class where a {self.kind} instance is needed.",
                 received=identifier.__name__,
                 expected=f"an instance, `{identifier.__name__}()`",
             )
-        return identifier
+        return self._checked(identifier)
+
+    def _deserialized(self, config: Mapping) -> Any:
+        try:
+            return keras.saving.deserialize_keras_object(dict(config))
+        except InvalidArgumentError:
+            raise
+        except Exception as error:  # Keras raises what it meets
+            raise InvalidArgumentError(
+                f"This is no config of a {self.kind}.",
+                received=f"{dict(config)} ({one_line(error)})",
+                expected="what keras.saving.serialize_keras_object returns",
+            ) from error
+
+    def _checked(self, instance: Any) -> Any:
+        if self.base is not None and not isinstance(instance, self.base):
+            raise InvalidArgumentError(
+                f"Unknown {self.kind}.",
+                received=f"{instance!r} ({type(instance).__name__})",
+                expected=f"one of {', '.join(map(repr, self.names()))}, or an instance "
+                f"of a subclass of {self.base.__name__}",
+                fix=self.example and f"pass one, e.g. {self.example}",
+            )
+        return instance

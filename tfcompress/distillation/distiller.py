@@ -282,7 +282,6 @@ class Distiller(keras.Model):
         self.distillation_loss_tracker.update_state(distillation_loss * replicas, batch)
 
     def _check_loss(self, loss: Any) -> None:
-        validation.check_is_loss(loss)
         teacher = self.teacher
         if _taught_by_student(loss):
             teacher = self.student

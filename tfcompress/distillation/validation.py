@@ -71,17 +71,6 @@ def check_share(share: Any) -> Any:
     return float(share)
 
 
-def check_is_loss(loss: Any) -> None:
-    """Raises unless `loss` has the method that distillation losses have."""
-    if not callable(getattr(loss, "compute_loss", None)):
-        raise InvalidArgumentError(
-            "This is not a distillation loss.",
-            received=repr(loss),
-            expected="an instance of a keras.distillation.DistillationLoss",
-            fix="e.g. keras.distillation.LogitsDistillation(temperature=3.0)",
-        )
-
-
 def refuse_no_labels(compiled: bool, share: Any) -> None:
     """Raises because the student has a loss of its own and nothing to compute it."""
     raise InvalidArgumentError(

@@ -74,7 +74,7 @@ class Exporter:
         return cls(**config)
 
 
-EXPORTERS: Registry[Exporter] = Registry("export format")
+EXPORTERS: Registry[Exporter] = Registry("export format", Exporter)
 
 
 def get_exporter(format: Any) -> Exporter:
@@ -83,14 +83,7 @@ def get_exporter(format: Any) -> Exporter:
     Raises:
         InvalidArgumentError: if there is no such format.
     """
-    exporter = EXPORTERS.get(format)
-    if not hasattr(exporter, "with_options"):
-        raise InvalidArgumentError(
-            "Unknown export format.",
-            received=repr(format),
-            expected=f"one of {', '.join(map(repr, EXPORTERS.names()))}",
-        )
-    return exporter
+    return EXPORTERS.get(format)
 
 
 def exporter_for(filepath: Path) -> Exporter:

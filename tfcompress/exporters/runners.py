@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.arrays import by_name
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
 from tfcompress.exporters.artifact import Artifact, TensorInfo
-from tfcompress.exporters.calibration import by_name
 
 _BATCH = 256
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tfcompress.core.arrays import by_name
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
-from tfcompress.exporters.calibration import by_name
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
 from tfcompress.exporters.limits import Limits

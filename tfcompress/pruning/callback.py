@@ -14,11 +14,10 @@ from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
 from tfcompress.pruning.patterns import Pattern, patterns
 from tfcompress.pruning.sites import select_sites
 from tfcompress.schedules import (
-    ConstantSparsity,
     FitSpan,
     PolynomialSparsity,  # noqa: F401  (the docstring's example)
     Schedule,
-    schedules,
+    schedule_of,
 )
 
 _SCOPES = {"layer": layer_masks, "global": global_masks}
@@ -78,15 +77,7 @@ class PruneWeights(FitCallback):
         verbose: int = 0,
     ):
         super().__init__()
-        if isinstance(schedule, int | float):
-            schedule = ConstantSparsity(schedule)
-        self.schedule = schedules.get(schedule)
-        if not isinstance(self.schedule, Schedule):
-            raise InvalidArgumentError(
-                "`schedule` is not a schedule.",
-                received=f"{schedule!r} ({type(schedule).__name__})",
-                expected="a Schedule such as PolynomialSparsity(0.0, 0.8), or a number",
-            )
+        self.schedule = schedule_of(schedule)
         self.criterion = criteria.get(criterion)
         self.pattern = patterns.get(pattern)
         if scope not in _SCOPES:

@@ -85,7 +85,7 @@ class Pattern:
         return cls(**config)
 
 
-patterns: Registry[Pattern] = Registry("pruning pattern")
+patterns: Registry[Pattern] = Registry("pruning pattern", Pattern)
 
 
 @patterns.register("unstructured")

@@ -8,12 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import copy_model, is_graph_model
 from tfcompress.core.layer_inputs import (
     Recorder,
-    batches,
-    check_data,
     reason_against,
     rows,
 )
@@ -62,9 +61,9 @@ def reconstruct(
 
     Args:
         model: a trained Functional or Sequential model; it is left as it is.
-        data: typical inputs: an array of shape `(n, ...)` (or a structure of arrays
-            for several inputs), a `tf.data.Dataset` or a list of batches `x`,
-            `(x, y)` or `(x, y, w)`; labels are not used.
+        data: typical inputs, with or without labels, which are not used: arrays as
+            for `fit`, a dict by input name, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a list of batches (docs/data.md).
         sparsity: fraction of zeros in each kernel, in [0, 1).
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all Dense, Conv1D,
@@ -105,13 +104,13 @@ def reconstruct(
             received=type(model).__name__,
             expected="a Functional or Sequential model",
         )
-    check_data(data)
+    inputs = inputs_of(data, model)
     given, pruned = copy_model(model), copy_model(model)
     sites = pattern.fitting(_solvable(pruned, filters), asked_for=filters is not None)
     twins = dict(walk(given))
-    for site, calls in _in_order(pruned, sites, data):
+    for site, calls in _in_order(pruned, sites, inputs):
         twin = Site(given, site.path, twins[site.path], site.kernel, site.variable)
-        _prune(site, twin, calls, data, sparsity, pattern)
+        _prune(site, twin, calls, inputs, sparsity, pattern)
     return pruned
 
 
@@ -136,7 +135,7 @@ def _solvable(model: keras.Model, filters: Filters) -> list[Site]:
 
 
 def _in_order(
-    model: keras.Model, sites: list[Site], data: Any
+    model: keras.Model, sites: list[Site], data: Inputs
 ) -> list[tuple[Site, int]]:
     """Returns the sites in the order in which they run, and how often each does."""
     order: list[int] = []
@@ -148,7 +147,7 @@ def _in_order(
         recorder.__enter__()
         recorder.seen = 0
     try:
-        model(next(batches(data)), training=False)
+        model(next(iter(data)), training=False)
     finally:
         for recorder in recorders:
             recorder.__exit__()
@@ -156,7 +155,7 @@ def _in_order(
 
 
 def _prune(
-    site: Site, twin: Site, calls: int, data: Any, sparsity: float, pattern: Pattern
+    site: Site, twin: Site, calls: int, data: Inputs, sparsity: float, pattern: Pattern
 ) -> None:
     shape = tuple(site.variable.shape)
     kernel = ops.convert_to_numpy(
@@ -202,7 +201,7 @@ def _bias(site: Site) -> keras.Variable | None:
 
 
 def _moments(
-    site: Site, twin: Site, calls: int, data: Any, constant: bool
+    site: Site, twin: Site, calls: int, data: Inputs, constant: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean of `x'.T @ x'` and of `x'.T @ x` over the data."""
     gram, cross, count = 0.0, 0.0, 0  # type: Any, Any, int
@@ -213,7 +212,7 @@ def _moments(
         return Recorder(layer, lambda x: to.append(_rows(layer, x, constant)), calls)
 
     with take(mine, site.layer) as own, take(others, twin.layer) as other:
-        for batch in batches(data):
+        for batch in data:
             own.run(site.model, batch)
             other.run(twin.model, batch)
             for x, y in zip(mine, others):

@@ -13,6 +13,7 @@ from tfcompress.quantization.quantizers import (
     Quantizer,
     TernaryQuantizer,
     UniformQuantizer,
+    quantizers,
 )
 
 _RANGES = ("moving_average", "learned")
@@ -33,7 +34,7 @@ class QuantizationScheme:
     | `"w1a8"` | 1 bit, `BinaryQuantizer()` | 8 bits |
 
     Args:
-        weights: quantizer of kernels.
+        weights: quantizer of kernels: an instance, a config or a name.
         activations: bits of activations, 8 or 16.
         ranges: how ranges of activations are found: `"moving_average"` of what the
             batches hold (Jacob et al., 2018), or `"learned"`: clipping values that
@@ -51,6 +52,7 @@ class QuantizationScheme:
     ranges: str = "moving_average"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", quantizers.get(self.weights))
         if self.activations not in (8, 16):
             raise InvalidArgumentError(
                 "`activations` is a number of bits.",

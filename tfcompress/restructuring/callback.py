@@ -16,7 +16,7 @@ from tfcompress.restructuring.dependencies import analyse
 from tfcompress.restructuring.scores import Criterion, channel_scores, importance
 from tfcompress.restructuring.targets import Limits, eligible, limits_of, lowest
 from tfcompress.restructuring.widths import Widths, meet
-from tfcompress.schedules import ConstantSparsity, FitSpan, Schedule, schedules
+from tfcompress.schedules import FitSpan, Schedule, schedule_of
 
 
 class PruneChannels(FitCallback):
@@ -67,15 +67,7 @@ class PruneChannels(FitCallback):
         max_layer_sparsity: Limits = None,
     ):
         super().__init__()
-        if isinstance(schedule, int | float):
-            schedule = ConstantSparsity(schedule)
-        self.schedule = schedules.get(schedule)
-        if not isinstance(self.schedule, Schedule):
-            raise InvalidArgumentError(
-                "`schedule` is not a schedule.",
-                received=repr(schedule),
-                expected="a Schedule such as PolynomialSparsity(0.0, 0.5), or a number",
-            )
+        self.schedule = schedule_of(schedule)
         importance(criterion, None)  # says what is wrong before the fit
         self.criterion = criterion
         self.round_to = round_to

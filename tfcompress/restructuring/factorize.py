@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Node, Tensor, build, trace
-from tfcompress.core.layer_inputs import check_data
 from tfcompress.core.select import Filters, select
 from tfcompress.layer_rules import macs as count_macs
 from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
@@ -72,8 +72,8 @@ def factorize(
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
         data: typical inputs, a few hundred: an array of shape `(n, ...)` (or a
-            structure of arrays for several inputs), a `tf.data.Dataset` or a list of
-            batches; labels are not used. Embeddings, and convolutions whose channels
+            dict for several inputs), a `tf.data.Dataset`, or what else docs/data.md
+            names; labels are not used. Embeddings, and convolutions whose channels
             come first, are cut by their weights alone.
 
     Returns:
@@ -104,9 +104,9 @@ def factorize(
     _check_weights(names, calls)
     moments = {}
     if data is not None:
-        check_data(data)
+        inputs = inputs_of(data, model)
         called = [nodes[0].operation for nodes in calls.values()]
-        moments = layer_moments(model, called, data)
+        moments = layer_moments(model, called, inputs)
     forms = {
         key: form
         for key, nodes in calls.items()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.data import Reader, pairs_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import copy_model
 
@@ -50,7 +51,7 @@ def taylor_importance(
 
     Args:
         model: a compiled model; its loss is used, and it is not changed.
-        data: `(inputs, targets)`, or a data set of such batches.
+        data: `(inputs, targets)` or other data with labels (docs/data.md).
 
     Raises:
         InvalidArgumentError: without data, or if the model has no loss.
@@ -68,16 +69,14 @@ def taylor_importance(
             received=f"model '{model.name}', which is not compiled with one",
             fix="model.compile(loss=...) before shrink",
         )
-    pair = data if isinstance(data, tuple | list) and len(data) == 2 else None
-    if pair is not None and not len(keras.tree.flatten(pair[0])[0]):
-        _empty()
+    pairs = _checked(model, data)
     copy = copy_model(model)
     collector = _Collector()
     copy.compile(collector, loss)
     with warnings.catch_warnings():
         # Keras warns of an empty data set, which is an error here.
         warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
-        history = copy.fit(*(pair or (data,)), verbose=0).history
+        history = copy.fit(**pairs, verbose=0).history
     if not history.get("loss"):
         _empty()
     found = {
@@ -92,6 +91,26 @@ def taylor_importance(
         return ops.convert_to_numpy(held)
 
     return importance
+
+
+def _checked(model: keras.Model, data: Any) -> dict[str, Any]:
+    """Returns the arguments with which `fit` reads `data` once."""
+    reader, pairs = Reader.of(model), pairs_of(data, once=True)
+    if isinstance(pairs, tuple):
+        named = reader.columns(*reader.entry(pairs))
+        if not len(next(iter(named.values()))):
+            _empty()
+        return {**dict(zip(("x", "y", "sample_weight"), pairs)), "shuffle": False}
+    if not isinstance(data, list):
+        return {"x": data}
+    if not data:
+        _empty()
+
+    def batches() -> Iterator[tuple]:
+        for named, labels in reader.batches(list(pairs)):
+            yield (reader.packed(named), *labels)
+
+    return {"x": batches()}
 
 
 def _empty() -> None:

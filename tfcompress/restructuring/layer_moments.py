@@ -10,8 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.layer_inputs import Recorder, batches, reason_against, rows
+from tfcompress.core.layer_inputs import Recorder, reason_against, rows
 
 
 @dataclasses.dataclass
@@ -60,14 +61,14 @@ def has_window(layer: keras.Layer) -> bool:
 
 
 def layer_moments(
-    model: keras.Model, layers: list[keras.Layer], data: Any
+    model: keras.Model, layers: list[keras.Layer], data: Inputs
 ) -> dict[int, Moments]:
     """Returns, by the layer's id, the moments of those that multiply rows.
 
     Args:
         model: is run once on all data.
         layers: some of its layers.
-        data: as `core.layer_inputs.batches` takes it.
+        data: typical inputs.
     """
     sums = [
         _Sums(layer)
@@ -77,7 +78,7 @@ def layer_moments(
     with contextlib.ExitStack() as stack:
         for one in sums:
             stack.enter_context(Recorder(one.layer, one.add)).seen = 0
-        for batch in batches(data):
+        for batch in data:
             model(batch, training=False)
     for one in sums:
         if not np.all(np.isfinite(one.products)):

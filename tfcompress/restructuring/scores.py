@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.restructuring.call import Site
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies
 
@@ -57,6 +57,7 @@ def importance(criterion: Criterion, gradients: Importance | None) -> Importance
             return gradients
         return random if criterion == "random" else magnitude
     if hasattr(criterion, "score") and not isinstance(criterion, type):
+        _check_scores_weights(criterion)
         return lambda variable: ops.convert_to_numpy(
             criterion.score(ops.convert_to_tensor(_values(variable)))
         )
@@ -67,6 +68,28 @@ def importance(criterion: Criterion, gradients: Importance | None) -> Importance
         fix="pass one of these names or an object with score(weights), such as "
         "tfcompress.Magnitude(p=2)",
     )
+
+
+def _check_scores_weights(criterion: WeightCriterion) -> None:
+    """Raises for criteria that look at more than weights, which come with a fit."""
+    try:
+        shape = tuple(criterion.score(ops.ones((2, 3))).shape)
+    except Exception as error:  # whatever a criterion misses
+        name = type(criterion).__name__
+        raise InvalidArgumentError(
+            "This criterion does not score channels by their weights alone.",
+            received=f"{name} ({one_line(error)})",
+            expected=f"one of {', '.join(map(repr, CRITERIA))}, or an object whose "
+            "score(weights) needs nothing else",
+            fix=f"use {name} with PruneWeights, or criterion='taylor' of shrink for "
+            "gradients",
+        ) from error
+    if shape != (2, 3):
+        raise InvalidArgumentError(
+            "This criterion does not give a score for each weight.",
+            received=f"{type(criterion).__name__}, shape {shape} for weights (2, 3)",
+            expected="scores of the same shape as the weights",
+        )
 
 
 def channel_scores(

@@ -18,6 +18,7 @@ from tfcompress.schedules.sparsity import (
     GrowingSparsity,
     OneCycleSparsity,
     PolynomialSparsity,
+    schedule_of,
 )
 from tfcompress.schedules.threshold import MagnitudeThreshold
 
@@ -32,5 +33,6 @@ __all__ = [
     "Schedule",
     "Step",
     "checked_sparsity",
+    "schedule_of",
     "schedules",
 ]

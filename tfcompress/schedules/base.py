@@ -170,7 +170,7 @@ class Schedule:
         return int(begin), end
 
 
-schedules: Registry[Schedule] = Registry("schedule")
+schedules: Registry[Schedule] = Registry("schedule", Schedule)
 
 
 def checked_sparsity(name: str, value: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from keras import ops
@@ -201,3 +202,22 @@ class OneCycleSparsity(GrowingSparsity):
         first = 1 / (1 + math.exp(self.delay))
         last = 1 / (1 + math.exp(self.delay - self.steepness))
         return self.between((curve - first) / (last - first))
+
+
+def schedule_of(value: Any) -> Schedule:
+    """Returns the schedule that an instance, a config, a name or a number means.
+
+    Example:
+
+    >>> schedule_of(0.5)(0)
+    0.5
+    """
+    if isinstance(value, int | float):
+        return ConstantSparsity(value)
+    if not isinstance(value, Schedule | Mapping | str):
+        raise InvalidArgumentError(
+            "`schedule` is not a schedule.",
+            received=f"{value!r} ({type(value).__name__})",
+            expected="a Schedule such as PolynomialSparsity(0.0, 0.8), or a number",
+        )
+    return schedules.get(value)

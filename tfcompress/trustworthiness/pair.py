@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
-from tfcompress.exporters.calibration import by_name
 from tfcompress.trustworthiness.corruptions import is_image
 from tfcompress.trustworthiness.predictions import Columns, Subject, class_numbers
 from tfcompress.trustworthiness.settings import TrustSettings
@@ -44,7 +44,7 @@ class Pair:
         self.original = Subject(original, "original", inputs)
         # What is broken here is not the user's argument, but what compression made.
         self.compressed = Subject(compressed, "compressed", inputs, VerificationError)
-        self.columns: Columns = by_name(inputs, self.original.runner.inputs)
+        self.columns: Columns = columns_of(inputs, self.original.runner.inputs)
         self.probabilities = (
             self.original.start(self.columns, settings.from_logits),
             self.compressed.start(self.columns, settings.from_logits),

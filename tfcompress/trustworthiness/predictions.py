@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arrays import is_array
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
@@ -230,6 +231,12 @@ def _signature(model: keras.Model, inputs: Any) -> Any:
     """Returns what a subclassed model is called with; None if it says so itself."""
     if getattr(model, "inputs", None):
         return None
+    if not all(map(is_array, keras.tree.flatten(inputs))):
+        raise InvalidArgumentError(
+            f"Model {model.name!r} does not say what its inputs look like.",
+            received=f"a subclassed model, and inputs in a {type(inputs).__name__}",
+            expected="an array, or a list or dict of arrays, as the model is called",
+        )
 
     def spec(value: Any) -> keras.InputSpec:
         array = np.asarray(value)

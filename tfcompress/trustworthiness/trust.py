@@ -50,7 +50,8 @@ def trust(
         compressed: a Keras model, or anything that `load` runs: an `Artifact`, a path,
             a `Runner`.
         inputs: samples that were not trained on, along the first axis: an array, a list
-            in the order of the original's inputs, or a dict by input name.
+            in the order of the original's inputs, a dict by input name, or a data set
+            of batches.
         labels: class numbers of shape `(n,)`, or one-hot rows.
         thresholds: `TrustThresholds` or a dict of its fields; None checks nothing.
         compressed_model: the Keras model that a file was made from, for gradients; of

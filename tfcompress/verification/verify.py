@@ -3,18 +3,20 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfcompress.core.arrays import renamed
+from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.export import load
 from tfcompress.exporters.manifest import record
 from tfcompress.exporters.runners import KerasRunner, Runner
-from tfcompress.exporters.tracing import input_names
 from tfcompress.verification.divergence import first_divergence
 
 # Float arithmetic in another order of summation; relative to the largest output.
@@ -111,7 +113,8 @@ def verify(
         reference: the `keras.Model` it was exported from, a `Runner`, or another
             artifact.
         inputs: real samples along the first axis: an array, a list in the order of
-            the model's inputs, or a dict by input name.
+            the model's inputs, a dict by input name, or a data set of batches
+            (docs/data.md); labels are not used.
         max_abs_error: largest absolute difference allowed. None: one quantization
             step for a quantized output, for a float output 1e-5 times the largest
             absolute reference output (at least 1).
@@ -143,11 +146,11 @@ def verify(
         )
         coverage = described.integer_coverage
         runner = load(described)
-    if isinstance(reference, keras.Model):
-        inputs = _named(inputs, reference)
-    actual = runner.run(inputs)
-    expected = _pair(_reference(reference, runner).run(inputs), actual)
-    samples = len(next(iter(runner.prepare(inputs).values())))
+    other = _reference(reference, runner)
+    columns = columns_of(inputs, _ordered(runner.inputs, other.inputs))
+    actual = runner.run(columns)
+    expected = _pair(other.run(renamed(columns, other.inputs)), actual)
+    samples = len(next(iter(columns.values())))
 
     failures: list[str] = []
     errors: list[float] = []
@@ -160,7 +163,7 @@ def verify(
         if scaled is not None:
             steps.append(scaled)
     if failures and described is not None and isinstance(reference, keras.Model):
-        first = first_divergence(described, reference, inputs, STEP_TOLERANCE + _SLACK)
+        first = first_divergence(described, reference, columns, STEP_TOLERANCE + _SLACK)
         if first is not None:
             failures.append(f"the first layer that differs is {first}")
     agreement = _agreement(actual, expected)
@@ -236,12 +239,14 @@ def _agreement(
     return float(np.mean(np.all(same, axis=0))) if same else None
 
 
-def _named(inputs: Any, model: keras.Model) -> Any:
-    """Gives a list of arrays the names that the model's own order means."""
-    if not isinstance(inputs, (list, tuple)) or not getattr(model, "inputs", None):
-        return inputs
-    names = input_names(model)
-    return dict(zip(names, inputs)) if len(names) == len(inputs) else inputs
+def _ordered(
+    ports: Sequence[TensorInfo], others: Sequence[TensorInfo]
+) -> Sequence[TensorInfo]:
+    """Returns the artifact's inputs in the order of the reference's."""
+    order = [info.name for info in others]
+    if sorted(order) != sorted(info.name for info in ports):
+        return ports
+    return sorted(ports, key=lambda info: order.index(info.name))
 
 
 def _reference(reference: Any, runner: Runner) -> Runner:

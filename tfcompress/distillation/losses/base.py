@@ -16,7 +16,11 @@ from tfcompress.distillation.weighting import (
     weights_per_output,
 )
 
-LOSSES: Registry = Registry("distillation loss")
+LOSSES: Registry[keras.distillation.DistillationLoss] = Registry(
+    "distillation loss",
+    keras.distillation.DistillationLoss,
+    "keras.distillation.LogitsDistillation(temperature=3.0)",
+)
 
 
 class DistillationLoss(keras.distillation.DistillationLoss):

@@ -103,4 +103,4 @@ class GradientCriterion(Criterion):
         return {"decay": self.decay}
 
 
-criteria: Registry[Criterion] = Registry("pruning criterion")
+criteria: Registry[Criterion] = Registry("pruning criterion", Criterion)

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
-from tfcompress.core.graph import build, trace
-from tfcompress.core.layer_inputs import batches, check_data
+from tfcompress.core.graph import build, is_graph_model, trace
 from tfcompress.core.select import Filters
 from tfcompress.quantization.calibration.folding import (
     equalize,
@@ -54,9 +54,10 @@ def calibrate(
 
     Args:
         model: a built and trained Functional or Sequential model; it is not changed.
-        data: typical inputs: an array of shape `(n, ...)` (or a structure of arrays
-            for several inputs), a `tf.data.Dataset` or a list of batches `x`,
-            `(x, y)` or `(x, y, w)`; labels are not used. It is read several times.
+        data: typical inputs, with or without labels, which are not used: arrays as
+            for `fit`, a dict by input name, a `tf.data.Dataset`, a
+            `keras.utils.PyDataset` or a list of batches (docs/data.md). It is read
+            several times.
         scheme: bits of weights and activations, as in `quantize_aware`.
         filters: which layers to quantize, as in `quantize_aware`.
         observer: what chooses ranges: `"mse"`, `"min_max"`, `"percentile"` or an
@@ -93,8 +94,11 @@ def calibrate(
             received=repr(rounding),
             expected=" or ".join(map(repr, _ROUNDINGS)),
         )
-    check_data(data)
-    aware_graph = trace(quantize_aware(model, scheme, filters))
+    known = is_graph_model(model) and model.built
+    inputs = inputs_of(data, model) if known else None
+    quantized = quantize_aware(model, scheme, filters)
+    inputs = inputs or inputs_of(data, quantized)
+    aware_graph = trace(quantized)
     graph = unrolled(aware_graph, own_ranges=True)
     nodes = [
         dataclasses.replace(n, weights=n.weights or _layer_of(n.operation).get_weights)
@@ -107,10 +111,10 @@ def calibrate(
         graph = equalize(graph)
     aware = build(graph)
     float_graph, taps = without_fake_quantization(trace(aware))
-    _check_inputs(model, data)
-    _set_ranges(float_graph, taps, data, chooser)
+    _check_inputs(model, inputs)
+    _set_ranges(float_graph, taps, inputs, chooser)
     reference = build(float_graph)
-    round_kernels(aware, reference, data, rounding == "adaptive", correct_bias)
+    round_kernels(aware, reference, inputs, rounding == "adaptive", correct_bias)
     return aware
 
 
@@ -118,8 +122,8 @@ def _layer_of(layer: keras.Layer) -> keras.Layer:
     return layer.layer if isinstance(layer, QuantizedLayer) else layer
 
 
-def _check_inputs(model: keras.Model, data: Any) -> None:
-    for batch in batches(data):
+def _check_inputs(model: keras.Model, inputs: Inputs) -> None:
+    for batch in inputs:
         for value in keras.tree.flatten(batch):
             array = np.asarray(ops.convert_to_numpy(value))
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
@@ -142,7 +146,7 @@ def _check_inputs(model: keras.Model, data: Any) -> None:
         return
 
 
-def _set_ranges(graph: Any, taps: list, data: Any, observer: Observer) -> None:
+def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> None:
     """Gives every FakeQuantize the range that `observer` chooses."""
     outputs = [tensor for _, _, tensor in taps]
     probe = build(dataclasses.replace(graph, outputs=outputs))
@@ -183,8 +187,8 @@ def _set_ranges(graph: Any, taps: list, data: Any, observer: Observer) -> None:
         )
 
 
-def _watched(probe: keras.Model, data: Any, taps: list) -> Any:
-    for batch in batches(data):
+def _watched(probe: keras.Model, data: Inputs, taps: list) -> Any:
+    for batch in data:
         values = keras.tree.flatten(probe(batch, training=False))
         values = [ops.convert_to_numpy(value) for value in values]
         for (layer, _, _), value in zip(taps, values):

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.layer_inputs import batches
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import kernels_of, rule_of
 from tfcompress.quantization.calibration.calibrate import calibrate
@@ -71,7 +71,7 @@ def mixed_precision(
             expected=f"at least {least}, which is 4 bits for every layer",
             fix="allow more, or shrink, prune or cluster the model first",
         )
-    inputs = _first(data, samples)
+    inputs = _first(inputs_of(data, aware), samples)
     expected = _outputs(aware, inputs)
     costs = {
         path: _sensitivity(aware, layers, inputs, expected)
@@ -112,7 +112,7 @@ def _bytes(layers: list[QuantizedLayer]) -> dict[int, int]:
 
 def _first(data: Any, samples: int) -> Any:
     parts, count = [], 0
-    for batch in batches(data):
+    for batch in data:
         parts.append(keras.tree.map_structure(ops.convert_to_numpy, batch))
         count += len(keras.tree.flatten(parts[-1])[0])
         if count >= samples:

@@ -38,7 +38,7 @@ class Observer:
         return cls(**config)
 
 
-observers: Registry[Observer] = Registry("observer")
+observers: Registry[Observer] = Registry("observer", Observer)
 
 
 @observers.register("min_max")

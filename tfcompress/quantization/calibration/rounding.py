@@ -10,8 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.layer_inputs import Recorder, batches, reason_against, rows
+from tfcompress.core.layer_inputs import Recorder, reason_against, rows
 from tfcompress.layer_rules import kernels_of
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -102,7 +103,7 @@ def adaptive_rounding(
 def round_kernels(
     model: keras.Model,
     reference: keras.Model,
-    data: Any,
+    data: Inputs,
     adaptive: bool,
     correct_bias: bool,
 ) -> None:
@@ -145,12 +146,12 @@ def _round(wrapper: Any, model: keras.Model, data: Any, adaptive: bool) -> None:
             variable.assign(restored(adaptive_rounding(matrix, gram, stored, levels)))
 
 
-def _gram(wrapper: Any, model: keras.Model, data: Any) -> np.ndarray:
+def _gram(wrapper: Any, model: keras.Model, data: Inputs) -> np.ndarray:
     total, count = 0.0, 0  # type: Any, int
     found: list[np.ndarray] = []
     show = found.append
     with Recorder(wrapper, lambda x: show(rows(wrapper.layer, x))) as recorder:
-        for batch in batches(data):
+        for batch in data:
             recorder.run(model, batch)
             for x in found:
                 x = x.astype("float64")
@@ -165,14 +166,14 @@ def _gram(wrapper: Any, model: keras.Model, data: Any) -> np.ndarray:
 
 
 def _correct_bias(
-    wrapper: Any, twin: Any, model: keras.Model, reference: keras.Model, data: Any
+    wrapper: Any, twin: Any, model: keras.Model, reference: keras.Model, data: Inputs
 ) -> None:
     means = []
     for layer, owner in ((wrapper, model), (twin, reference)):
         sums, count = 0.0, 0  # type: Any, int
         inputs: list = []
         with Recorder(layer, inputs.append, calls=1) as recorder:
-            for batch in batches(data):
+            for batch in data:
                 recorder.run(owner, batch)
         for x in inputs:
             outputs = ops.convert_to_numpy(_linear(layer, x)).astype("float64")
