@@ -219,7 +219,12 @@ def trace(model: keras.Model, purpose: str = "read the graph of the model") -> G
     return _trace(model, {})
 
 
-def _trace(model: keras.Model, copies: dict[int, Any]) -> Graph:
+def trace_in_place(model: keras.Model) -> Graph:
+    """As `trace`, of a throw-away model whose layers may be called once more."""
+    return _trace(model, None)
+
+
+def _trace(model: keras.Model, copies: dict[int, Any] | None) -> Graph:
     tensors: dict[int, Tensor] = {}
     alive: list[Any] = []  # keeps ids in `tensors` from being reused
     nodes: list[Node] = []
@@ -234,9 +239,10 @@ def _trace(model: keras.Model, copies: dict[int, Any]) -> Graph:
         return tensors[id(symbolic)]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if id(operation) not in copies:
+        if copies is not None and id(operation) not in copies:
             copies[id(operation)] = clone_operation(operation)
-        outputs = copies[id(operation)](*args, **kwargs)
+        called = operation if copies is None else copies[id(operation)]
+        outputs = called(*args, **kwargs)
         read_args, read_kwargs = keras.tree.map_structure(
             lambda leaf: tensors.get(id(leaf), leaf), (args, kwargs)
         )
@@ -292,7 +298,7 @@ def _fresh_input(tensor: Any) -> Any:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
-def _unused(name: str, names: set[str]) -> str:
+def unused_name(name: str, names: set[str]) -> str:
     """Returns `name`, or the first of `name_1`, `name_2` ... that is not in `names`."""
     numbered = (f"{name}_{count}" for count in itertools.count(1))
     candidates = itertools.chain([name], numbered)
@@ -323,7 +329,7 @@ def build(graph: Graph) -> keras.Model:
         if first:
             made[key] = clone_operation(node.operation)
             # Two nested models may each have a layer of the same name.
-            made[key].name = _unused(made[key].name, names)
+            made[key].name = unused_name(made[key].name, names)
             names.add(made[key].name)
         outputs = made[key](*find(node.args), **find(node.kwargs))
         for tensor, output in zip(_tensors(node.outputs), keras.tree.flatten(outputs)):

@@ -13,7 +13,13 @@ from typing import Any
 import keras
 
 from tfcompress.core.errors import InvalidArgumentError, one_line
-from tfcompress.core.graph import is_graph_model
+from tfcompress.core.graph import (
+    Graph,
+    clone_operation,
+    is_graph_model,
+    trace_in_place,
+    unused_name,
+)
 from tfcompress.core.select import require_built, walk
 
 _DEEPEST = 32
@@ -127,3 +133,60 @@ def _not_symbolic(layer: Any, purpose: str, error: Exception) -> InvalidArgument
         fix="use keras.ops in place of TensorFlow's functions, and no Python that "
         "depends on values",
     )
+
+
+def graph_of_call(
+    layer: Any, args: tuple, kwargs: dict, copy: bool = True
+) -> tuple[Graph, list]:
+    """Returns what the `call` of a layer does as a graph, and what to feed it with.
+
+    The graph is there to be read: with `copy=False` its operations are the layer's
+    own, and calling these again leaves traces on them.
+
+    Args:
+        layer: the layer.
+        args, kwargs: the arguments of the call, with `keras.KerasTensor` for tensors.
+        copy: whether to read a copy of the layer, so that the layer is not touched.
+
+    Raises:
+        Exception: whatever the `call` raises on symbolic tensors.
+    """
+    given = [t for t in keras.tree.flatten((args, kwargs)) if _is_symbolic(t)]
+    free = [(None, *t.shape[1:]) if t.shape[:1] == (1,) else t.shape for t in given]
+    if copy:
+        layer = clone_operation(layer)
+    try:
+        graph = _graph_of_call(layer, args, kwargs, free)
+    except Exception:
+        # Free sizes cannot be reckoned with; the count of a graph takes them as 1.
+        fixed = [tuple(size or 1 for size in shape) for shape in free]
+        if fixed == free:
+            raise
+        graph = _graph_of_call(layer, args, kwargs, fixed)
+    return graph, given
+
+
+def _is_symbolic(leaf: Any) -> bool:
+    return isinstance(leaf, keras.KerasTensor)
+
+
+def _graph_of_call(layer: Any, args: tuple, kwargs: dict, shapes: list) -> Graph:
+    inputs: list[Any] = []
+
+    def fresh(leaf: Any) -> Any:
+        if not _is_symbolic(leaf):
+            return leaf
+        inputs.append(keras.Input(batch_shape=shapes[len(inputs)], dtype=leaf.dtype))
+        return inputs[-1]
+
+    args, kwargs = keras.tree.map_structure(fresh, (args, kwargs))
+    if not layer.built:
+        layer(*args, **kwargs)
+    # A Functional model cannot hold two layers of one name.
+    names: set[str] = set()
+    for _, part in walk(layer):
+        if part.name in names:
+            part.name = unused_name(part.name, names)
+        names.add(part.name)
+    outputs = layer.call(*args, **kwargs)
+    return trace_in_place(keras.Model(inputs, outputs))

@@ -14,6 +14,7 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
+from tfcompress.layer_rules import multiplies_nothing
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
@@ -306,3 +307,6 @@ class FakeQuantize(keras.layers.Layer):
             "symmetric": self.symmetric,
             "learned": self.learned,
         }
+
+
+multiplies_nothing(FakeQuantize)

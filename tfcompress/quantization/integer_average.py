@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import LayerRule, register_layer_rule
+from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 from tfcompress.quantization.integer_sums import is_plain
 
 
@@ -73,3 +73,4 @@ class IntegerAverage(keras.layers.Wrapper):
 
 
 register_layer_rule(LayerRule(IntegerAverage, "average", channels="same"))
+multiplies_nothing(IntegerAverage)

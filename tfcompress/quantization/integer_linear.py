@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import kernels_of
+from tfcompress.layer_rules import holds, kernels_of
 from tfcompress.quantization.integer_sums import is_plain, rescaled
 
 
@@ -92,3 +92,6 @@ class IntegerLinear(keras.layers.Wrapper):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "kernel_step": self.kernel_step}
+
+
+holds(IntegerLinear)

@@ -24,7 +24,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import LayerRule, register_layer_rule
+from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 
 _state = threading.local()
 # Bits of a factor in XNNPACK's addition.
@@ -240,3 +240,4 @@ class IntegerAdd(layers.Add):
 
 
 register_layer_rule(LayerRule(IntegerSum, "select", channels="same"))
+multiplies_nothing(IntegerSum)

@@ -10,7 +10,7 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import LayerRule, register_layer_rule
+from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 from tfcompress.quantization.integer_sums import add_integers
 
 
@@ -204,3 +204,4 @@ for _rule in (
     LayerRule(GuardedLog, "activate", channels="same"),
 ):
     register_layer_rule(_rule)
+multiplies_nothing(Bounded, ScaleOffset, AddConstant, GuardedLog)

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import Kernel, kernels_of
+from tfcompress.layer_rules import Kernel, holds, kernels_of
 from tfcompress.quantization.quantizers import Quantizer, quantizers
 
 
@@ -108,3 +108,6 @@ class QuantizedLayer(keras.layers.Wrapper):
             **super().get_config(),
             "quantizer": keras.saving.serialize_keras_object(self.quantizer),
         }
+
+
+holds(QuantizedLayer)

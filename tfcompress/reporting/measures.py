@@ -19,7 +19,12 @@ from tfcompress.exporters.flatbuffer import Operator, TFLiteFile
 from tfcompress.reporting.subjects import kernels
 
 # Operators that multiply and whose cost is not fixed by the shapes in the file.
-_OPEN_ENDED = {"WHILE", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"}
+_OPEN_ENDED = {
+    *("WHILE", "IF", "CALL", "CALL_ONCE", "CUSTOM", "DELEGATE", "RFFT2D", "SVDF"),
+    *("LSTM", "RNN", "EMBEDDING_LOOKUP_SPARSE"),
+    *("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN"),
+    *("BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN"),
+}
 
 
 def weight_bytes(model: keras.Model) -> tuple[int, int]:
@@ -83,12 +88,13 @@ def macs(subject: keras.Model | Artifact) -> int | None:
             warnings.simplefilter("ignore", CompressionWarning)
             return layer_rules.macs(subject)
     except CompressionError:
-        # Subclassed models have no graph to count in.
+        # Subclassed models have no graph to count in, and some work is not known.
         return None
 
 
 def _tflite_macs(file: TFLiteFile) -> int | None:
-    if any(op.name in _OPEN_ENDED for op in file.operators):
+    names = {op.name for op in file.operators}
+    if names & _OPEN_ENDED or any(n.startswith(("Flex", "STABLEHLO")) for n in names):
         return None
     shape = file.inputs[0].info.shape if file.inputs else ()
     batch = (shape or (1,))[0] or 1
@@ -116,6 +122,7 @@ def _operator_macs(op: Operator) -> int:
 # Kernels are stored output channel first; a transposed conv lists its data third.
 _MACS: dict[str, Any] = {
     "CONV_2D": lambda i, o: math.prod(o) * math.prod(i[1][1:]),
+    "CONV_3D_TRANSPOSE": lambda i, o: math.prod(i[2]) * math.prod(i[1][:4]),
     "CONV_3D": lambda i, o: math.prod(o) * math.prod(i[1][:-1]),
     "DEPTHWISE_CONV_2D": lambda i, o: math.prod(o) * math.prod(i[1][1:3]),
     "TRANSPOSE_CONV": lambda i, o: math.prod(i[2]) * math.prod(i[1][:3]),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import keras
 import numpy as np
 
-from tfcompress.core.graph import Tensor
-from tfcompress.layer_rules import first_output, rule_of
+from tfcompress.core.graph import Node
+from tfcompress.layer_rules import macs_of_nodes
+from tfcompress.layer_rules.layer_macs import attention_products
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies
 
 # Rounding of widths may miss a target by this much; more is an error.
@@ -103,54 +105,92 @@ def _refine(widths: list[Widths], cost: Cost, target: float, counts: Counts) -> 
 
 
 class MacCost:
-    """The multiply-accumulates of a model as a function of its groups' widths."""
+    """The multiply-accumulates of a model as a function of its groups' widths.
+
+    Exact but for layers that multiply in another way than by their kernels; `shrink`
+    counts what it has built, and aims again.
+    """
 
     def __init__(self, dependencies: Dependencies, groups: list[ChannelGroup]):
-        sites = dependencies.sites
-        group_of = {m: i for i, g in enumerate(groups) for m in g.members}
-        self.table = np.zeros((len(sites), len(groups)))
-        self.rest = np.zeros(len(sites))
-        for s, site in enumerate(sites):
-            for one in dependencies.roots[site.ids].tolist():
-                if one in group_of:
-                    g = group_of[one]
-                    self.table[s, g] += 1 / groups[g].channels
-                else:
-                    self.rest[s] += 1
-        # `table` holds positions per channel, since all channels of a group are alike.
-        self.full = np.array([float(len(site.ids)) for site in sites])
-        self.constant = 0.0
+        self._dependencies = dependencies
+        self._group_of = {m: i for i, g in enumerate(groups) for m in g.members}
+        self._channels = [group.channels for group in groups]
+        self._axes: dict[tuple, int] = {}
+        self._table: list[np.ndarray] = []
+        self._rest: list[float] = []
         costs: list[float] = []
         rows: list[list[int]] = []
-        for node in dependencies.graph.nodes:
-            rule = rule_of(node.operation)
-            if rule is None or rule.macs is None:
-                continue
-            shapes = [_sample(tensor) for tensor in node.inputs]
-            total = rule.macs(node.operation, shapes, _sample(first_output(node)))
-            kernels = [v for v in node.operation.weights if len(v.shape) > 1]
-            size = sum(math.prod(v.shape) for v in kernels)
-            for kernel in kernels:
-                costs.append(total * math.prod(kernel.shape) / size)
-                found = {
-                    site.axis: s
-                    for s, site in enumerate(sites)
-                    if site.variable is kernel
-                }
-                rows.append(list(found.values()))
+        nodes = dependencies.graph.nodes
+        for node, total in zip(nodes, macs_of_nodes(dependencies.graph)):
+            for cost, axes in _parts(node, total, dependencies) if total else ():
+                costs.append(cost)
+                rows.append([self._axis(members) for members in axes])
         self.costs = np.array(costs)
+        self.table = np.array(self._table).reshape(len(self._table), len(groups))
+        self.rest = np.array(self._rest)
         longest = max(map(len, rows), default=0)
         # A last row of the widths that never changes pads the products.
         self.rows = np.array(
-            [row + [len(sites)] * (longest - len(row)) for row in rows], dtype=int
+            [row + [len(self.rest)] * (longest - len(row)) for row in rows], dtype=int
         )
+
+    def _axis(self, members: np.ndarray) -> int:
+        """Returns the row that says how much of an axis is left."""
+        roots = tuple(self._dependencies.roots[members.ravel()].tolist())
+        if roots not in self._axes:
+            self._axes[roots] = len(self._table)
+            shares = np.zeros(len(self._channels))
+            for root in roots:
+                if root in self._group_of:
+                    group = self._group_of[root]
+                    # All channels of a group are alike.
+                    shares[group] += 1 / self._channels[group] / len(roots)
+            self._table.append(shares)
+            fixed = sum(root not in self._group_of for root in roots)
+            self._rest.append(fixed / max(len(roots), 1))
+        return self._axes[roots]
 
     def __call__(self, counts: Counts) -> float:
         if not len(self.costs):
             return 0.0
-        share = (self.rest + self.table @ counts) / self.full
+        share = self.rest + self.table @ counts
         return float(self.costs @ np.append(share, 1.0)[self.rows].prod(axis=1))
 
 
-def _sample(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(size or 1 for size in tensor.shape[1:])
+def _parts(
+    node: Node, total: int, dependencies: Dependencies
+) -> list[tuple[float, list[np.ndarray]]]:
+    """Returns what the work of a call consists of, and the axes it grows with."""
+    sites = {
+        (id(site.variable), site.axis): site.ids
+        for site in dependencies.sites
+        if site.operation is node.operation
+    }
+    weights = getattr(node.operation, "weights", [])
+    kernels = [v for v in weights if len(v.shape) > 1]
+    if not kernels:
+        return [(total, _distinct_axes(node, dependencies))]
+    size = sum(math.prod(kernel.shape) for kernel in kernels)
+    parts = []
+    if isinstance(node.operation, _ATTENTION):
+        heads = [i for (_, axis), i in sites.items() if axis == 1][:1]
+        tensors = [tuple(n or 1 for n in t.shape[1:]) for t in node.inputs]
+        products = attention_products(node.operation, tensors)
+        parts.append((float(products), heads))
+        total -= products
+    for kernel in kernels:
+        axes = [i for (key, _), i in sites.items() if key == id(kernel)]
+        parts.append((total * math.prod(kernel.shape) / size, axes))
+    return parts
+
+
+_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+
+
+def _distinct_axes(node: Node, dependencies: Dependencies) -> list[np.ndarray]:
+    """Returns the channel axes of the tensors of a product, each once."""
+    axes: dict[tuple, np.ndarray] = {}
+    for tensor in (*node.inputs, *node.output_tensors):
+        for members in dependencies.channels[tensor].values():
+            axes.setdefault(tuple(dependencies.roots[members].tolist()), members)
+    return list(axes.values())

@@ -8,15 +8,14 @@ subclass of a known layer inherits its rule.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import keras
 from keras import layers
 
-from tfcompress.core.graph import Node, Tensor, trace
 from tfcompress.core.select import walk
+from tfcompress.layer_rules import layer_macs
 
 Flow = Literal[
     "compute",  # a linear operation with a kernel: its output has a range of its own
@@ -120,7 +119,8 @@ class LayerRule:
         kernels: weights that can be pruned, clustered and quantized.
         flow: how the layer treats the numbers that flow through it.
         macs: `(layer, input shapes, output shape) -> int`, multiply-accumulates of
-            one sample; `None` counts as zero.
+            one sample, shapes without the batch axis and inputs in the order of
+            `call`. With `None`, what the layer's `call` does is counted.
         channel_granularity: whether integer kernels take one scale per channel.
         channels: how channels flow through, which `shrink` must know to remove
             some: `"same"` for a layer that treats each channel on its own, another
@@ -199,89 +199,14 @@ def model_kernels(
                 yield path, kernel, variable
 
 
-def macs(model: keras.Model) -> int:
-    """Returns the multiply-accumulates of one sample through `model`.
+def operation_name(operation: Any) -> str:
+    """Returns the class name of an operation of Keras' own; "" for anything else.
 
-    When to use: to compare the cost of two models before any runtime is at hand.
-    Free dimensions other than the batch count as 1.
-
-    Args:
-        model: a built Functional or Sequential model.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
-    >>> macs(model)        # 6 * 6 outputs, 3 * 3 * 3 weights, 4 channels
-    3888
+    Classes behind `keras.ops` have no public name, so tables name them by text. A
+    user's class that bears the same name is another operation.
     """
-    total = 0
-    for node in trace(model, "count the MACs of the model").nodes:
-        wraps = isinstance(node.operation, layers.Wrapper)
-        operation = node.operation.layer if wraps else node.operation
-        rule = rule_of(operation)
-        if rule is not None and rule.macs is not None:
-            shapes = [_sample_shape(tensor) for tensor in node.inputs]
-            total += rule.macs(operation, shapes, _sample_shape(first_output(node)))
-    return total
-
-
-def first_output(node: Node) -> Tensor:
-    """Returns what a node makes, without the states that it may return beside it."""
-    return next(t for t in keras.tree.flatten(node.outputs) if isinstance(t, Tensor))
-
-
-def _sample_shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(size or 1 for size in tensor.shape[1:])
-
-
-def _spatial(layer: Any, shape: tuple) -> tuple[int, ...]:
-    last = getattr(layer, "data_format", "channels_last") == "channels_last"
-    return shape[:-1] if last else shape[1:]
-
-
-def _size(variable: Any) -> int:
-    return math.prod(variable.shape)
-
-
-def _conv_macs(layer: Any, inputs: list, output: tuple) -> int:
-    return _size(layer.kernel) * math.prod(_spatial(layer, output))
-
-
-def _transposed_macs(layer: Any, inputs: list, output: tuple) -> int:
-    return _size(layer.kernel) * math.prod(_spatial(layer, inputs[0]))
-
-
-def _separable_macs(layer: Any, inputs: list, output: tuple) -> int:
-    weights = _size(layer.depthwise_kernel) + _size(layer.pointwise_kernel)
-    return weights * math.prod(_spatial(layer, output))
-
-
-def _dense_macs(layer: Any, inputs: list, output: tuple) -> int:
-    return _size(layer.kernel) * math.prod(output[:-1])
-
-
-def _einsum_macs(layer: Any, inputs: list, output: tuple) -> int:
-    # Every letter of the equation is a loop: those of the input, and the kernel's own.
-    source, kernel = layer.equation.split("->")[0].replace(" ", "").split(",")
-    own = (n for name, n in zip(kernel, layer.kernel.shape) if name not in source)
-    return math.prod(inputs[0]) * math.prod(own)
-
-
-def _attention_macs(layer: Any, inputs: list, output: tuple) -> int:
-    queries, keys = math.prod(inputs[0][:-1]), math.prod(inputs[1][:-1])
-    kernels = {v.path.split("/")[-2]: v for v in layer.weights if v.name == "kernel"}
-    total = sum(
-        _size(kernel) * (keys if part in ("key", "value") else queries)
-        for part, kernel in kernels.items()
-    )
-    # Scores take key_dim products for each pair and head, the context value_dim.
-    _, heads, key_dim = kernels["query"].shape
-    return total + queries * keys * heads * (key_dim + kernels["value"].shape[-1])
-
-
-def _recurrent_macs(layer: Any, inputs: list, output: tuple) -> int:
-    weights = _size(layer.cell.kernel) + _size(layer.cell.recurrent_kernel)
-    return weights * inputs[0][0]
+    kind = type(operation)
+    return kind.__name__ if kind.__module__.split(".")[0] == "keras" else ""
 
 
 def _fill_table() -> None:
@@ -290,20 +215,20 @@ def _fill_table() -> None:
             register_layer_rule(LayerRule(layer_type, flow, **rule))
 
     last = (Kernel("kernel"),)
-    add("compute", layers.Dense, kernels=last, macs=_dense_macs)
+    add("compute", layers.Dense, kernels=last, macs=layer_macs.dense)
     add(
         "compute",
         layers.Conv1D,
         layers.Conv2D,
         kernels=last,
-        macs=_conv_macs,
+        macs=layer_macs.convolution,
     )
     add(
         "compute",
         layers.DepthwiseConv1D,
         layers.DepthwiseConv2D,
         kernels=(Kernel("kernel", (-2, -1), ()),),
-        macs=_conv_macs,
+        macs=layer_macs.convolution,
     )
     add(
         "compute",
@@ -313,7 +238,7 @@ def _fill_table() -> None:
             Kernel("depthwise_kernel", (-2, -1), ()),
             Kernel("pointwise_kernel"),
         ),
-        macs=_separable_macs,
+        macs=layer_macs.separable,
     )
     transposed = (Kernel("kernel", (-2,), (-1,)),)
     add(
@@ -321,26 +246,37 @@ def _fill_table() -> None:
         layers.Conv1DTranspose,
         layers.Conv2DTranspose,
         kernels=transposed,
-        macs=_transposed_macs,
+        macs=layer_macs.transposed,
     )
-    add("float", layers.Conv3DTranspose, kernels=transposed, macs=_transposed_macs)
-    add("float", layers.Conv3D, kernels=last, macs=_conv_macs)
+    add("float", layers.Conv3DTranspose, kernels=transposed, macs=layer_macs.transposed)
+    add("float", layers.Conv3D, kernels=last, macs=layer_macs.convolution)
     add(
         "float",
         layers.EinsumDense,
-        macs=_einsum_macs,
+        macs=layer_macs.einsum_dense,
         kernels=(EinsumKernel("kernel"),),
     )
-    add("lookup", layers.Embedding, kernels=(Kernel("embeddings", (0,), ()),))
+    add(
+        "lookup",
+        layers.Embedding,
+        kernels=(Kernel("embeddings", (0,), ()),),
+        macs=layer_macs.embedding,
+    )
     for recurrent, gates in ((layers.LSTM, 4), (layers.GRU, 3), (layers.SimpleRNN, 1)):
         names = ("cell.kernel", "cell.recurrent_kernel")
         kernels = tuple(Kernel(name, gates=gates) for name in names)
-        add("float", recurrent, kernels=kernels, macs=_recurrent_macs)
-    add("float", layers.MultiHeadAttention, macs=_attention_macs)
+        add("float", recurrent, kernels=kernels, macs=layer_macs.recurrent)
+    convolutional = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+    add("float", *convolutional, macs=layer_macs.convolutional_recurrent)
+    cells = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+    add("float", *cells, macs=layer_macs.cell)
+    attention = (layers.MultiHeadAttention, layers.GroupQueryAttention)
+    add("float", *attention, macs=layer_macs.attention)
+    add("float", layers.Attention, macs=layer_macs.weightless_attention)
+    add("float", layers.AdditiveAttention, macs=layer_macs.additive_attention)
     # Expanded into operations with integer kernels where their options allow it.
     add(
         "float",
-        layers.GroupQueryAttention,
         layers.LayerNormalization,
         layers.RMSNormalization,
         layers.UnitNormalization,

@@ -1,0 +1,38 @@
+"""The one table of layer types: kernels and axes, how numbers flow, MACs."""
+
+from tfcompress.layer_rules.counting import OPERATION_MACS, macs, macs_of_nodes
+from tfcompress.layer_rules.held import holds, multiplies_nothing
+from tfcompress.layer_rules.rules import (
+    OPERATION_FLOWS,
+    TRAINING_ONLY,
+    EinsumKernel,
+    Flow,
+    Kernel,
+    LayerRule,
+    kernels_of,
+    model_kernels,
+    operation_name,
+    register_layer_rule,
+    rule_of,
+    rule_of_type,
+)
+
+__all__ = [
+    "OPERATION_FLOWS",
+    "OPERATION_MACS",
+    "TRAINING_ONLY",
+    "EinsumKernel",
+    "Flow",
+    "Kernel",
+    "LayerRule",
+    "holds",
+    "kernels_of",
+    "macs",
+    "macs_of_nodes",
+    "model_kernels",
+    "multiplies_nothing",
+    "operation_name",
+    "register_layer_rule",
+    "rule_of",
+    "rule_of_type",
+]
