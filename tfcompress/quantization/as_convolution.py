@@ -8,7 +8,8 @@ channel, the only weight of a channel is always on its grid.
 Average pooling: the mean of a few integers often lies exactly half-way between two,
 and kernels and TensorFlow round such ties differently. A depthwise convolution with
 equal weights can carry a bias of a fraction of a step, which decides all ties alike.
-Pixels that are rescaled meet the same ties, and the same answer.
+Pixels that are rescaled meet the same ties, and the same answer. Where there are no
+ties there is no such bias: values just below the middle would go up with them.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.graph import Node, Tensor
+from tfcompress.quantization.fake_quantize import TIE_BREAK
 from tfcompress.quantization.primitives import ScaleOffset
 
-# In steps of the output: far above the noise of float32, far below what matters.
-_TIE_BREAK = 0.02
+# As near to the middle, in steps, as the noise of float32 may take another number.
+_TIE = 1e-4
 
 
 def affine_parameters(layer: keras.Layer, channels: int) -> tuple[Any, Any] | None:
@@ -66,7 +68,7 @@ def _array(value: Any) -> np.ndarray:
     return ops.convert_to_numpy(ops.convert_to_tensor(value))
 
 
-def depthwise_nodes(node: Node, step: float) -> list[Node] | None:
+def depthwise_nodes(node: Node, step: float, source: float | None) -> list[Node] | None:
     """Returns nodes that compute an affine node as a depthwise convolution.
 
     Returns `None` where that has no such form (unknown sizes, another axis).
@@ -74,6 +76,7 @@ def depthwise_nodes(node: Node, step: float) -> list[Node] | None:
     Args:
         node: the affine layer.
         step: distance between two neighbouring values of its output.
+        source: that of its input, if it is known.
     """
     tensor, name = node.inputs[0], node.name
     channels, spatial = tensor.shape[-1], tensor.shape[1:-1]
@@ -87,10 +90,22 @@ def depthwise_nodes(node: Node, step: float) -> list[Node] | None:
     if parameters is None:
         return None
     scale, offset = parameters
-    offset = offset + np.float32(_TIE_BREAK * step)
+    ties = source is None or _has_ties(scale * (source / step), offset / step)
+    offset = offset + np.where(ties, np.float32(TIE_BREAK * step), np.float32(0))
     convolution = layers.DepthwiseConv2D(1, name=name)
     kernel = scale.reshape(1, 1, channels, 1)
     return _on_images(node, convolution, [kernel, offset])
+
+
+def _has_ties(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Returns in which channels an 8-bit integer ends half-way between two.
+
+    Args:
+        scale: of each channel, in steps of the output.
+        offset: the same.
+    """
+    values = np.arange(-255.0, 256.0)[:, None] * scale + offset
+    return (np.abs(values - np.floor(values) - 0.5) < _TIE).any(axis=0)
 
 
 def identity_nodes(node: Node, name: str) -> list[Node] | None:
@@ -150,7 +165,7 @@ def average_nodes(node: Node, step: float) -> list[Node] | None:
         return None
     size = math.prod(layer.pool_size)
     # Means differ by 1/size of a step: less than that decides ties only.
-    decision = np.float32(min(0.25 / size, _TIE_BREAK) * step)
+    decision = np.float32(min(0.25 / size, TIE_BREAK) * step)
     window, strides = (*layer.pool_size, 1)[:2], (*layer.strides, 1)[:2]
     weights = [
         np.full((*window, channels, 1), 1.0 / size, "float32"),

@@ -18,6 +18,9 @@ from tfcompress.layer_rules import multiplies_nothing
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
+# In steps: decides where the mean of a few integers lies half-way between two, as
+# `finalize` decides it (`as_convolution`), and is far above the noise of float32.
+TIE_BREAK = 0.02
 # How many batches a learned range is taken from before the optimizer moves it.
 _OBSERVED = 10
 
@@ -168,8 +171,8 @@ class FakeQuantize(keras.layers.Layer):
 
         Args:
             inputs: a float tensor.
-            site: which of the layer's calls this is; `None` = do not look at the
-                values here, they lie within the range of the other sites.
+            site: which of the layer's calls this is; `None` = averages of numbers of
+                the other sites: do not look at them, and round ties upwards.
             again: whether `inputs` were rounded before, to another scale.
             training: whether to move the range.
         """
@@ -192,6 +195,8 @@ class FakeQuantize(keras.layers.Layer):
                     lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
                 )
             )
+        if site is None:
+            inputs = inputs + TIE_BREAK / self._steps * (high - low)
         if self.learned and not self.frozen:
             # What lies outside has the gradient of the bound that it is cut off at.
             inputs = ops.minimum(ops.maximum(inputs, low), high)

@@ -154,11 +154,19 @@ def _use_convolutions(graph: Graph) -> Graph:
         rounding = _next_rounding(node, consumers)
         if rounding is not None and _flow(node) == "fold":
             absorbed = _flow(producers.get(node.inputs[0])) == "compute"
-            replaced = None if absorbed else depthwise_nodes(node, rounding.step())
+            if not absorbed:
+                source = _input_step(node.inputs[0], producers)
+                replaced = depthwise_nodes(node, rounding.step(), source)
         elif rounding is not None and _flow(node) == "average":
             replaced = average_nodes(node, rounding.step())
         elif isinstance(node.operation, FakeQuantize) and node.kwargs.get("again"):
             replaced = _rounded_again(node, len(nodes))
+        elif (
+            isinstance(node.operation, FakeQuantize)
+            and node.kwargs.get("site", 0) is None
+        ):
+            # The pooling decides ties from here on.
+            replaced = [dataclasses.replace(node, kwargs={**node.kwargs, "site": 0})]
         nodes.extend(replaced or [node])
     return dataclasses.replace(graph, nodes=nodes)
 
