@@ -12,6 +12,20 @@ from tfcompress.exporters.compact import as_integers
 
 # The input that is a kernel, and the axis of its output channels.
 _KERNELS = {"Conv": 0, "ConvTranspose": 1, "MatMul": -1, "Gemm": -1}
+# Operations that move numbers and change none.
+_MOVES = {
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Identity",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 # A scale that is found again from the largest weight may be off by one float.
 _ROUNDING = 3e-7
 # Kernels are stored as uint8 around this zero point. ONNX Runtime multiplies signed
@@ -53,13 +67,14 @@ def describe(model: Any) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]
     from onnx import numpy_helper
 
     constants = {i.name: i for i in model.graph.initializer}
-    steps = {
-        node.output[0]: float(numpy_helper.to_array(constants[node.input[1]]))
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear"
-        and node.input[1] in constants
-        and not constants[node.input[1]].dims
-    }
+    steps: dict[str, float] = {}
+    for node in model.graph.node:  # which stand in the order of execution
+        if node.op_type == "DequantizeLinear":
+            scale = constants.get(node.input[1])
+            if scale is not None and not scale.dims:
+                steps[node.output[0]] = float(numpy_helper.to_array(scale))
+        elif node.op_type in _MOVES and node.input[0] in steps:
+            steps.update(dict.fromkeys(node.output, steps[node.input[0]]))
     inputs = tuple(_info(i) for i in model.graph.input if i.name not in constants)
     return inputs, tuple(_info(o, steps.get(o.name)) for o in model.graph.output)
 

@@ -172,4 +172,5 @@ class OpenVINORunner(Runner):
 
 def _info(described: dict[str, Any]) -> TensorInfo:
     shape = tuple(described["shape"])
-    return TensorInfo(described["name"], shape, described["dtype"])
+    step = described.get("step")
+    return TensorInfo(described["name"], shape, described["dtype"], step=step)
