@@ -88,16 +88,8 @@ def _load_keras(path: Path) -> Any:
 def _load_saved_model(path: Path) -> Any:
     """Returns the model that a SavedModel was made from; its graph is not run."""
     import tf_keras
-    from tf_keras.protobuf import saved_metadata_pb2
 
-    notes = path / "keras_metadata.pb"
-    if not notes.is_file():
-        raise Refused(
-            "this SavedModel has no keras_metadata.pb: it is a graph without layers. "
-            "Save the model that it was made from by model.save"
-        )
-    metadata = saved_metadata_pb2.SavedMetadata.FromString(notes.read_bytes())
-    root = json.loads(metadata.nodes[0].metadata) if metadata.nodes else {}
+    root = json.loads(_saved_metadata(path) or "{}")
     config = _tuples(root.get("model_config") or {})
     if config.get("class_name") not in _MODELS:
         raise Refused(
@@ -112,6 +104,34 @@ def _load_saved_model(path: Path) -> Any:
     return model
 
 
+def _saved_metadata(path: Path) -> str:
+    """Returns what Keras 2 noted of the outermost object of a SavedModel."""
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+    from tf_keras.protobuf import saved_metadata_pb2
+
+    notes, graph = path / "keras_metadata.pb", path / "saved_model.pb"
+    try:
+        if notes.is_file():
+            nodes = saved_metadata_pb2.SavedMetadata.FromString(
+                notes.read_bytes()
+            ).nodes
+            return nodes[0].metadata if nodes else ""
+        if graph.is_file():
+            # Before TensorFlow 2.5 each object of the graph held its own notes.
+            saved = saved_model_pb2.SavedModel.FromString(graph.read_bytes())
+            objects = saved.meta_graphs[0].object_graph_def.nodes
+            if objects and objects[0].user_object.metadata:
+                return objects[0].user_object.metadata
+    except (DecodeError, IndexError) as error:
+        raise Refused(f"it is no SavedModel, or damaged ({error})") from error
+    raise Refused(
+        "this SavedModel has no keras_metadata.pb, and no notes of Keras in its "
+        "saved_model.pb: it is a graph without layers. "
+        "Save the model that it was made from by model.save"
+    )
+
+
 def _check_config(config: Any) -> None:
     """Raises `Refused` if the configuration holds code, or names that lead to some."""
     if isinstance(config, dict):
@@ -123,6 +143,8 @@ def _check_config(config: Any) -> None:
                 f"layer '{where or name}' is a Lambda: its code is in the file, and "
                 "code from files is never run. Replace it by other layers"
             )
+        if name == "TFOpLambda":
+            _check_function(config)
         module = config.get("module")
         known = not isinstance(module, str) or module.split(".")[0] in _MODULES
         if module == "builtins":  # functions of Keras, but Python's own too
@@ -136,6 +158,22 @@ def _check_config(config: Any) -> None:
     elif isinstance(config, list):
         for value in config:
             _check_config(value)
+
+
+def _check_function(config: dict[str, Any]) -> None:
+    """Raises `Refused` for functions of which Keras 2 saves not all that they read."""
+    function = (config.get("config") or {}).get("function")
+    calls = json.dumps(config.get("inbound_nodes"))
+    lost = function == "einsum" and "_CONSTANT_VALUE" in calls
+    if function in ("__operators__.eq", "__operators__.ne"):
+        lost = '"other"' not in calls and '"y"' not in calls
+    if lost:
+        named = {"einsum": "tf.matmul", "__operators__.eq": "tf.equal"}
+        raise Refused(
+            f"layer '{config.get('name')}' calls tf.{function}, of which Keras 2 saves "
+            "not all that it reads, so that nothing can load it. Use "
+            f"{named.get(str(function), 'tf.not_equal')} or a layer in its place"
+        )
 
 
 def _check_version(version: Any) -> None:

@@ -61,6 +61,8 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, (set, tuple)):
         return list(value)
+    if value is Ellipsis:
+        return {"class_name": "__ellipsis__"}
     name = getattr(value, "name", None) or getattr(value, "__name__", None)
     if name is not None:  # a dtype, or an activation that is a function
         return str(name)
@@ -198,15 +200,17 @@ def _call(node: Any) -> dict[str, Any]:
     if isinstance(node[0], str):  # of a layer that takes one
         node = [node]
     kwargs: dict[str, Any] = {}
-    args = []
-    for part in node:
-        if part[0] == "_CONSTANT_VALUE":
-            args.append(part[2])
-        else:
-            args.append(_tensor(part))
-        kwargs.update((part[3] if len(part) > 3 else None) or {})
+    args = [_argument(part, kwargs) for part in node]
     kwargs = {key: _tensors(value) for key, value in kwargs.items() if key != "name"}
     return {"args": args[0] if len(args) == 1 else args, "kwargs": kwargs}
+
+
+def _argument(part: Any, kwargs: dict[str, Any]) -> Any:
+    """Returns the first argument of a call, and notes the others that stand with it."""
+    if not isinstance(part[0], str):  # a list, as of tf.concat
+        return [_argument(one, kwargs) for one in part]
+    kwargs.update((part[3] if len(part) > 3 else None) or {})
+    return part[2] if part[0] == "_CONSTANT_VALUE" else _tensor(part)
 
 
 def _is_tensor(value: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfcompress.core.errors import UnsupportedLayerError, one_line
 from tfcompress.interop.operations import call_operation
+from tfcompress.interop.sizes import Sizes
 
 # Arguments of Keras 2 that say nothing any more, whatever their value.
 _GONE = frozenset(
@@ -240,7 +241,8 @@ def _filled(value: Any, tensors: dict) -> Any:
         if set(value) == {"tensor"}:
             name, number, position = value["tensor"]
             found = tensors[name, number]
-            return found[position] if isinstance(found, (list, tuple)) else found
+            several = isinstance(found, (list, tuple)) and not isinstance(found, Sizes)
+            return found[position] if several else found
         return {key: _filled(one, tensors) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_filled(one, tensors) for one in value]
