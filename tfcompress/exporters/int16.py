@@ -18,9 +18,11 @@ def use_64_bit_biases(model: Any) -> bool:
     types = read_schema().TensorType
     changed = False
     for name, _, tensors in operators(model):
-        bias = tensors[-1]
-        if name not in WITH_KERNEL or bias is None or not _is_wide(tensors, types):
+        if name not in WITH_KERNEL or tensors[-1] is None:
             continue
+        if not _is_wide(tensors, types):
+            continue
+        bias = tensors[-1]
         store(model, bias, integers(model, bias, np.int32).astype(np.int64))
         bias.type = types.INT64
         changed = True

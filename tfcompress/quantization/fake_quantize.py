@@ -15,6 +15,7 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
+from tfcompress.quantization.integer_sums import is_plain
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
@@ -201,9 +202,21 @@ class FakeQuantize(keras.layers.Layer):
             # What lies outside has the gradient of the bound that it is cut off at.
             inputs = ops.minimum(ops.maximum(inputs, low), high)
             low, high = ops.stop_gradient(low), ops.stop_gradient(high)
+        if self.frozen and not training and not self.is_wide and not is_plain():
+            return self._as_stored(inputs, low, high)
         return keras.quantizers.fake_quant_with_min_max_vars(
             inputs, low, high, num_bits=self.num_bits, narrow_range=self.is_wide
         )
+
+    def _as_stored(self, inputs: Any, low: Any, high: Any) -> Any:
+        """Rounds to the very floats that a runtime makes of integers, `s * (q - z)`.
+
+        TensorFlow's operation puts out `s * q + min`, which may differ in the last bit;
+        a layer in float that jumps (floor, a comparison) would then jump elsewhere.
+        """
+        step = ops.cast((high - low) / self._steps, "float32")
+        smallest, largest = ops.round(low / step), ops.round(high / step)
+        return ops.clip(ops.round(inputs / step), smallest, largest) * step
 
     @property
     def is_wide(self) -> bool:

@@ -25,6 +25,7 @@ from tfcompress.quantization.as_convolution import (
     identity_nodes,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.float_border import FloatBorder
 from tfcompress.quantization.integer_average import IntegerAverage
 from tfcompress.quantization.integer_linear import IntegerLinear
 from tfcompress.quantization.integer_sums import (
@@ -272,9 +273,10 @@ def _with_integer_sums(graph: Graph) -> Graph:
         else:
             nodes.append(node)
             scales = _sum_scales(node, rounding, producers)
-            if scales is not None:
+            # What is computed in float is rounded as an input of the model is.
+            if scales is not None or isinstance(node.operation, FloatBorder):
                 name = f"{node.name}_sum"
-                _add_sum(nodes, summed, node.output, name, rounding, scales)
+                _add_sum(nodes, summed, node.output_tensors[0], name, rounding, scales)
     # Each reads what it is made of, everyone else reads the sum.
     sums = {node for node in nodes if isinstance(node.operation, IntegerSum)}
     read = [node if node in sums else node.reading(summed) for node in nodes]

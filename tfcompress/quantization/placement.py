@@ -24,6 +24,7 @@ from tfcompress.quantization.activations import (
     fixed_range,
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.float_border import with_float_borders
 from tfcompress.quantization.primitives import Bounded
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import QuantizationScheme
@@ -43,6 +44,8 @@ def flow_of(operation: Any) -> Flow:
     rule = rule_of(operation)
     if rule is None:
         return "float"
+    if rule.flow == "activate" and activation_name(operation) == "linear":
+        return "select"
     # Other interpolations compute averages of neighbours.
     mixes = getattr(operation, "interpolation", "nearest") != "nearest"
     return "average" if rule.flow == "select" and mixes else rule.flow
@@ -251,4 +254,10 @@ def insert_fake_quantize(
                 local[tensor] = extra.output
         nodes.append(node.reading(local))
         nodes.extend(after[t] for t in node.output_tensors if t in after)
-    return dataclasses.replace(graph.substitute(swapped, []), nodes=nodes)
+    rounded = dataclasses.replace(graph.substitute(swapped, []), nodes=nodes)
+    roundings = {id(layer) for layer in made.values()}
+    return with_float_borders(
+        rounded,
+        lambda node: id(node.operation) not in roundings
+        and placement.flow(node) == "float",
+    )

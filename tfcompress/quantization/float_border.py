@@ -1,0 +1,87 @@
+"""What is computed in float inside of a model in integers stays in float in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.core.registry import PACKAGE
+from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.quantization.integer_sums import is_plain
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FloatBorder(keras.layers.Layer):
+    """Lets numbers through, and no integers.
+
+    When to use: `quantize_aware` puts it between rounded tensors and layers that have no
+    integer form. To the converter such a layer is a handful of operations, and it
+    turns those that it can into integers, with scales that nobody has chosen: a
+    comparison with a constant, a maximum, a product. What it sees here is a cast to
+    64 bits and back, for which it has no integers, and which changes nothing.
+
+    Example:
+
+    >>> FloatBorder()(ops.array([[1.5, -2.0]])).numpy().tolist()
+    [[1.5, -2.0]]
+    """
+
+    def call(self, inputs: Any) -> Any:
+        if not is_plain():
+            return inputs
+        return ops.cast(ops.cast(inputs, "float64"), inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+def with_float_borders(graph: Graph, in_float: Callable[[Node], bool]) -> Graph:
+    """Returns `graph` with borders between what is computed in float and the rest.
+
+    Args:
+        graph: a graph with all its roundings.
+        in_float: whether a node computes in float.
+    """
+    producers, consumers = graph.producers(), graph.consumers()
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if not in_float(node):
+            nodes.append(node)
+            continue
+        inside: dict[Tensor, Tensor] = {}
+        for tensor in dict.fromkeys(node.inputs):
+            before = producers.get(tensor)
+            if before is not None and not in_float(before) and _is_float(tensor):
+                inside[tensor] = Tensor(tensor.shape, tensor.dtype, tensor.name)
+                name = f"{node.name}_border"
+                nodes.append(_border(name, tensor, inside[tensor]))
+        outside = {
+            tensor: Tensor(tensor.shape, tensor.dtype, tensor.name)
+            for tensor in node.output_tensors
+            if _is_float(tensor)
+            and not all(in_float(reader) for reader in consumers.get(tensor, []))
+        }
+        outputs = keras.tree.map_structure(
+            lambda t: outside.get(t, t) if isinstance(t, Tensor) else t, node.outputs
+        )
+        nodes.append(dataclasses.replace(node.reading(inside), outputs=outputs))
+        for tensor, computed in outside.items():
+            nodes.append(_border(f"{node.name}_float", computed, tensor))
+    return dataclasses.replace(graph, nodes=nodes)
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.dtype.startswith("float")
+
+
+def _border(name: str, before: Tensor, after: Tensor) -> Node:
+    return Node(FloatBorder(name=name, dtype="float32"), (before,), {}, after)
+
+
+register_layer_rule(LayerRule(FloatBorder, "float", channels="same"))
+multiplies_nothing(FloatBorder)
