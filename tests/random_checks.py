@@ -1,4 +1,4 @@
-"""What is asked of tfcompress on a random model: the right numbers, or one named refusal.
+"""What is asked of tfcompress on a random model: right numbers, or a named refusal.
 
 Each check returns `(outcome, detail)`. Outcomes that are right are `"equal"` and
 `"refused"`; everything else is a fault: `"silent"` (wrong numbers and no word),
@@ -27,7 +27,16 @@ SAMPLES = 32
 # How far integers may be off the float model, as a share of its outputs' spread. Wide:
 # random models amplify; what is wrong is off by more.
 _FAR = 0.5
-_JUMPS = ("Sign", "Floor", "Round", "Ceil", "Where", "Greater", "Argmax", "Discretization")
+_JUMPS = (
+    "Sign",
+    "Floor",
+    "Round",
+    "Ceil",
+    "Where",
+    "Greater",
+    "Argmax",
+    "Discretization",
+)
 
 Outcome = tuple[str, str]
 
@@ -107,7 +116,9 @@ def _check_file(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     names = [info.name for info in artifact.outputs]
-    values = [outputs[name] for name in names] if isinstance(outputs, dict) else [outputs]
+    values = (
+        [outputs[name] for name in names] if isinstance(outputs, dict) else [outputs]
+    )
     worst = 0.0
     for info, right, got in zip(artifact.outputs, expected, values):
         step = info.step or 1e-4 * max(1.0, float(np.abs(right).max()))

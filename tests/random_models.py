@@ -94,6 +94,10 @@ class Draw:
         self.names += 1
         return f"{kind.lower()}_{self.names}"
 
+    def layer(self, kind: str, *arguments: Any, **options: Any) -> Any:
+        """Returns a layer of Keras with a name of its own."""
+        return getattr(layers, kind)(*arguments, name=self.name(kind), **options)
+
     def window(self, x: Any, axes: int) -> tuple[int, ...]:
         """Returns window sizes that fit into the spatial axes of `x`."""
         return tuple(
@@ -203,7 +207,9 @@ def _fill() -> None:
     _layer(
         "Permute",
         (3, 4),
-        dims=lambda d, x: tuple(int(i) + 1 for i in d.rng.permutation(len(x.shape) - 1)),
+        dims=lambda d, x: tuple(
+            int(i) + 1 for i in d.rng.permutation(len(x.shape) - 1)
+        ),
     )
     _layer("RepeatVector", (2,), n=lambda d, x: d.size(4))
     _layer("Masking", SEQUENCE, mask_value=0.0)
@@ -224,9 +230,10 @@ def _fill() -> None:
             kernel_size=1,
             return_sequences=lambda d, x: d.chance(),
         )
-    LAYERS["ConvLSTM3D"] = VIDEO, lambda d, x: layers.ConvLSTM3D(
-        2, 1, name=d.name("convlstm3d")
-    )(ops.expand_dims(x, 1))
+    LAYERS["ConvLSTM3D"] = (
+        VIDEO,
+        lambda d, x: d.layer("ConvLSTM3D", 2, 1)(ops.expand_dims(x, 1)),
+    )
     for name in ("Resizing", "CenterCrop", "RandomCrop"):
         _layer(name, IMAGE, height=lambda d, x: d.size(), width=lambda d, x: d.size())
     for name, options in (
@@ -278,15 +285,13 @@ for _name in ("Add", "Average", "Maximum", "Minimum", "Multiply", "Subtract"):
 @_drawn("Concatenate", ranks=ANY)
 def _concatenate(draw: Draw, x: Any) -> Any:
     axis = draw.pick((-1, 1))
-    return layers.Concatenate(axis, name=draw.name("concat"))([x, draw.another(x)])
+    return draw.layer("Concatenate", axis)([x, draw.another(x)])
 
 
 @_drawn("Dot", ranks=(2, 3))
 def _dot(draw: Draw, x: Any) -> Any:
     axes = draw.pick((1, 1, -1))
-    return layers.Dot(axes, draw.chance(0.3), name=draw.name("dot"))(
-        [x, draw.another(x)]
-    )
+    return draw.layer("Dot", axes, draw.chance(0.3))([x, draw.another(x)])
 
 
 @_drawn("MultiHeadAttention", "GroupQueryAttention", ranks=SEQUENCE)
@@ -296,9 +301,9 @@ def _attention(draw: Draw, x: Any) -> Any:
         seen = np.tril(np.ones((x.shape[1], x.shape[1]), bool))[None]
         options["attention_mask"] = ops.convert_to_tensor(seen)
     if draw.chance():
-        layer: Any = layers.MultiHeadAttention(2, draw.size(6), name=draw.name("mha"))
+        layer: Any = draw.layer("MultiHeadAttention", 2, draw.size(6))
     else:
-        layer = layers.GroupQueryAttention(draw.size(6), 4, 2, name=draw.name("gqa"))
+        layer = draw.layer("GroupQueryAttention", draw.size(6), 4, 2)
     other = draw.another(x)
     outputs = layer(x, other, **options)
     # The same layer again, on other tensors.
@@ -316,7 +321,7 @@ def _einsum(draw: Draw, x: Any) -> Any:
     equation, shape = draw.pick(
         (("abc,cd->abd", (None, draw.size())), ("abc,cde->abde", (None, 2, 3)))
     )
-    return layers.EinsumDense(equation, shape, bias_axes=equation[-1], name=draw.name("einsum"))(x)
+    return draw.layer("EinsumDense", equation, shape, bias_axes=equation[-1])(x)
 
 
 @_drawn("Bidirectional", ranks=SEQUENCE)
@@ -324,7 +329,7 @@ def _bidirectional(draw: Draw, x: Any) -> Any:
     kind = draw.pick((layers.LSTM, layers.GRU, layers.SimpleRNN))
     inner = kind(draw.size(6), return_sequences=draw.chance())
     mode = draw.pick(("concat", "sum", "ave", "mul"))
-    return layers.Bidirectional(inner, mode, name=draw.name("bidirectional"))(x)
+    return draw.layer("Bidirectional", inner, mode)(x)
 
 
 @_drawn("RNN", ranks=SEQUENCE)
@@ -332,7 +337,7 @@ def _rnn(draw: Draw, x: Any) -> Any:
     kinds = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
     cells = [draw.pick(kinds)(draw.size(6)) for _ in range(draw.pick((1, 1, 2)))]
     cell = cells[0] if len(cells) == 1 else layers.StackedRNNCells(cells)
-    return layers.RNN(cell, return_sequences=draw.chance(), name=draw.name("rnn"))(x)
+    return draw.layer("RNN", cell, return_sequences=draw.chance())(x)
 
 
 @_drawn("TimeDistributed", ranks=(3, 4, 5))
@@ -340,7 +345,7 @@ def _time_distributed(draw: Draw, x: Any) -> Any:
     inner: Any = layers.Dense(draw.size(), activation="relu")
     if len(x.shape) == 5:
         inner = layers.Conv2D(draw.size(), draw.window(x[:, 0], 2), name="frame")
-    return layers.TimeDistributed(inner, name=draw.name("timedistributed"))(x)
+    return draw.layer("TimeDistributed", inner)(x)
 
 
 @_drawn("SpectralNormalization", ranks=(2, 3, 4))
@@ -348,7 +353,7 @@ def _spectral(draw: Draw, x: Any) -> Any:
     inner: Any = layers.Dense(draw.size())
     if len(x.shape) == 4:
         inner = layers.Conv2D(draw.size(), draw.window(x, 2))
-    return layers.SpectralNormalization(inner, name=draw.name("spectral"))(x)
+    return draw.layer("SpectralNormalization", inner)(x)
 
 
 @_drawn("Embedding", "Hashing", "IntegerLookup", "CategoryEncoding", ranks=())
@@ -356,18 +361,18 @@ def _tokens(draw: Draw, x: Any) -> Any:
     """Reads whole numbers."""
     kind = draw.pick(("Embedding", "Embedding", "Hashing", "IntegerLookup", "Category"))
     if kind == "Hashing":
-        x = layers.Hashing(20, name=draw.name("hashing"))(x)
+        x = draw.layer("Hashing", 20)(x)
     elif kind == "IntegerLookup":
-        x = layers.IntegerLookup(vocabulary=list(range(15)), name=draw.name("lookup"))(x)
+        x = draw.layer("IntegerLookup", vocabulary=list(range(15)))(x)
     elif kind == "Category":
-        return layers.CategoryEncoding(20, output_mode="multi_hot", name=draw.name("category"))(x)
+        return draw.layer("CategoryEncoding", 20, output_mode="multi_hot")(x)
     masks = draw.chance(0.4)
-    return layers.Embedding(20, draw.size(), mask_zero=masks, name=draw.name("embedding"))(x)
+    return draw.layer("Embedding", 20, draw.size(), mask_zero=masks)(x)
 
 
 @_drawn("ReversibleEmbedding", ranks=())
 def _reversible(draw: Draw, x: Any) -> Any:
-    layer = layers.ReversibleEmbedding(20, draw.size(), name=draw.name("reversible"))
+    layer = draw.layer("ReversibleEmbedding", 20, draw.size())
     outputs = layer(x)
     return layer(outputs, reverse=True) if draw.chance() else outputs
 
@@ -375,8 +380,8 @@ def _reversible(draw: Draw, x: Any) -> Any:
 @_drawn("HashedCrossing", ranks=())
 def _crossing(draw: Draw, x: Any) -> Any:
     parts = [x[:, :1], x[:, -1:]]
-    bins = layers.HashedCrossing(8, output_mode="int", name=draw.name("crossing"))(parts)
-    return layers.Flatten()(layers.Embedding(8, draw.size(), name=draw.name("embedding"))(bins))
+    bins = draw.layer("HashedCrossing", 8, output_mode="int")(parts)
+    return layers.Flatten()(draw.layer("Embedding", 8, draw.size())(bins))
 
 
 @_drawn("StringLookup", "TextVectorization", ranks=())
@@ -384,24 +389,32 @@ def _text(draw: Draw, x: Any) -> Any:
     """Reads words."""
     if draw.chance():
         mode = draw.pick(("int", "one_hot"))
-        found = layers.StringLookup(vocabulary=WORDS, output_mode=mode, name=draw.name("words"))(x)
+        found = draw.layer("StringLookup", vocabulary=WORDS, output_mode=mode)(x)
         return found if mode == "one_hot" else layers.Embedding(8, draw.size())(found)
-    layer = layers.TextVectorization(vocabulary=WORDS, output_sequence_length=3, name=draw.name("text"))
-    return layers.Embedding(8, draw.size(), name=draw.name("embedding"))(layer(x))
+    layer = draw.layer("TextVectorization", vocabulary=WORDS, output_sequence_length=3)
+    return draw.layer("Embedding", 8, draw.size())(layer(x))
 
 
 @_drawn("Discretization", ranks=(2,))
 def _discretization(draw: Draw, x: Any) -> Any:
-    bins = layers.Discretization(bin_boundaries=[-0.5, 0.0, 0.5], name=draw.name("bins"))(x)
-    return layers.Embedding(4, draw.size(), name=draw.name("embedding"))(bins)
+    bins = draw.layer("Discretization", bin_boundaries=[-0.5, 0.0, 0.5])(x)
+    return draw.layer("Embedding", 4, draw.size())(bins)
 
 
 @_drawn("MelSpectrogram", "STFTSpectrogram", ranks=(2,))
 def _spectrogram(draw: Draw, x: Any) -> Any:
     wide = ops.tile(x, (1, 64 // x.shape[-1] + 1))[:, :64]
     if draw.chance():
-        return layers.MelSpectrogram(fft_length=16, sequence_stride=8, num_mel_bins=8, max_freq=4000, name=draw.name("mel"))(wide)
-    return layers.STFTSpectrogram(frame_length=16, frame_step=8, fft_length=16, name=draw.name("stft"))(wide[..., None])
+        return draw.layer(
+            "MelSpectrogram",
+            fft_length=16,
+            sequence_stride=8,
+            num_mel_bins=8,
+            max_freq=4000,
+        )(wide)
+    return draw.layer("STFTSpectrogram", frame_length=16, frame_step=8, fft_length=16)(
+        wide[..., None]
+    )
 
 
 _fill()
@@ -454,7 +467,9 @@ for _name in ("mean", "sum", "max", "min", "var", "std", "logsumexp"):
     def _reduce(draw: Draw, x: Any, name: str = _name) -> Any:
         axis = int(draw.rng.integers(1, len(x.shape)))
         axis = draw.pick((axis, axis - len(x.shape)))
-        return getattr(ops, name)(x, axis=axis, keepdims=draw.chance() or len(x.shape) == 2)
+        return getattr(ops, name)(
+            x, axis=axis, keepdims=draw.chance() or len(x.shape) == 2
+        )
 
     OPERATIONS.append((_name, ANY, _reduce))
 
@@ -483,7 +498,7 @@ def _split(draw: Draw, x: Any) -> Any:
     if x.shape[-1] % 2:
         raise ValueError("an odd size")
     left, right = ops.split(x, 2, axis=-1)
-    return layers.Multiply(name=draw.name("gate"))([left, ops.sigmoid(right)])
+    return draw.layer("Multiply")([left, ops.sigmoid(right)])
 
 
 @_operation("stack", (2, 3))
@@ -524,7 +539,9 @@ def _with_column(draw: Draw, x: Any) -> Any:
 
 @_operation("reshape")
 def _reshape(draw: Draw, x: Any) -> Any:
-    return ops.reshape(x, draw.pick(((-1, int(np.prod(x.shape[1:]))), (-1, *x.shape[:0:-1]))))
+    return ops.reshape(
+        x, draw.pick(((-1, int(np.prod(x.shape[1:]))), (-1, *x.shape[:0:-1])))
+    )
 
 
 @_operation("take", (3,))
@@ -548,25 +565,38 @@ def _by_hand(draw: Draw, x: Any) -> Any:
 
 @_operation("a shared layer")
 def _shared(draw: Draw, x: Any) -> Any:
-    layer = layers.Dense(draw.size(), activation=draw.pick(("relu", None)), name=draw.name("shared"))
+    layer = draw.layer("Dense", draw.size(), activation=draw.pick(("relu", None)))
     left, right = layer(x), layer(draw.another(x) * draw.pick((1.0, 0.1, 10.0)))
-    return layers.Concatenate(name=draw.name("both"))([left, right])
+    return draw.layer("Concatenate")([left, right])
 
 
 @_operation("a nested Sequential")
 def _nested(draw: Draw, x: Any) -> Any:
     width = draw.size()
-    steps = [layers.Dense(width, name="first"), layers.BatchNormalization(name="norm"), layers.ReLU(name="relu")]
+    steps = [
+        layers.Dense(width, name="first"),
+        layers.BatchNormalization(name="norm"),
+        layers.ReLU(name="relu"),
+    ]
     if draw.chance():
         steps.append(Residual(width, name="residual"))
-    return keras.Sequential([keras.Input(x.shape[1:]), *steps], name=draw.name("nested"))(x)
+    return keras.Sequential(
+        [keras.Input(x.shape[1:]), *steps], name=draw.name("nested")
+    )(x)
 
 
 @_operation("a nested Functional model")
 def _functional(draw: Draw, x: Any) -> Any:
-    first, second = keras.Input(x.shape[1:], name="first"), keras.Input(x.shape[1:], name="second")
-    total = layers.Add(name="add")([layers.Dense(x.shape[-1], name="dense")(first), second])
-    inner = keras.Model([first, second], layers.ReLU(name="relu")(total), name=draw.name("inner"))
+    first, second = (
+        keras.Input(x.shape[1:], name="first"),
+        keras.Input(x.shape[1:], name="second"),
+    )
+    total = layers.Add(name="add")(
+        [layers.Dense(x.shape[-1], name="dense")(first), second]
+    )
+    inner = keras.Model(
+        [first, second], layers.ReLU(name="relu")(total), name=draw.name("inner")
+    )
     outputs = inner([x, draw.another(x)])
     return inner([outputs, x]) if draw.chance() else outputs
 
@@ -580,8 +610,14 @@ def _composite(draw: Draw, x: Any) -> Any:
 def _block(draw: Draw, x: Any) -> Any:
     kind = draw.pick((layers.Conv2D, layers.DepthwiseConv2D))
     options = {"filters": draw.size()} if kind is layers.Conv2D else {}
-    x = kind(kernel_size=draw.window(x, 2), padding=draw.padding(), use_bias=draw.chance(0.3), name=draw.name("conv"), **options)(x)
-    return layers.ReLU(name=draw.name("relu"))(layers.BatchNormalization(name=draw.name("norm"))(x))
+    x = kind(
+        kernel_size=draw.window(x, 2),
+        padding=draw.padding(),
+        use_bias=draw.chance(0.3),
+        name=draw.name("conv"),
+        **options,
+    )(x)
+    return draw.layer("ReLU")(draw.layer("BatchNormalization")(x))
 
 
 @_operation("dilated convolution", (3, 4))
@@ -589,10 +625,12 @@ def _dilated(draw: Draw, x: Any) -> Any:
     kind = layers.Conv1D if len(x.shape) == 3 else layers.Conv2D
     padding = draw.pick(("same", "causal") if kind is layers.Conv1D else ("same",))
     gate, value = (
-        kind(4, 2, dilation_rate=2, padding=padding, activation=act, name=draw.name(act))(x)
+        kind(
+            4, 2, dilation_rate=2, padding=padding, activation=act, name=draw.name(act)
+        )(x)
         for act in ("sigmoid", "tanh")
     )
-    return layers.Multiply(name=draw.name("gated"))([gate, value])
+    return draw.layer("Multiply")([gate, value])
 
 
 def _input(draw: Draw) -> Any:
@@ -600,11 +638,15 @@ def _input(draw: Draw) -> Any:
     name = f"input_{draw.names}"
     draw.names += 1
     if rank == "tokens":
-        return keras.Input((draw.size(8),), dtype=draw.pick(("int32", "int32", "int64")), name=name)
+        return keras.Input(
+            (draw.size(8),), dtype=draw.pick(("int32", "int32", "int64")), name=name
+        )
     if rank == "text":
         return keras.Input((1,), dtype="string", name=name)
     if rank == 4 and draw.chance(0.15):
-        return keras.Input((draw.size(), draw.size(), draw.pick((1, 3))), dtype="uint8", name=name)
+        return keras.Input(
+            (draw.size(), draw.size(), draw.pick((1, 3))), dtype="uint8", name=name
+        )
     sizes = [draw.size(16 if rank < 5 else 5) for _ in range(rank - 1)]
     return keras.Input(sizes, name=name)
 
@@ -662,9 +704,11 @@ def _as_float(draw: Draw, tensor: Any) -> Any:
     if tensor.dtype == "string":
         return _text(draw, tensor)
     if tensor.dtype in ("int32", "int64"):
-        return draw.pick((_tokens, _tokens, _tokens, _reversible, _crossing))(draw, tensor)
+        return draw.pick((_tokens, _tokens, _tokens, _reversible, _crossing))(
+            draw, tensor
+        )
     if tensor.dtype == "uint8":
-        return layers.Rescaling(1 / 127.5, offset=-1.0, name=draw.name("rescaling"))(tensor)
+        return draw.layer("Rescaling", 1 / 127.5, offset=-1.0)(tensor)
     return tensor
 
 
@@ -693,12 +737,12 @@ def _step(draw: Draw) -> Any:
             continue
         if 0 < np.prod(y.shape[1:]) <= _LARGEST:
             return y
-    return layers.Dense(4, name=draw.name("dense"))(draw.pool[-1])
+    return draw.layer("Dense", 4)(draw.pool[-1])
 
 
 def _ended(draw: Draw, x: Any) -> Any:
     if draw.chance(0.6):
-        return layers.Dense(draw.size(), name=draw.name("head"))(layers.Flatten(name=draw.name("flat"))(x))
+        return draw.layer("Dense", draw.size())(draw.layer("Flatten")(x))
     return x
 
 
@@ -713,7 +757,7 @@ def with_random_weights(model: keras.Model, rng: np.random.Generator) -> keras.M
             variable.assign(rng.uniform(0.5, 2.0, shape))
         elif path in ("gamma", "scale"):
             variable.assign(rng.uniform(0.5, 1.5, shape))
-        elif "vector_u" in path or "mean" == path:
+        elif "vector_u" in path or path == "mean":
             continue
         elif len(shape) < 2 or "bias" in path or path == "alpha":
             variable.assign(rng.normal(0, 0.2, shape))

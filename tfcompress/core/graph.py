@@ -68,6 +68,11 @@ class Node:
         )
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
+    def making(self, mapping: dict[Tensor, Tensor]) -> Node:
+        """Returns this node putting out `mapping`'s values instead of its keys."""
+        outputs = _map_tensors(lambda t: mapping.get(t, t), self.outputs)
+        return dataclasses.replace(self, outputs=outputs)
+
     @property
     def output(self) -> Tensor:
         """The only output of a node that has one."""

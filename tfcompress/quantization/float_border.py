@@ -1,4 +1,4 @@
-"""What is computed in float inside of a model in integers stays in float in the file."""
+"""What a quantized model computes in float stays in float in the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfcompress.quantization.integer_sums import is_plain
 class FloatBorder(keras.layers.Layer):
     """Lets numbers through, and no integers.
 
-    When to use: `quantize_aware` puts it between rounded tensors and layers that have no
+    When to use: `quantize_aware` puts it between rounded tensors and layers without an
     integer form. To the converter such a layer is a handful of operations, and it
     turns those that it can into integers, with scales that nobody has chosen: a
     comparison with a constant, a maximum, a product. What it sees here is a cast to
@@ -66,10 +66,7 @@ def with_float_borders(graph: Graph, in_float: Callable[[Node], bool]) -> Graph:
             if _is_float(tensor)
             and not all(in_float(reader) for reader in consumers.get(tensor, []))
         }
-        outputs = keras.tree.map_structure(
-            lambda t: outside.get(t, t) if isinstance(t, Tensor) else t, node.outputs
-        )
-        nodes.append(dataclasses.replace(node.reading(inside), outputs=outputs))
+        nodes.append(node.reading(inside).making(outside))
         for tensor, computed in outside.items():
             nodes.append(_border(f"{node.name}_float", computed, tensor))
     return dataclasses.replace(graph, nodes=nodes)

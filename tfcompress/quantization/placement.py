@@ -258,6 +258,7 @@ def insert_fake_quantize(
     roundings = {id(layer) for layer in made.values()}
     return with_float_borders(
         rounded,
-        lambda node: id(node.operation) not in roundings
-        and placement.flow(node) == "float",
+        lambda node: (
+            id(node.operation) not in roundings and placement.flow(node) == "float"
+        ),
     )
