@@ -79,6 +79,36 @@ def test_transposed_convolutions_longer_than_strides_and_kernel_make_them(tmp_pa
     tfcompress.verify(artifact, model, x).raise_if_failed()
 
 
+def test_gelu_is_written_in_operators_of_onnx(tmp_path):
+    """TensorFlow computes it by Erfc, which ONNX does not have."""
+    pytest.importorskip("onnxruntime")
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).normal(0, 3, (9, 8)).astype("float32")
+    layers = [keras.Input((8,)), L.Dense(16, "gelu"), L.Activation("gelu"), L.Dense(3)]
+    model = keras.Sequential(layers)
+    artifact = export(model, tmp_path / "model.onnx", format="onnx")
+    tfcompress.verify(artifact, model, x).raise_if_failed()
+    final = tfcompress.finalize(tfcompress.calibrate(model, x))
+    artifact = export(final, tmp_path / "integers.onnx", format="onnx")
+    tfcompress.verify(artifact, final, x).raise_if_failed()
+
+
+def test_an_operator_that_onnx_does_not_have_is_named_with_its_layer(tmp_path):
+    pytest.importorskip("onnxruntime")
+
+    class Digamma(L.Layer):
+        def call(self, x):
+            import tensorflow as tf
+
+            return tf.math.digamma(x)
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.Dense(2)(Digamma(name="strange")(inputs)))
+    with pytest.raises(ExportError, match=r"Digamma of layer 'strange'"):
+        export(model, tmp_path / "model.onnx", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_static_batch_and_16_bit_weights(plain, folder):
     pytest.importorskip("openvino")
     x = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")

@@ -257,9 +257,10 @@ def _values(tensor: Tensor) -> np.ndarray | None:
 def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
     """Returns the file with its inputs and outputs in the given order of names.
 
-    The converter sorts them by name, so that a list of arrays would mean something
-    else to the file than it means to the model. Only entries of the same vector
-    trade places: the file's layout does not change.
+    The converter sorts the signature by name, so that a list of arrays would mean
+    something else to the file than it means to the model; the graph beneath has an
+    order of its own, which runtimes without signatures go by. Only entries of the same
+    vector trade places: the file's layout does not change.
     """
     data = bytearray(content)
     model = read_schema().Model.GetRootAs(content, 0)
@@ -270,7 +271,7 @@ def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> by
         (outputs, signature.Outputs, signature.OutputsLength(), 6, 8),
     ):
         found = {entry(i).Name().decode(): i for i in range(length)}
-        if sorted(found) != sorted(names) or list(found) == names:
+        if sorted(found) != sorted(names):
             continue
         start = signature._tab.Vector(signature._tab.Offset(slot))
         for position, name in enumerate(names):

@@ -1,14 +1,17 @@
 """The "onnx" format: one file for ONNX Runtime and everything else that reads ONNX."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.checks import (
@@ -19,11 +22,12 @@ from tfcompress.exporters.checks import (
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
-from tfcompress.exporters.onnx_graph import census, describe, tidy
+from tfcompress.exporters.onnx_graph import census, describe, tidy, unknown_operators
 from tfcompress.exporters.probing import probe, require
 from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runners import Runner
 from tfcompress.exporters.saved_model import write_saved_model
+from tfcompress.exporters.saved_model_graph import open_functions
 from tfcompress.exporters.tracing import TracedModel, trace
 
 _SCRIPT = str(Path(__file__).with_name("_onnx_worker.py"))
@@ -82,7 +86,9 @@ class ONNXExporter(Exporter):
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, convertible=True)
         with published(self, model, filepath) as stage:
-            stage.write_bytes(self._convert(traced))
+            content = self._convert(traced)
+            _check_operators(content, model)
+            stage.write_bytes(content)
             probe(stage, "ONNX Runtime", ExportError, script=_SCRIPT)
         return self.inspect(filepath)
 
@@ -121,6 +127,7 @@ class ONNXExporter(Exporter):
         with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
             output = Path(folder) / "model.onnx"
             write_saved_model(traced, Path(folder) / "saved_model")
+            open_functions(Path(folder) / "saved_model")
             try:
                 WORKER.run(
                     {
@@ -142,6 +149,33 @@ class ONNXExporter(Exporter):
                 [tensor.name for tensor in traced.inputs],
                 [tensor.name for tensor in traced.outputs],
             )
+
+
+def _check_operators(content: bytes, model: keras.Model) -> None:
+    """Raises `ExportError` if tf2onnx left operators of TensorFlow in the file."""
+    strangers = unknown_operators(content)
+    if not strangers:
+        return
+    names = {layer.name for _, layer in walk(model)}
+    raise ExportError(
+        f"ONNX has no such operators: {', '.join(sorted(set(strangers.values())))}.",
+        received="; ".join(
+            f"{operator} of {_layer_of(path, names)}"
+            for path, operator in strangers.items()
+        ),
+        expected="operators that tf2onnx can write in ONNX",
+        fix='replace the layer, or use format="saved_model" or "tflite"',
+    )
+
+
+def _layer_of(path: str, names: set[str]) -> str:
+    """Returns the innermost layer in the path of a node of TensorFlow's graph."""
+    for part in reversed(path.split("/")):
+        # Keras numbers the names of layers that are called more than once.
+        for name in (part, re.sub(r"_\d+$", "", part)):
+            if name in names:
+                return f"layer {name!r}"
+    return f"operation {path!r}"
 
 
 class ONNXRunner(Runner):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,22 @@ def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
         del fields[:]
         fields.extend(ordered)
     _pad_kernels(model.graph)
+    _write_out_erfc(model.graph)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
         _store_kernels_as_integers(model.graph)
     return model.SerializeToString()
+
+
+def unknown_operators(content: bytes) -> dict[str, str]:
+    """Returns the operators that are none of ONNX, by the names of their nodes."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    return {
+        node.name: node.op_type
+        for node in _all_nodes(model.graph)
+        if not onnx.defs.has(node.op_type, node.domain)
+    }
 
 
 def describe(model: Any) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
@@ -106,6 +120,41 @@ def _dtype(code: int) -> str:
 
     name = TensorProto.DataType.Name(code).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
+
+
+def _all_nodes(graph: Any) -> Iterator[Any]:
+    """Yields the nodes of a graph and of the loops and branches in it."""
+    for node in graph.node:
+        yield node
+        for inner in _graphs_in(node):
+            yield from _all_nodes(inner)
+
+
+def _graphs_in(node: Any) -> Iterator[Any]:
+    """Yields the bodies of a loop or the branches of a condition."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _write_out_erfc(graph: Any) -> None:
+    """Replaces Erfc, which ONNX does not have, by 1 - Erf; `gelu` is made of it."""
+    from onnx import helper, numpy_helper
+
+    nodes = []
+    for position, node in enumerate(graph.node):
+        for inner in _graphs_in(node):
+            _write_out_erfc(inner)
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        one, erf = f"{node.output[0]}_one_{position}", f"{node.output[0]}_erf"
+        graph.initializer.append(numpy_helper.from_array(np.array(1, "float32"), one))
+        nodes.append(helper.make_node("Erf", node.input, [erf], f"{node.name}/Erf"))
+        nodes.append(helper.make_node("Sub", [one, erf], node.output, node.name))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _pad_kernels(graph: Any) -> None:

@@ -23,6 +23,7 @@ _REACHING_OUT = frozenset(
         *("ReadFile", "SaveDataset", "SaveDatasetV2", "WriteFile"),
     }
 )
+_COMPILED = "_XlaMustCompile"
 # TensorFlow puts these into a function of their own, which nothing else calls.
 _SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
 
@@ -74,6 +75,29 @@ def reaching_out(directory: Path) -> list[str]:
     for name in saving & (callable_ | {""}):
         found |= {n.op for n in functions.get(name, model.graph_def.node)} & _SAVING
     return sorted(found)
+
+
+def open_functions(directory: Path) -> None:
+    """Lets converters see into functions that TensorFlow would compile by XLA.
+
+    Keras computes grouped convolutions in one, and converters take it for an operator.
+
+    Args:
+        directory: a SavedModel; its file is written anew.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = directory / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for part in saved.meta_graphs:
+        functions = part.graph_def.library.function
+        for bearer in [
+            *functions,
+            *part.graph_def.node,
+            *(node for function in functions for node in function.node_def),
+        ]:
+            bearer.attr.pop(_COMPILED, None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
 def _read(directory: Path) -> Any:
