@@ -36,6 +36,17 @@ LAYERS = {
         2, 8, value_dim=4, output_shape=5, use_bias=False
     )(L.Conv1D(6, 3)(x), x),
     "GroupQueryAttention": lambda x: L.GroupQueryAttention(8, 4, 2)(x, x),
+    "Attention": lambda x: L.Attention(use_scale=True)([x, L.Dense(16)(x)]),
+    "AdditiveAttention": lambda x: L.AdditiveAttention()([L.Conv1D(16, 3)(x), x]),
+    "additive_sum": lambda x: L.AdditiveAttention(use_scale=False)([x, x]),
+    "heads_and_gates": lambda x: L.MultiHeadAttention(2, 8, use_gate=True)(x, x),
+    "several_axes": lambda x: L.MultiHeadAttention(2, 8)(
+        *[L.Reshape((3, 4, 16))(x)] * 2
+    ),
+    "operation": lambda x: ops.dot_product_attention(
+        *[L.Reshape((12, 2, 8))(x)] * 3, is_causal=True
+    ),
+    "Dot": lambda x: L.Dot((1, 1), normalize=True)([L.Dense(4)(x), L.Dense(8)(x)]),
     "EinsumDense": lambda x: L.EinsumDense(
         "abc,cde->abde", (None, 2, 5), bias_axes="de"
     )(x),
@@ -120,13 +131,25 @@ def test_embedding_tables_are_stored_in_bytes(tmp_path):
 
 
 def test_what_cannot_be_said_in_integers_is_named_with_a_way_out():
-    x = keras.Input((6, 8), name="x")
-    heads = keras.Input((2, 6, 6), dtype="bool", name="heads")
-    attention = L.MultiHeadAttention(2, 4, name="attention")
-    y = attention(x, x, attention_mask=heads)
-    model = keras.Model([x, heads], ops.mean(y, 1))
+    x = keras.Input((3, 6, 8), name="x")
+    attention = L.MultiHeadAttention(2, 4, attention_axes=(2,), name="attention")
+    model = keras.Model(x, ops.mean(attention(x, x), 1))
     with pytest.warns(
         tfcompress.CompressionWarning,
-        match="attention .*its mask differs between heads; pass an attention_mask",
+        match="attention .*some of several axes.*reshape to .batch, positions",
     ):
         tfcompress.quantize_aware(model)
+
+
+class Doubled(L.MultiHeadAttention):
+    """Attention that computes its weights in its own way."""
+
+    def _masked_softmax(self, attention_scores, attention_mask=None):
+        return 2.0 * super()._masked_softmax(attention_scores, attention_mask)
+
+
+def test_attention_of_ones_own_is_not_taken_for_the_plain_one():
+    x = keras.Input((6, 8), name="x")
+    layer = Doubled(2, 4, dropout=0.1, name="own")
+    with pytest.warns(tfcompress.CompressionWarning, match="own .Doubled"):
+        tfcompress.quantize_aware(keras.Model(x, layer(x, x)))

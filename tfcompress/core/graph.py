@@ -203,6 +203,16 @@ def trace_operations(model: keras.Model) -> Graph:
     return _trace(model, {})
 
 
+def trace_function(
+    tensors: list[Tensor], function: Callable[..., list]
+) -> tuple[list[Node], list[Tensor]]:
+    """Returns the nodes of a function of tensors, and what they put out."""
+    fresh = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in tensors]
+    inner = trace_operations(keras.Model(fresh, function(*fresh)))
+    inner = inner.substitute(dict(zip(inner.input_tensors, tensors)), inner.nodes)
+    return inner.nodes, inner.output_tensors
+
+
 def trace(model: keras.Model, purpose: str = "read the graph of the model") -> Graph:
     """Returns the graph of a Functional or Sequential model, nested ones inlined.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.core import lora
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
@@ -111,10 +112,22 @@ class _Expander:
 
 
 def _described(node: Node) -> Any:
-    return keras.tree.map_structure(
-        lambda leaf: leaf.shape if isinstance(leaf, Tensor) else leaf,
-        (node.args, node.kwargs),
-    )
+    """Returns what two calls have in common if one model can stand for both.
+
+    That is, which of their arguments are the same tensor, the shapes of these, and all
+    constants.
+    """
+    order = {tensor: index for index, tensor in enumerate(dict.fromkeys(node.inputs))}
+
+    def described(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return "tensor", order[leaf], leaf.shape, leaf.dtype
+        if keras.ops.is_tensor(leaf) or isinstance(leaf, np.ndarray):
+            array = np.asarray(keras.ops.convert_to_numpy(leaf))
+            return array.shape, array.dtype.str, array.tobytes()
+        return leaf
+
+    return keras.tree.map_structure(described, (node.args, node.kwargs))
 
 
 def _as_model(function: Callable, parts: Parts, node: Node) -> keras.Model | None:
@@ -133,5 +146,5 @@ def _as_model(function: Callable, parts: Parts, node: Node) -> keras.Model | Non
     model = keras.Model([*fresh.values()], outputs)
     if isinstance(node.operation, keras.Layer):
         for layer in model.layers:
-            layer.trainable = node.operation.trainable
+            layer.trainable = layer.trainable and node.operation.trainable
     return model

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
@@ -24,6 +25,13 @@ _SMALLEST_SPAN = 1e-5
 TIE_BREAK = 0.02
 # How many batches a learned range is taken from before the optimizer moves it.
 _OBSERVED = 10
+# How far below the largest of its row a score weighs nothing in a softmax of 8 bits
+# (exp(-12) is a 640th of half a step), and what is masked has to be.
+_UNSEEN = 12.0
+# Half a step of a softmax of 8 bits.
+_HALF_STEP = 1 / 512
+# Rows whose largest score is no larger than this are masked as a whole.
+_HIDDEN = -1e4
 
 
 _state = threading.local()
@@ -105,6 +113,14 @@ class FakeQuantize(keras.layers.Layer):
         learned: whether the optimizer trains the range, after ten batches that set it:
             the gradient of a bound is that of all values cut off at it (PACT, Choi et
             al., 2018, for both ends).
+        rows: the axis that a softmax, and nobody else, reads the values along. The
+            range then ends 12 below the smallest of the rows' largest values: a
+            softmax sees no more, whatever the level of the scores.
+        masked: the largest score that stands for "must not be seen", if there are any.
+            They are cut off at the low end, 12 or more below what is seen.
+        covers: whether the range widens at once to what a batch holds, and follows the
+            average inwards only, so that hardly a value is cut off: for factors of
+            whole rows, where that would scale a row.
 
     Example:
 
@@ -126,6 +142,9 @@ class FakeQuantize(keras.layers.Layer):
         # Not an argument like the others, of which there are many enough.
         self.symmetric = bool(kwargs.pop("symmetric", False))
         self.learned = bool(kwargs.pop("learned", False)) and fixed_range is None
+        self.rows = kwargs.pop("rows", None)
+        self.masked = kwargs.pop("masked", None)
+        self.covers = bool(kwargs.pop("covers", False))
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -181,6 +200,10 @@ class FakeQuantize(keras.layers.Layer):
             inputs = _kept_apart(inputs)
         if self.fixed_range is not None:
             low, high = self._fixed()
+        elif self.rows is not None and site is None:
+            # What is chosen from these is rounded alike behind their masks, where the
+            # range is found; it would never widen if they were cut off before.
+            return inputs
         elif self.frozen:
             low, high = self._span(ops.convert_to_tensor(self.ranges))
         elif training:
@@ -238,9 +261,44 @@ class FakeQuantize(keras.layers.Layer):
         return -half * step, half * step
 
     def _batch_range(self, inputs: Any) -> Any:
+        if self.rows is not None:
+            return ops.stop_gradient(ops.stack(self._seen_by_softmax(inputs)))
         high = ops.max(inputs)
         low = ops.zeros_like(high) if self.nonnegative else ops.min(inputs)
         return ops.stop_gradient(ops.stack([low, high]))
+
+    def seen_range(self, values: np.ndarray) -> tuple[float, float]:
+        """Returns the ends of what is to be represented of `values`."""
+        if self.rows is None:
+            return float(values.min()), float(values.max())
+        low, high = self._seen_by_softmax(ops.convert_to_tensor(values))
+        return float(low), float(high)
+
+    def _seen_by_softmax(self, scores: Any) -> tuple[Any, Any]:
+        """Returns the smallest score that weighs anything in its row, and the largest.
+
+        Rows that are masked as a whole do not count: equal scores weigh the same
+        wherever they are cut off.
+        """
+        scores = ops.cast(scores, "float32")
+        largest = ops.max(scores, axis=self.rows)
+        hidden = _HIDDEN if self.masked is None else max(self.masked, _HIDDEN)
+        seen = largest > hidden
+        high = ops.max(ops.where(seen, largest, -np.inf))
+        low = ops.min(ops.where(seen, largest, np.inf))
+        high, low = (ops.where(ops.any(seen), end, 0.0) for end in (high, low))
+        low -= self._unseen(scores.shape[self.rows])
+        if self.masked is None:
+            low = ops.maximum(low, ops.min(scores))
+        return low, high
+
+    @staticmethod
+    def _unseen(length: int | None) -> float:
+        """Returns how far below the largest of `length` scores all others are unseen.
+
+        Together, too, they weigh less than half a step.
+        """
+        return max(_UNSEEN, math.log((length or 1) / _HALF_STEP))
 
     def _observe(self, inputs: Any, site: Any) -> None:
         # A plain mean of the first batches that turns into a moving average, or into
@@ -252,6 +310,9 @@ class FakeQuantize(keras.layers.Layer):
         keep = ops.minimum(last, seen / (seen + 1.0))
         extremes = _of_all_replicas(self._batch_range(inputs))
         moved = keep * self.ranges[site] + (1.0 - keep) * extremes
+        if self.covers:
+            low, high = ops.minimum(moved, extremes), ops.maximum(moved, extremes)
+            moved = ops.stack([low[0], high[1]])
         if self.sites == 1:
             self.ranges.assign(moved[None])
             self.batches.assign(self.batches + 1.0)
@@ -324,6 +385,9 @@ class FakeQuantize(keras.layers.Layer):
             "frozen": self.frozen,
             "symmetric": self.symmetric,
             "learned": self.learned,
+            "rows": self.rows,
+            "masked": self.masked,
+            "covers": self.covers,
         }
 
 

@@ -198,29 +198,35 @@ def _next_rounding(
 def _round_weights(graph: Graph) -> Graph:
     """Rounds kernels to what is stored, and biases to the grid of the accumulator.
 
-    Source: Jacob et al., 2018, section 2.4: `s_bias = s_input * s_kernel`.
+    Source: Jacob et al., 2018, section 2.4: `s_bias = s_input * s_kernel`. The bias of
+    a layer that is called at several steps has several grids; it is stored once for
+    each of them, and rounded where it is added (`IntegerLinear`).
     """
     producers = graph.producers()
-    single = _called_once(graph)
+    steps: dict[int, set[float | None]] = {}
+    for node in graph.nodes:
+        if _flow(node) == "compute":
+            step = _input_step(node.inputs[0], producers)
+            steps.setdefault(id(node.operation), set()).add(step)
     nodes = []
     for node in graph.nodes:
-        if _flow(node) == "compute" and node.weights and id(node.operation) in single:
-            step = _input_step(node.inputs[0], producers)
-            if step is not None:
-                node = _with_rounded_weights(node, step)
+        own = list(steps.get(id(node.operation), ()))
+        if node.weights and any(step is not None for step in own):
+            node = _with_rounded_weights(node, own[0] if len(own) == 1 else None)
         nodes.append(node)
     return dataclasses.replace(graph, nodes=nodes)
 
 
-def _with_rounded_weights(node: Node, input_step: float) -> Node:
+def _with_rounded_weights(node: Node, input_step: float | None) -> Node:
     kernel, bias = _kernel_and_bias(node)
     kernel, kernel_step = as_stored(kernel, _output_axes(node, kernel.ndim))
     if bias is None:
         return dataclasses.replace(node, weights=lambda: [kernel])
-    step = input_step * kernel_step.reshape(bias.shape)
-    rounded = np.round(bias / np.where(step > 0, step, 1.0)) * step
-    rounded = np.where(step > 0, rounded, bias).astype("float32")
-    return dataclasses.replace(node, weights=lambda: [kernel, rounded])
+    if input_step is not None:
+        step = input_step * kernel_step.reshape(bias.shape)
+        rounded = np.round(bias / np.where(step > 0, step, 1.0)) * step
+        bias = np.where(step > 0, rounded, bias).astype("float32")
+    return dataclasses.replace(node, weights=lambda: [kernel, bias])
 
 
 def _kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:

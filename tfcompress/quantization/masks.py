@@ -37,12 +37,16 @@ def with_explicit_masks(
             made = _mask_nodes(node, masks)
             added.update(made)
             nodes.extend(made)
+        if isinstance(node.operation, keras.layers.MultiHeadAttention):
+            # It takes the masks off what it reads: who reads that later sees none.
+            for tensor in node.inputs:
+                masks.pop(tensor, None)
     return without_unread(dataclasses.replace(graph, nodes=nodes), added)
 
 
 def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:
     """Returns a call with the masks of its tensors among its arguments."""
-    if not masks or not isinstance(node.operation, keras.Layer):
+    if not isinstance(node.operation, keras.Layer):
         return node
     call = inspect.signature(node.operation.call)
     given = call.bind_partial(*node.args, **node.kwargs).arguments
@@ -50,9 +54,15 @@ def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:
     kwargs = dict(node.kwargs)
     for name, value in tensors.items():
         argument = "mask" if len(tensors) == 1 else f"{name}_mask"
-        mask = masks.get(value) if isinstance(value, Tensor) else None
-        if mask is not None and argument in call.parameters and argument not in given:
+        mask = keras.tree.map_structure(
+            lambda leaf: masks.get(leaf) if isinstance(leaf, Tensor) else None, value
+        )
+        known = any(one is not None for one in keras.tree.flatten(mask))
+        if known and argument in call.parameters and argument not in given:
             kwargs[argument] = mask
+    if isinstance(node.operation, keras.layers.MultiHeadAttention):
+        # It overwrites this argument by the mask that Keras hands on.
+        kwargs["query_mask"] = masks.get(tensors["query"])
     return dataclasses.replace(node, kwargs=kwargs)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import layers
+import numpy as np
+from keras import layers, ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.layer_rules import OPERATION_FLOWS, Flow, rule_of
@@ -26,8 +27,16 @@ from tfcompress.quantization.activations import (
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import with_float_borders
 from tfcompress.quantization.primitives import Bounded
+from tfcompress.quantization.range_purposes import row_factors, softmax_scores
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import QuantizationScheme
+
+# A constant in the place of a score that is no larger means "must not be seen".
+MASKED = -30.0
+
+
+def _array(constant: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(constant))
 
 
 def _is_float(tensor: Tensor) -> bool:
@@ -59,7 +68,16 @@ class _Range:
     nonnegative: bool = True
     fixed: tuple[float, float] | None = None
     symmetric: bool = False
+    rows: int | None = None
+    masked: float | None = None
+    covers: bool = False
     sites: int = 0
+
+    def holds(self, constant: np.ndarray) -> bool:
+        """Returns whether a constant is within a range that kernels prescribe."""
+        if self.fixed is None:
+            return False
+        return bool(self.fixed[0] <= constant.min() and constant.max() <= self.fixed[1])
 
     def add_site(self, nonnegative: bool) -> int:
         self.nonnegative &= nonnegative
@@ -74,6 +92,8 @@ class _Placement:
         self.graph = graph
         self.chosen = chosen
         self.consumers = graph.consumers()
+        self.scores = softmax_scores(graph, self.flow)
+        self.row_factors = row_factors(graph)
         self.ranges: dict[Tensor, _Range] = {}
         # Where to round: after a tensor is made, or on its way into one node.
         self.after: dict[Tensor, tuple[_Range, int | None]] = {}
@@ -86,6 +106,7 @@ class _Placement:
         return flow_of(node.operation) if self.chosen(node.operation) else "float"
 
     def run(self, rounded_inputs: bool) -> None:
+        self.in_steps = rounded_inputs
         for tensor in self.graph.input_tensors:
             if rounded_inputs and _is_float(tensor):
                 self.ranges[tensor] = _Range(tensor.name)
@@ -106,6 +127,8 @@ class _Placement:
                 self.ranges[tensor] = shared
                 if flow == "average":
                     self.after[tensor] = (shared, None)
+                elif self.is_observed(tensor):
+                    self.after[tensor] = self.site(shared, tensor)
         elif flow == "concatenate":
             self.join(node)
         elif flow == "float":
@@ -153,25 +176,69 @@ class _Placement:
             return
         nonnegative = activation_name(operation) in NONNEGATIVE
         one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
+        one.covers = tensor in self.row_factors
         self.ranges[tensor] = one
-        self.after[tensor] = (one, one.add_site(nonnegative))
+        self.after[tensor] = self.site(one, tensor, nonnegative)
+
+    def is_observed(self, tensor: Tensor) -> bool:
+        """Returns whether a softmax reads the tensor itself, and nobody else does."""
+        return self.scores.get(tensor) is not None
+
+    def site(
+        self, shared: _Range, tensor: Tensor, nonnegative: bool = False
+    ) -> tuple[_Range, int | None]:
+        """Returns where a tensor is rounded, and whether its values are looked at.
+
+        Of scores only what a softmax sees is looked at, behind their masks.
+        """
+        if tensor not in self.scores or shared.fixed is not None:
+            return shared, shared.add_site(nonnegative)
+        if not self.is_observed(tensor):
+            shared.nonnegative &= nonnegative
+            return shared, None
+        shared.rows = self.scores[tensor]
+        return shared, shared.add_site(nonnegative)
 
     def join(self, node: Node) -> None:
         """Gives all inputs of a Concatenate, and its output, one range."""
         common = _Range(node.name)
-        for tensor in dict.fromkeys(node.inputs):
-            if not _is_float(tensor):
-                continue  # the condition of a `where`
-            found = self.find(tensor)
-            if found is None or found.fixed is not None:
-                # Prescribed scales can't be shared: round once more on the way in.
-                self.into[node, tensor] = (common, common.add_site(False))
-            elif found is not common:
-                self.merge(found, common)
-        self.ranges[node.output] = common
         if type(node.operation).__name__ == "Where":
-            # One of its values may be a constant, which the range must contain.
-            self.after[node.output] = (common, common.add_site(False))
+            self.choose(node, common)
+            return
+        for tensor in dict.fromkeys(node.inputs):
+            self.join_one(node, tensor, common)
+        self.ranges[node.output] = common
+
+    def join_one(self, node: Node, tensor: Tensor, common: _Range) -> None:
+        if not _is_float(tensor):
+            return
+        found = self.find(tensor)
+        apart = node.output in self.scores and tensor not in self.scores
+        if found is None or found.fixed is not None or apart:
+            # Prescribed scales can't be shared: round once more on the way in.
+            self.into[node, tensor] = self.site(common, tensor)
+        elif found is not common:
+            self.merge(found, common)
+
+    def choose(self, node: Node, common: _Range) -> None:
+        """A `where` chooses between tensors, or a tensor and a constant."""
+        _, *values = node.args
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if len(tensors) == 1:
+            constant = _array(values[0] if values[1] is tensors[0] else values[1])
+            fixed = self.find(tensors[0])
+            if fixed is not None and fixed.holds(constant) and not self.in_steps:
+                # The constant is one of the values that the range has anyway.
+                self.ranges[node.output] = fixed
+                self.after[node.output] = fixed, None
+                return
+            if node.output in self.scores and constant.max() <= MASKED:
+                common.masked = float(constant.max())
+        for tensor in dict.fromkeys(tensors):
+            self.join_one(node, tensor, common)
+        self.ranges[node.output] = common
+        # One of its values may be a constant, which the range must contain.
+        self.after[node.output] = self.site(common, node.output)
 
     def find(self, tensor: Tensor) -> _Range | None:
         found = self.ranges.get(tensor)
@@ -189,6 +256,10 @@ class _Placement:
         new.sites += old.sites
         new.nonnegative &= old.nonnegative
         new.symmetric |= old.symmetric
+        new.covers |= old.covers
+        new.rows = old.rows if new.rows is None else new.rows
+        if old.masked is not None:
+            new.masked = max(old.masked, -np.inf if new.masked is None else new.masked)
         self.merged[old] = new
 
 
@@ -231,7 +302,14 @@ def insert_fake_quantize(
                 nonnegative=shared.nonnegative,
                 sites=max(shared.sites, 1) * (steps or 1),
                 symmetric=shared.symmetric,
-                learned=scheme.ranges == "learned",
+                # What hides masked scores is no matter of training, nor are factors
+                # of whole rows.
+                learned=scheme.ranges == "learned"
+                and shared.masked is None
+                and not shared.covers,
+                rows=shared.rows,
+                masked=shared.masked,
+                covers=shared.covers,
                 name=name,
             )
         rounded = Tensor(tensor.shape, tensor.dtype, tensor.name)

@@ -15,6 +15,7 @@ from tfcompress.core.inlining import inlined
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.activations import fixed_range
+from tfcompress.quantization.additive_masks import with_chosen_scores
 from tfcompress.quantization.as_convolution import affine_parameters
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.expansions import StaysFloat, expansion_of
@@ -101,7 +102,13 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
             f"Model '{model.name}' is quantization-aware already.",
             fix="pass the model from before quantize_aware",
         )
-    wanted = _chooser(model, filters)
+    selected = _chooser(model, filters)
+    graph, masking = with_chosen_scores(graph, selected)
+    in_float = {id(operation) for operation in masking}
+
+    def wanted(operation: Any) -> bool:
+        return selected(operation) and id(operation) not in in_float
+
     graph, refusals = expand(graph, wanted)
     refusals |= _uneven_inputs(graph)
 

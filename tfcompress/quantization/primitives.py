@@ -69,6 +69,7 @@ class ScaleOffset(keras.layers.Layer):
     Args:
         scale: whether to have `gamma`.
         offset: whether to have `beta`.
+        single: whether all channels share one `gamma`, and one `beta`.
 
     Example:
 
@@ -76,13 +77,19 @@ class ScaleOffset(keras.layers.Layer):
     [[1.0, 1.0]]
     """
 
-    def __init__(self, scale: bool = True, offset: bool = True, **kwargs: Any):
+    def __init__(
+        self,
+        scale: bool = True,
+        offset: bool = True,
+        single: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.scale, self.offset = scale, offset
+        self.scale, self.offset, self.single = scale, offset, single
         self.gamma = self.beta = None
 
     def build(self, input_shape: Any) -> None:
-        shape = (input_shape[-1],)
+        shape = (1,) if self.single else (input_shape[-1],)
         if self.scale:
             self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
         if self.offset:
@@ -99,7 +106,8 @@ class ScaleOffset(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "scale": self.scale, "offset": self.offset}
+        own = {"scale": self.scale, "offset": self.offset, "single": self.single}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -23,7 +23,7 @@ from tfcompress.core.graph import (
     build,
     clone_operation,
     trace,
-    trace_operations,
+    trace_function,
 )
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
@@ -147,7 +147,7 @@ class RecurrentSteps(keras.layers.Layer):
         if not self.return_sequences:
             return nodes, outputs[-1]
         outputs = outputs[::-1] if self._flips else outputs
-        stack, (result,) = _traced(outputs, lambda *s: [ops.stack(s, axis=1)])
+        stack, (result,) = trace_function(outputs, lambda *s: [ops.stack(s, axis=1)])
         return [*nodes, *stack], result
 
     def with_model(self, model: keras.Model) -> RecurrentSteps:
@@ -273,19 +273,9 @@ def _steps_of(
             for one in sequences
         ]
 
-    nodes, flat = _traced(sequences, cut)
+    nodes, flat = trace_function(sequences, cut)
     width = len(sequences)
     return nodes, [flat[i : i + width] for i in range(0, len(flat), width)]
-
-
-def _traced(
-    given: list[Tensor], function: Callable[..., list]
-) -> tuple[list[Node], list[Tensor]]:
-    """Returns the nodes of a function of tensors, and what they put out."""
-    fresh = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in given]
-    inner = trace_operations(keras.Model(fresh, function(*fresh)))
-    inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
-    return inner.nodes, inner.output_tensors
 
 
 def _copied(

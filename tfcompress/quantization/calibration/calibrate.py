@@ -27,6 +27,7 @@ from tfcompress.quantization.scheme import Scheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _BINS = 2048
+_HUGE = 1e4
 _ROUNDINGS = ("adaptive", "nearest")
 
 
@@ -153,7 +154,7 @@ def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> Non
     ends: dict[int, np.ndarray] = {}
     for values in _watched(probe, data, taps):
         for (layer, _, _), value in zip(taps, values):
-            own = np.array([value.min(), value.max()], "float64")
+            own = np.array(layer.seen_range(value), "float64")
             seen = ends.get(id(layer), own)
             ends[id(layer)] = np.array([min(seen[0], own[0]), max(seen[1], own[1])])
     edges = {
@@ -165,17 +166,22 @@ def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> Non
             low, high = ends[id(layer)]
             if high > low:
                 counts[id(layer)] += np.histogram(value, _BINS, (low, high))[0]
-    constant = []
+    constant, useless = [], []
     for layer in {id(one): one for one, _, _ in taps}.values():
         if layer.fixed_range is not None:
             continue
         low, high = ends[id(layer)]
-        if high > low:
+        name = layer.name.removesuffix("_quantizer")
+        if layer.masked is not None:
+            pass  # its low end is what hides masked scores
+        elif high > low:
             low, high = observer.range_of(
                 counts[id(layer)], edges[id(layer)], layer.num_bits
             )
+            if _is_one_step(counts[id(layer)], edges[id(layer)], (low, high)):
+                useless.append(f"{name} ({low:.3g} to {high:.3g})")
         elif low == 0:
-            constant.append(layer.name.removesuffix("_quantizer"))
+            constant.append(name)
         layer.ranges.assign(np.tile([[low, high]], (layer.sites, 1)))
         layer.batches.assign(np.ones(layer.sites))
     if constant:
@@ -185,6 +191,27 @@ def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> Non
             CompressionWarning,
             stacklevel=3,
         )
+    if useless:
+        warnings.warn(
+            "A few huge numbers leave all others one value of their range: "
+            f"{', '.join(useless)}. If these are masks of attention, use "
+            "ops.where(mask, scores, -1e9) right before the softmax; else clip them.",
+            CompressionWarning,
+            stacklevel=3,
+        )
+
+
+def _is_one_step(
+    counts: np.ndarray, edges: np.ndarray, ends: tuple[float, float]
+) -> bool:
+    """Returns whether huge numbers leave most of the others a single value."""
+    low, high = ends
+    if max(-low, high) < _HUGE:
+        return False
+    step = (max(high, 0.0) - min(low, 0.0)) / 255
+    near = (edges[:-1] > -step) & (edges[1:] < step)
+    far = counts[(edges[1:] < -step) | (edges[:-1] > step)].sum()
+    return bool(far and counts[near].sum() > 0.5 * counts.sum())
 
 
 def _watched(probe: keras.Model, data: Inputs, taps: list) -> Any:
@@ -192,7 +219,8 @@ def _watched(probe: keras.Model, data: Inputs, taps: list) -> Any:
         values = keras.tree.flatten(probe(batch, training=False))
         values = [ops.convert_to_numpy(value) for value in values]
         for (layer, _, _), value in zip(taps, values):
-            if not np.isfinite(value).all():
+            hides = layer.masked is not None  # scores of minus infinity are masked
+            if not np.isfinite(value[value > -np.inf] if hides else value).all():
                 raise InvalidArgumentError(
                     "A layer computes NaN or infinity on the calibration data.",
                     received=f"the output of '{layer.name.removesuffix('_quantizer')}'",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from keras import ops
 
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import trace
 from tfcompress.core.layer_inputs import Recorder, reason_against, rows
 from tfcompress.layer_rules import kernels_of
 from tfcompress.quantization.wrapper import QuantizedLayer
@@ -117,6 +119,7 @@ def round_kernels(
         correct_bias: whether to move biases so that the mean of every output channel
             stays what it was (Nagel et al., 2019).
     """
+    calls = Counter(id(node.operation) for node in trace(model).nodes)
     for wrapper in model.layers:
         if not isinstance(wrapper, QuantizedLayer):
             continue
@@ -125,12 +128,14 @@ def round_kernels(
         if learned:
             _round(wrapper, model, data, adaptive)
         if biased:
+            twin, count = reference.get_layer(wrapper.name), calls[id(wrapper)]
+            wanted = _means(twin, reference, data, count)
             _correct_bias(
-                wrapper, reference.get_layer(wrapper.name), model, reference, data
+                wrapper.layer.bias, wanted - _means(wrapper, model, data, count)
             )
 
 
-def _round(wrapper: Any, model: keras.Model, data: Any, adaptive: bool) -> None:
+def _round(wrapper: Any, model: keras.Model, data: Inputs, adaptive: bool) -> None:
     layer = wrapper.layer
     known = reason_against(layer) is None
     gram = _gram(wrapper, model, data) if known else None
@@ -147,42 +152,73 @@ def _round(wrapper: Any, model: keras.Model, data: Any, adaptive: bool) -> None:
 
 
 def _gram(wrapper: Any, model: keras.Model, data: Inputs) -> np.ndarray:
-    total, count = 0.0, 0  # type: Any, int
+    """Returns the mean of `x'x`; of several calls, of each in units of its own size.
+
+    The outputs of a call with small inputs matter as much as those of one with large.
+    """
+    grams: list[Any] = []
+    counts: list[int] = []
     found: list[np.ndarray] = []
     show = found.append
     with Recorder(wrapper, lambda x: show(rows(wrapper.layer, x))) as recorder:
         for batch in data:
             recorder.run(model, batch)
-            for x in found:
+            grams = grams or [0.0] * len(found)
+            counts = counts or [0] * len(found)
+            for call, x in enumerate(found):
                 x = x.astype("float64")
-                total, count = total + x.T @ x, count + len(x)
+                grams[call], counts[call] = grams[call] + x.T @ x, counts[call] + len(x)
             found.clear()
-    if not np.all(np.isfinite(total)):
+    if not all(np.all(np.isfinite(gram)) for gram in grams):
         raise InvalidArgumentError(
             f"The inputs of layer '{wrapper.name}' are not finite on the given data.",
             expected="data and weights without NaN",
         )
-    return total / count
+    grams = [gram / count for gram, count in zip(grams, counts)]
+    if len(grams) == 1:
+        return grams[0]
+    return np.mean([gram / (np.trace(gram) or 1.0) for gram in grams], axis=0)
 
 
-def _correct_bias(
-    wrapper: Any, twin: Any, model: keras.Model, reference: keras.Model, data: Inputs
-) -> None:
+def _correct_bias(bias: Any, errors: np.ndarray) -> None:
+    shift = common_shift(errors).reshape(bias.shape).astype("float32")
+    bias.assign(ops.convert_to_numpy(bias) + shift)
+
+
+def common_shift(errors: np.ndarray) -> np.ndarray:
+    """Returns what one bias can make up for, of the errors of all calls of a layer.
+
+    It is the smallest of them where all calls err in the same direction, so that it
+    makes none of them worse; 0 elsewhere.
+
+    Args:
+        errors: by how much the mean of each channel is too low, (calls, channels).
+
+    Example:
+
+    >>> common_shift(np.array([[0.5, 0.5, -2.0], [0.1, -0.5, -1.0]])).tolist()
+    [0.1, 0.0, -1.0]
+    """
+    smallest = np.abs(errors).min(axis=0)
+    agree = np.abs(np.sign(errors).sum(axis=0)) == len(errors)
+    return np.where(agree, np.sign(errors[0]) * smallest, 0.0)
+
+
+def _means(layer: Any, owner: keras.Model, data: Inputs, calls: int) -> np.ndarray:
+    """Returns the mean of each output channel, for each call of a layer in a model."""
+    inputs: list = []
+    with Recorder(layer, inputs.append, calls) as recorder:
+        for batch in data:
+            recorder.run(owner, batch)
     means = []
-    for layer, owner in ((wrapper, model), (twin, reference)):
+    for call in range(calls):
         sums, count = 0.0, 0  # type: Any, int
-        inputs: list = []
-        with Recorder(layer, inputs.append, calls=1) as recorder:
-            for batch in data:
-                recorder.run(owner, batch)
-        for x in inputs:
+        for x in inputs[call::calls]:
             outputs = ops.convert_to_numpy(_linear(layer, x)).astype("float64")
             sums = sums + outputs.reshape(-1, outputs.shape[-1]).sum(axis=0)
             count += outputs.size // outputs.shape[-1]
         means.append(sums / count)
-    bias = wrapper.layer.bias
-    shift = (means[1] - means[0]).reshape(bias.shape)
-    bias.assign(ops.convert_to_numpy(bias) + shift.astype("float32"))
+    return np.stack(means)
 
 
 def _linear(layer: Any, inputs: Any) -> Any:

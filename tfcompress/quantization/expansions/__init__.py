@@ -4,6 +4,7 @@ from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     activations,
     attention,
     convolutions,
+    dot_attention,
     embedding,
     merging,
     normalization,

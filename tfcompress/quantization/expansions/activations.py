@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import layers, ops
 
 from tfcompress.quantization.activations import INTEGER, activation_name
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.expansions.base import (
+    MASKED,
+    Parts,
+    StaysFloat,
+    expansion,
+)
 from tfcompress.quantization.primitives import Bounded
 
 
@@ -52,6 +58,30 @@ def leaky_relu(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
 @expansion(layers.ELU)
 def elu_layer(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     return elu(parts, x, float(layer.alpha))
+
+
+@expansion(layers.Softmax)
+def softmax(layer: Any, parts: Parts, x: Any, mask: Any = None, **_: Any) -> Any:
+    """Over the last axis, of what a mask lets through."""
+    rank = len(x.shape)
+    axis = layer.axis
+    axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
+    if not isinstance(axis, int):
+        raise StaysFloat(
+            f"it is taken over the axes {tuple(axis)} at once",
+            "reshape these axes to one before it",
+        )
+    last = axis % rank == rank - 1
+    if last and mask is None:
+        return None
+    if mask is not None:
+        if keras.backend.standardize_dtype(mask.dtype) != "bool":
+            mask = ops.greater(mask, 0.5)
+        x = ops.where(mask, x, MASKED)
+    x = x if last else ops.swapaxes(x, axis, -1)
+    x = parts(layers.Softmax)(x)
+    x = x if last else ops.swapaxes(x, axis, -1)
+    return x if mask is None else ops.where(mask, x, 0.0)
 
 
 def leaky(parts: Parts, x: Any, slope: float = 0.2) -> Any:

@@ -1,18 +1,21 @@
-"""Attention and einsum layers as products of matrices, integer inside."""
+"""Multi-head attention and einsum layers as products of matrices, integer inside."""
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
-
-# The score of what must not be seen. A softmax of 8 bits puts out 0 for it, and the
-# range of the scores need not become much wider for it.
-_MASKED = -16.0
+from tfcompress.quantization.expansions.base import (
+    MASKED,
+    Parts,
+    StaysFloat,
+    expansion,
+)
 
 
 @expansion(layers.EinsumDense)
@@ -93,100 +96,171 @@ def _attention(
         name = variable.path.split("/")[-2]
         weights.setdefault(name, []).append(ops.convert_to_numpy(variable))
     _, heads, size = weights["query"][0].shape
-    lengths = [tensor.shape[1] for tensor in (query, key)]
-    rows, repeats = lengths[0], heads // groups
+    places = query.shape[1:-1]
+    query, key, value = (_in_a_row(tensor) for tensor in (query, key, value))
+    rows, repeats = query.shape[1], heads // groups
 
-    def project(tensor: Any, name: str, count: int, scale: float = 1.0) -> Any:
-        given = weights[name]
-        width = given[0].shape[-1]
-        flat = [
-            given[0].reshape(-1, count * width),
-            *(b.reshape(-1) for b in given[1:]),
-        ]
-        dense = parts(
+    def dense(tensor: Any, name: str, kernel: Any, **more: Any) -> Any:
+        return parts(
             layers.Dense,
-            f"_{name}",
-            weights=flat,
-            units=count * width,
-            use_bias=len(flat) > 1,
+            f"_{name}" if name else "",
+            weights=[kernel, *(b.reshape(-1) for b in weights[more.pop("of")][1:])],
+            units=kernel.shape[-1],
+            use_bias=config["use_bias"],
             kernel_regularizer=config["kernel_regularizer"],
+            **more,
         )(tensor)
-        if scale != 1:
-            dense = parts(layers.Rescaling, "_scale", scale=scale)(dense)
-        return layers.Reshape((tensor.shape[1], count, width))(dense)
 
-    q = project(query, "query", heads, 1 / math.sqrt(size))
-    k = ops.transpose(project(key, "key", groups), (0, 2, 3, 1))
-    v = ops.transpose(project(value, "value", groups), (0, 2, 1, 3))
+    def project(tensor: Any, name: str, **more: Any) -> Any:
+        kernel = weights[name][0]
+        return dense(tensor, name, kernel.reshape(len(kernel), -1), of=name, **more)
+
+    def in_heads(tensor: Any, count: int) -> Any:
+        length, width = tensor.shape[1:]
+        return layers.Reshape((length, count, width // count))(tensor)
+
+    q = project(query, "query")
+    q = in_heads(parts(layers.Rescaling, "_scale", scale=1 / math.sqrt(size))(q), heads)
+    k = ops.transpose(in_heads(project(key, "key"), groups), (0, 2, 3, 1))
+    v = ops.transpose(in_heads(project(value, "value"), groups), (0, 2, 1, 3))
     q = ops.transpose(q, (0, 2, 1, 3))
     if repeats > 1:
         q = layers.Reshape((groups, repeats * rows, size))(q)
-    scores = ops.matmul(q, k)
-    mask = _mask(options, rows, lengths[1], repeats)
-    if mask is not None:
-        scores = ops.where(mask, scores, _MASKED)
-    weights_of = parts(layers.Softmax, "_softmax")(scores)
-    if config["dropout"]:
-        weights_of = parts(layers.Dropout, "_dropout", rate=config["dropout"])(
-            weights_of
-        )
-    context = ops.matmul(weights_of, v)
+    # A row that sees nothing sees all alike, or nothing where Keras multiplies with the
+    # mask once more: there it needs the scores themselves.
+    returned = bool(options.get("return_attention_scores"))
+    mask = _mask(layer, options, rows, key.shape[1])
+    context, seen = weighed(
+        parts,
+        ops.matmul(q, k),
+        v,
+        _below_each_other(mask, rows, groups, repeats),
+        nothing=bool(config["dropout"]) or returned or len(places) > 1,
+        dropout=config["dropout"],
+        training=options.get("training"),
+    )
     width = context.shape[-1]
     if repeats > 1:
         context = layers.Reshape((heads, rows, width))(context)
+        seen = layers.Reshape((heads, rows, key.shape[1]))(seen)
     context = ops.transpose(context, (0, 2, 1, 3))
     context = layers.Reshape((rows, heads * width))(context)
-    last = weights["attention_output"]
-    outside = last[0].shape[2:]
-    return parts(
-        layers.Dense,
-        weights=[np.reshape(last[0], (-1, *outside)), *last[1:]],
-        units=outside[0],
-        use_bias=len(last) > 1,
-        kernel_regularizer=config["kernel_regularizer"],
-    )(context)
+    if config.get("use_gate"):
+        gate = project(query, "gate", activation="sigmoid")
+        context = parts(layers.Multiply, "_gated")([context, gate])
+    kernel = weights["attention_output"][0]
+    outside = kernel.shape[2:]
+    kernel = kernel.reshape(heads * width, -1)
+    outputs = dense(context, "", kernel, of="attention_output")
+    if len(places) > 1 or len(outside) > 1:
+        outputs = layers.Reshape((*places, *outside))(outputs)
+    return (outputs, seen) if returned else outputs
+
+
+def weighed(
+    parts: Parts,
+    scores: Any,
+    values: Any,
+    mask: Any = None,
+    *,
+    nothing: bool = False,
+    dropout: float = 0.0,
+    training: bool | None = None,
+) -> tuple[Any, Any]:
+    """Returns means of `values`, weighed by a softmax of `scores`, and the weights.
+
+    Args:
+        parts: makes the layers.
+        scores: of the last axis one for each value.
+        values: of the last axis but one each is a value.
+        mask: which scores may be seen, to be broadcast to them; None for all.
+        nothing: whether a row of scores that sees nothing weighs nothing; otherwise
+            it weighs all values alike.
+        dropout: share of weights that training leaves out.
+        training: as the attention layer is called.
+    """
+    if mask is not None:
+        scores = ops.where(mask, scores, MASKED)
+    weights = parts(layers.Softmax, "_softmax")(scores)
+    if nothing and mask is not None and not _lets_all_see(mask):
+        weights = ops.where(mask, weights, 0.0)
+    kept = weights
+    if dropout:
+        always = {} if training is None else {"training": training}
+        kept = parts(layers.Dropout, "_dropout", rate=dropout)(weights, **always)
+    return ops.matmul(kept, values), weights
+
+
+def _lets_all_see(mask: Any) -> bool:
+    """Returns whether a mask is known to let every row see something."""
+    if isinstance(mask, keras.KerasTensor):
+        return False
+    return bool(np.any(ops.convert_to_numpy(mask), axis=-1).all())
+
+
+def _in_a_row(tensor: Any) -> Any:
+    """Returns a tensor of several axes of positions with one."""
+    if len(tensor.shape) == 3:
+        return tensor
+    return layers.Reshape((math.prod(tensor.shape[1:-1]), tensor.shape[-1]))(tensor)
 
 
 def _check_attention(layer: Any, tensors: tuple, options: dict) -> None:
-    if getattr(layer, "use_gate", False) or getattr(layer, "sliding_window", None):
-        raise StaysFloat(
-            "it has a gate or a sliding window", "leave these options at their defaults"
-        )
-    output_shape = layer.get_config().get("output_shape") or (0,)
-    if any(len(t.shape) != 3 for t in tensors) or len(output_shape) != 1:
-        raise StaysFloat(
-            "it attends over several axes",
-            "reshape to (batch, positions, channels) before it",
-        )
-    if None in [tensor.shape[1] for tensor in tensors]:
+    if None in [size for tensor in tensors for size in tensor.shape[1:-1]]:
         raise StaysFloat(
             "the number of positions is free",
             "give the Input a fixed length, such as keras.Input((64,))",
         )
-    if options.get("return_attention_scores"):
+    rank = len(tensors[0].shape)
+    axes = layer.get_config().get("attention_axes") or list(range(1, rank - 1))
+    axes = [axis % rank for axis in axes]
+    masked = any(value is not None for name, value in options.items() if "mask" in name)
+    odd = any(len(tensor.shape) != rank for tensor in tensors)
+    if axes != list(range(1, rank - 1)) or odd or (rank > 3 and masked):
         raise StaysFloat(
-            "it returns its scores too", "call it without return_attention_scores"
+            "it attends over some of several axes, or over several with a mask",
+            "reshape to (batch, positions, channels) before it",
         )
 
 
-def _mask(options: dict, rows: int, columns: int, repeats: int) -> Any:
-    """Returns what may be seen, to be broadcast to the scores; None for everything."""
+def _mask(layer: Any, options: dict, rows: int, columns: int) -> Any:
+    """Returns what may be seen, (batch, heads, rows, columns) or 1; None for all."""
     found = []
+    for name, axis in (("query_mask", -1), ("value_mask", -2), ("key_mask", -2)):
+        if options.get(name) is not None:
+            found.append(ops.expand_dims(_as_bool(options[name]), axis))
     if options.get("use_causal_mask"):
         found.append(np.tri(rows, columns, dtype=bool)[None])
-    for name, axis in (("query_mask", -1), ("value_mask", 1), ("key_mask", 1)):
-        if options.get(name) is not None:
-            found.append(ops.expand_dims(options[name], axis))
+    window = layer.get_config().get("sliding_window")
+    if window:
+        apart = np.arange(rows)[:, None] - np.arange(columns)
+        found.append(np.abs(apart)[None] < window)
     if options.get("attention_mask") is not None:
-        found.append(ops.cast(options["attention_mask"], "bool"))
-    if not found:
-        return None
-    mask = found[0]
-    for other in found[1:]:
-        mask = ops.logical_and(mask, other)
-    if len(mask.shape) == 4:
-        raise StaysFloat(
-            "its mask differs between heads", "pass an attention_mask of three axes"
-        )
-    mask = mask[:, None]
-    return ops.tile(mask, (1, 1, repeats, 1)) if repeats > 1 else mask
+        found.append(_as_bool(options["attention_mask"]))
+    mask = both(found)
+    while mask is not None and len(mask.shape) < 4:
+        mask = ops.expand_dims(mask, -3)
+    return mask
+
+
+def both(masks: list) -> Any:
+    """Returns what all masks let through, None where there are none."""
+    # Those that are known come first, so that they are one array.
+    masks = sorted(masks, key=lambda mask: isinstance(mask, keras.KerasTensor))
+    return functools.reduce(ops.logical_and, masks) if masks else None
+
+
+def _as_bool(mask: Any) -> Any:
+    known = keras.backend.standardize_dtype(mask.dtype) == "bool"
+    return mask if known else ops.cast(mask, "bool")
+
+
+def _below_each_other(mask: Any, rows: int, groups: int, repeats: int) -> Any:
+    """Returns a mask for heads that read the same keys, put one below the other."""
+    if mask is None or repeats == 1 or tuple(mask.shape[1:3]) == (1, 1):
+        return mask
+    if mask.shape[1] == 1:
+        return ops.tile(mask, (1, 1, repeats, 1))
+    if mask.shape[2] == 1:
+        mask = ops.tile(mask, (1, 1, rows, 1))
+    return ops.reshape(mask, (-1, groups, repeats * rows, mask.shape[-1]))

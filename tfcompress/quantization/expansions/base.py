@@ -11,7 +11,18 @@ import keras
 # operation stays as it is. `args` are those of its call, tensors symbolic.
 Expansion = Callable[..., Any]
 
+# The score of what must not be seen: that of Keras. Integers cut it off at the low end
+# of the scores' range, far enough below all that is seen (`FakeQuantize.rows`).
+MASKED = -1e9
+
 _expansions: dict[type | str, Expansion] = {}
+
+# Methods that a subclass may override and compute the same.
+_DESCRIBING = frozenset(
+    ("__init__", "__new__", "__repr__", "build", "get_config", "from_config")
+    + ("get_build_config", "build_from_config", "compute_output_shape")
+    + ("compute_output_spec", "compute_mask")
+)
 
 
 class StaysFloat(Exception):
@@ -55,7 +66,7 @@ class Parts:
 
     Called with a type, a suffix for the name, weights and the type's arguments, it
     returns the part to call. A layer that is shared gets the same parts at each of
-    its calls.
+    its calls, as far as the calls agree: what has no weights may differ between them.
     """
 
     def __init__(self, operation: Any):
@@ -74,10 +85,12 @@ class Parts:
         **config: Any,
     ) -> Part:
         name = self.name + suffix
-        if name not in self.made:
+        held = weights is not None or name in self.made
+        key = name if held else f"{name} {kind.__name__} {config!r}"
+        if key not in self.made:
             layer = kind(name=name, dtype=self.policy, **config)
-            self.made[name] = Part(layer, weights)
-        return self.made[name]
+            self.made[key] = Part(layer, weights)
+        return self.made[key]
 
     def add(self, layer: keras.Layer, weights: list) -> Part:
         """Takes a layer that is there already for a part."""
@@ -95,6 +108,17 @@ def expansion(*kinds: type | str) -> Callable[[Expansion], Expansion]:
     return register
 
 
+def _changed_methods(kind: type, known: type) -> set[str]:
+    """Returns what a subclass computes in its own way, such as `_compute_attention`."""
+    between = kind.__mro__[: kind.__mro__.index(known)]
+    return {
+        name
+        for cls in between
+        for name, value in vars(cls).items()
+        if callable(value) and hasattr(known, name) and name not in _DESCRIBING
+    }
+
+
 def expansion_of(operation: Any) -> Expansion | None:
     """Returns how an operation is expanded, `None` if it is simple or unknown."""
     if not isinstance(operation, keras.Layer):
@@ -103,8 +127,8 @@ def expansion_of(operation: Any) -> Expansion | None:
     for known in type(operation).__mro__:
         if known in _expansions:
             # A subclass that computes something else is not what the function knows.
-            same = type(operation).call is known.call
-            return _expansions[known] if same else None
+            changes = _changed_methods(type(operation), known)
+            return None if changes else _expansions[known]
     # Layers of keras.applications that have no public name.
     if "applications" in type(operation).__module__:
         return _expansions.get(f"applications.{type(operation).__name__}")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from keras import layers, ops
 
 from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.expansions.normalization import (
+    SMALLEST_SQUARE,
+    normalized,
+)
 
 
 @expansion(layers.Average)
@@ -38,17 +43,27 @@ def scaled_sum(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
 
 @expansion(layers.Dot)
 def dot(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
-    """The product of two vectors per sample is a product of matrices."""
+    """A product of matrices for each sample, over one axis of either tensor."""
     left, right = inputs
-    flat = len(left.shape) == 2 and len(right.shape) == 2
-    if layer.normalize or not flat:
-        raise StaysFloat(
-            "it normalizes, or is no product of two vectors per sample",
-            "use Dot(axes=1) of two tensors of shape (batch, n), without normalize",
+    axes = layer.axes if isinstance(layer.axes, list | tuple) else [layer.axes] * 2
+    axes = [axis % len(tensor.shape) for axis, tensor in zip(axes, inputs)]
+    if any(None in tensor.shape[1:] for tensor in inputs):
+        raise StaysFloat("the shapes of its inputs are free", "give them fixed shapes")
+    # Rows of the one, and of the other, that are multiplied with each other.
+    left, right = (ops.moveaxis(t, axis, -1) for t, axis in zip(inputs, axes))
+    if layer.normalize:
+        left, right = (
+            normalized(parts, t, SMALLEST_SQUARE, False) for t in (left, right)
         )
-    rows = ops.reshape(left, (-1, 1, left.shape[-1]))
-    columns = ops.reshape(right, (-1, right.shape[-1], 1))
-    return ops.reshape(ops.matmul(rows, columns), (-1, 1))
+    outside = (*left.shape[1:-1], *right.shape[1:-1])
+    left, right = (ops.reshape(t, (-1, *_rows_of(t))) for t in (left, right))
+    product = ops.matmul(left, ops.transpose(right, (0, 2, 1)))
+    return ops.reshape(product, (-1, *(outside or (1,))))
+
+
+def _rows_of(tensor: Any) -> tuple[int, int]:
+    """Returns how many vectors of the last axis a sample holds, and their length."""
+    return math.prod(tensor.shape[1:-1]), tensor.shape[-1]
 
 
 @expansion(layers.GlobalAveragePooling1D)

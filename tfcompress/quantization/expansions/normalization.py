@@ -15,6 +15,9 @@ from keras import layers, ops
 from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 from tfcompress.quantization.primitives import GuardedLog, ScaleOffset
 
+# Of a row that is made as long as 1: a thousandth squared.
+SMALLEST_SQUARE = 1e-6
+
 
 @expansion(layers.LayerNormalization)
 def layer_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
@@ -22,7 +25,7 @@ def layer_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     _check_axis(layer, x)
     if getattr(layer, "rms_scaling", False):
         raise StaysFloat("it has rms_scaling", "use RMSNormalization")
-    rows = _normalized(parts, _centered(parts, x), layer.epsilon)
+    rows = normalized(parts, _centered(parts, x), layer.epsilon)
     return _scaled(parts, rows, layer.gamma, layer.beta)
 
 
@@ -30,14 +33,14 @@ def layer_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
 def rms_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Source: Zhang and Sennrich, 2019: `gamma * x / sqrt(mean(x ** 2) + eps)`."""
     _check_axis(layer, x)
-    return _scaled(parts, _normalized(parts, x, layer.epsilon), layer.scale, None)
+    return _scaled(parts, normalized(parts, x, layer.epsilon), layer.scale, None)
 
 
 @expansion(layers.UnitNormalization)
 def unit_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """`x / sqrt(sum(x ** 2))`, for rows that are not smaller than a thousandth."""
     _check_axis(layer, x)
-    return _normalized(parts, x, 1e-6, mean=False)
+    return normalized(parts, x, SMALLEST_SQUARE, mean=False)
 
 
 @expansion(layers.GroupNormalization)
@@ -55,7 +58,7 @@ def group_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     rows = ops.reshape(x, (-1, positions, groups, inner))
     rows = ops.transpose(rows, (0, 2, 1, 3))
     rows = ops.reshape(rows, (-1, groups, positions * inner))
-    rows = _normalized(parts, _centered(parts, rows), layer.epsilon)
+    rows = normalized(parts, _centered(parts, rows), layer.epsilon)
     rows = ops.reshape(rows, (-1, groups, positions, inner))
     rows = ops.reshape(ops.transpose(rows, (0, 2, 1, 3)), (-1, *x.shape[1:]))
     return _scaled(parts, rows, layer.gamma, layer.beta)
@@ -74,7 +77,8 @@ def _centered(parts: Parts, x: Any) -> Any:
     return parts(layers.Subtract, "_centered")([x, ops.mean(x, -1, keepdims=True)])
 
 
-def _normalized(parts: Parts, x: Any, epsilon: float, mean: bool = True) -> Any:
+def normalized(parts: Parts, x: Any, epsilon: float, mean: bool = True) -> Any:
+    """Returns `x / sqrt(mean(x ** 2) + epsilon)`, or with the sum for the mean."""
     rank, size = len(x.shape), x.shape[-1]
     squares = ops.matmul(ops.expand_dims(x, rank - 1), ops.expand_dims(x, rank))
     squares = ops.squeeze(squares, rank)
