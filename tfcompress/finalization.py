@@ -9,7 +9,8 @@ import keras
 
 from tfcompress.core.graph import Graph, Node, build, is_graph_model, trace
 from tfcompress.core.select import require_built, walk
-from tfcompress.layer_rules import TRAINING_ONLY
+from tfcompress.layer_rules import changes_nothing
+from tfcompress.quantization.casts import cast_of, is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integer_graph import integer_graph
 
@@ -64,12 +65,19 @@ def finalize(model: keras.Model) -> keras.Model:
 def _without_training_layers(graph: Graph) -> Graph:
     mapping: dict = {}
     kept: list[Node] = []
+    outputs = set(graph.output_tensors)
     for node in graph.nodes:
-        if isinstance(node.operation, TRAINING_ONLY):
-            source = node.inputs[0]
-            mapping[node.output] = mapping.get(source, source)
-        else:
+        # An Identity at the end is there for the name that it gives an output.
+        names = isinstance(node.operation, keras.layers.Identity)
+        if not changes_nothing(node) or (names and node.output in outputs):
             kept.append(node)
+            continue
+        source = mapping.get(node.inputs[0], node.inputs[0])
+        if is_float(source) or not is_float(node.output):
+            mapping[node.output] = source
+        else:
+            # Pixels of 8 bits: it gives them on as floats.
+            kept.append(dataclasses.replace(cast_of(source), outputs=node.output))
     return graph.substitute(mapping, kept)
 
 

@@ -105,6 +105,8 @@ class FakeQuantize(keras.layers.Layer):
         learned: whether the optimizer trains the range, after ten batches that set it:
             the gradient of a bound is that of all values cut off at it (PACT, Choi et
             al., 2018, for both ends).
+        contains: numbers that the range contains whatever the data are, such as the
+            constant that a tensor is padded with.
 
     Example:
 
@@ -126,6 +128,7 @@ class FakeQuantize(keras.layers.Layer):
         # Not an argument like the others, of which there are many enough.
         self.symmetric = bool(kwargs.pop("symmetric", False))
         self.learned = bool(kwargs.pop("learned", False)) and fixed_range is None
+        self.contains = tuple(map(float, kwargs.pop("contains", ())))
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -262,11 +265,11 @@ class FakeQuantize(keras.layers.Layer):
 
     def _span(self, ranges: Any) -> tuple[Any, Any]:
         """Returns the range of all sites, shifted so that zero is on its grid."""
-        low = ops.zeros_like(ranges[0, 0])
+        low = ops.full_like(ranges[0, 0], min(0.0, *self.contains, 0.0))
         if not self.nonnegative:
             low = ops.minimum(ops.min(ranges[:, 0]), low)
         # Zero is in every range, also where all values are negative.
-        high = ops.maximum(ops.max(ranges[:, 1]), 0.0)
+        high = ops.maximum(ops.max(ranges[:, 1]), max(0.0, 0.0, *self.contains))
         high = ops.maximum(high, low + _SMALLEST_SPAN)
         if self.is_wide:
             high = ops.maximum(high, -low)
@@ -300,10 +303,28 @@ class FakeQuantize(keras.layers.Layer):
         low, high = self._span(ops.convert_to_tensor(self.ranges))
         return float(low), float(high)
 
+    def rounded(self, values: Any) -> Any:
+        """Returns numbers as an array, rounded to the range that is in use."""
+        low, high = self.learned_range()
+        return ops.convert_to_numpy(
+            keras.quantizers.fake_quant_with_min_max_vars(
+                ops.convert_to_tensor(values, dtype="float32"),
+                low,
+                high,
+                num_bits=self.num_bits,
+                narrow_range=self.is_wide,
+            )
+        )
+
     def step(self) -> float:
         """Returns the distance between two neighbouring values."""
         low, high = self.learned_range()
         return (high - low) / self._steps
+
+    def values_between(self) -> float:
+        """Returns how many steps the numbers of the data alone span."""
+        ranges = ops.convert_to_numpy(self.ranges)
+        return float(max(0.0, ranges.max()) - min(0.0, ranges.min())) / self.step()
 
     def zero_point(self) -> int:
         """Returns the signed integer that stands for zero."""
@@ -324,6 +345,7 @@ class FakeQuantize(keras.layers.Layer):
             "frozen": self.frozen,
             "symmetric": self.symmetric,
             "learned": self.learned,
+            "contains": self.contains,
         }
 
 

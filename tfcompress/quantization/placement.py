@@ -23,15 +23,13 @@ from tfcompress.quantization.activations import (
     clamps,
     fixed_range,
 )
+from tfcompress.quantization.casts import is_float, values_of_cast
+from tfcompress.quantization.constants import has_numbers, own_numbers
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import with_float_borders
 from tfcompress.quantization.primitives import Bounded
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import QuantizationScheme
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("float", "bfloat"))
 
 
 _FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
@@ -60,6 +58,7 @@ class _Range:
     fixed: tuple[float, float] | None = None
     symmetric: bool = False
     sites: int = 0
+    contains: tuple[float, ...] = ()
 
     def add_site(self, nonnegative: bool) -> int:
         self.nonnegative &= nonnegative
@@ -87,7 +86,7 @@ class _Placement:
 
     def run(self, rounded_inputs: bool) -> None:
         for tensor in self.graph.input_tensors:
-            if rounded_inputs and _is_float(tensor):
+            if rounded_inputs and is_float(tensor):
                 self.ranges[tensor] = _Range(tensor.name)
                 continue
             readers = self.consumers.get(tensor, [])
@@ -98,16 +97,17 @@ class _Placement:
 
     def visit(self, node: Node) -> None:
         flow = self.flow(node)
-        if flow in ("select", "average"):
+        numbers = own_numbers(node)
+        if flow == "concatenate" or (flow == "select" and numbers):
+            self.join(node, numbers)
+        elif flow in ("select", "average"):
             shared = self.find(node.inputs[0])
             if shared is None:
                 return
             for tensor in node.output_tensors:
                 self.ranges[tensor] = shared
-                if flow == "average":
+                if flow == "average" or has_numbers(node):
                     self.after[tensor] = (shared, None)
-        elif flow == "concatenate":
-            self.join(node)
         elif flow == "float":
             for tensor in node.output_tensors:
                 readers = self.consumers.get(tensor, [])
@@ -117,6 +117,8 @@ class _Placement:
             self.ask_for_symmetry(node)
             for tensor in node.output_tensors:
                 self.new_range(tensor, node.name, node.operation)
+                if values_of_cast(node) is not None:
+                    self.ranges[tensor].fixed = values_of_cast(node)
             # Nothing is computed in between, or it is rounded already.
             rounded = isinstance(node.operation, RecurrentSteps) or (
                 isinstance(node.operation, Bounded) and self.find(node.inputs[0])
@@ -149,18 +151,23 @@ class _Placement:
         return may_clamp and clamped and linear
 
     def new_range(self, tensor: Tensor, name: str, operation: Any = None) -> None:
-        if not _is_float(tensor):
+        if not is_float(tensor):
             return
         nonnegative = activation_name(operation) in NONNEGATIVE
         one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
         self.ranges[tensor] = one
         self.after[tensor] = (one, one.add_site(nonnegative))
 
-    def join(self, node: Node) -> None:
-        """Gives all inputs of a Concatenate, and its output, one range."""
-        common = _Range(node.name)
+    def join(self, node: Node, numbers: tuple[float, ...]) -> None:
+        """Gives all inputs of a Concatenate, and its output, one range.
+
+        Args:
+            node: what passes on the numbers of its inputs, and some of its own.
+            numbers: its own, which the range must contain.
+        """
+        common = _Range(node.name, contains=numbers)
         for tensor in dict.fromkeys(node.inputs):
-            if not _is_float(tensor):
+            if not is_float(tensor):
                 continue  # the condition of a `where`
             found = self.find(tensor)
             if found is None or found.fixed is not None:
@@ -169,9 +176,9 @@ class _Placement:
             elif found is not common:
                 self.merge(found, common)
         self.ranges[node.output] = common
-        if type(node.operation).__name__ == "Where":
-            # One of its values may be a constant, which the range must contain.
-            self.after[node.output] = (common, common.add_site(False))
+        if has_numbers(node):
+            # What is not a tensor is rounded behind the operation.
+            self.after[node.output] = (common, None)
 
     def find(self, tensor: Tensor) -> _Range | None:
         found = self.ranges.get(tensor)
@@ -189,7 +196,12 @@ class _Placement:
         new.sites += old.sites
         new.nonnegative &= old.nonnegative
         new.symmetric |= old.symmetric
+        new.contains = (*new.contains, *old.contains)
         self.merged[old] = new
+
+
+def _extremes(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    return (min(numbers), max(numbers)) if numbers else ()
 
 
 def insert_fake_quantize(
@@ -231,6 +243,7 @@ def insert_fake_quantize(
                 nonnegative=shared.nonnegative,
                 sites=max(shared.sites, 1) * (steps or 1),
                 symmetric=shared.symmetric,
+                contains=_extremes(shared.contains),
                 learned=scheme.ranges == "learned",
                 name=name,
             )

@@ -128,9 +128,9 @@ class AddConstant(keras.layers.Layer):
         self.steps = steps
 
     def call(self, inputs: Any) -> Any:
-        # 254 steps, so that zero is one of the values.
-        low = -(np.abs(self.value).max() or np.float32(1.0))
-        high = np.float32(-low * 127 / 128)
+        # Zero and the number that is farthest from it are among the values.
+        largest = max(self.value.max() / 127, -self.value.min() / 128) or 1.0
+        low, high = np.float32(-128 * largest), np.float32(127 * largest)
         rounded = keras.quantizers.fake_quant_with_min_max_vars(
             ops.convert_to_tensor(self.value), float(low), float(high)
         )

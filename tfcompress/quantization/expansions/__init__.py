@@ -4,6 +4,8 @@ from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     activations,
     attention,
     convolutions,
+    encodings,
+    images,
     embedding,
     merging,
     normalization,

@@ -34,14 +34,26 @@ def relu(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Sets bounds, or a slope for negative numbers."""
     if activation_name(layer) in ("relu", "relu6"):
         return None
-    if layer.threshold or (layer.negative_slope and layer.max_value is not None):
-        raise StaysFloat(
-            "it has a threshold, or a slope and a largest value",
-            "use ReLU(max_value) or LeakyReLU",
-        )
-    if layer.max_value is not None:
-        return parts(Bounded, low=0.0, high=layer.max_value)(x)
-    return leaky(parts, x, layer.negative_slope)
+    slope, largest = layer.negative_slope, layer.max_value
+    if layer.threshold:
+        # What passes is compared with a number, and the rest is zero or sloped.
+        outputs = ops.where(ops.greater(x, layer.threshold), x, 0.0)
+    elif slope and largest is None:
+        return leaky(parts, x, slope)
+    else:
+        outputs = x
+    if largest is not None:
+        suffix = "_bounded" if slope else ""
+        outputs = parts(Bounded, suffix, low=0.0, high=largest)(outputs)
+    elif not layer.threshold or slope:
+        outputs = parts(layers.Activation, "_positive", activation="relu")(outputs)
+    if not slope:
+        return outputs
+    below = parts(layers.Rescaling, "_below", scale=-1.0, offset=layer.threshold)(x)
+    below = parts(layers.Activation, "_sloped", activation="relu")(below)
+    return parts(layers.Add)(
+        [outputs, parts(layers.Rescaling, "_scaled", scale=-slope)(below)]
+    )
 
 
 @expansion(layers.LeakyReLU, "LeakyRelu")
