@@ -6,7 +6,6 @@ floats. Rounding needs the tensor in between, so the change of type is made a no
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -31,7 +31,6 @@ from tfcompress.quantization.primitives import Bounded
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import QuantizationScheme
 
-
 _FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
 
 
