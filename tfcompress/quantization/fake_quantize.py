@@ -180,6 +180,8 @@ class FakeQuantize(keras.layers.Layer):
             again: whether `inputs` were rounded before, to another scale.
             training: whether to move the range.
         """
+        # Lookups of words make integers where they promise floats.
+        inputs = ops.cast(inputs, "float32")
         if again:
             inputs = _kept_apart(inputs)
         if self.fixed_range is not None:

@@ -14,10 +14,10 @@ from tfcompress.core.graph import Graph, Node, output_names, trace
 from tfcompress.core.inlining import inlined
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import changes_nothing, rule_of
-from tfcompress.quantization.activations import fixed_range
+from tfcompress.quantization.activations import activation_name, fixed_range
 from tfcompress.quantization.as_convolution import affine_parameters
 from tfcompress.quantization.casts import with_explicit_casts
-from tfcompress.quantization.constants import out_of_reach
+from tfcompress.quantization.constants import has_numbers, out_of_reach
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.expansions import StaysFloat, expansion_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
@@ -42,6 +42,16 @@ _EIGHT_BITS_ONLY = (
     keras.layers.UpSampling2D,
     RecurrentSteps,
 )
+
+
+# Measured: the converter refuses these with activations of 16 bits.
+_EIGHT_BIT_OPERATIONS = frozenset(
+    {
+        *("Concatenate", "Stack", "Where", "Greater", "GreaterEqual", "Less"),
+        *("LessEqual", "Equal", "NotEqual"),
+    }
+)
+_EIGHT_BIT_ACTIVATIONS = frozenset({"gelu", "log"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +132,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
         _float_layers(graph, wanted, refusals, _names_in_wrappers(model)),
         [
             *_without_meaning(graph, chosen),
-            *(_impossible(graph, chosen) if common.activations > 8 else ()),
+            *(_impossible(graph, chosen, paths) if common.activations > 8 else ()),
         ],
     )
 
@@ -256,20 +266,33 @@ def _float_layers(
     return list(found.values())
 
 
-def _impossible(graph: Graph, chosen: Callable[[Any], bool]) -> list[FloatLayer]:
+def _impossible(
+    graph: Graph, chosen: Callable[[Any], bool], paths: dict[str, str]
+) -> list[FloatLayer]:
     """Returns the layers that the converter knows no 16-bit kernel for."""
-    return [
-        FloatLayer(
-            node.name,
-            type(node.operation).__name__,
-            "the converter has no 16-bit form of it",
-            "use 8 bits, such as scheme='w8a8'; or end the model with its logits "
-            "and let the application compute the softmax",
-        )
-        for node in graph.nodes
-        if chosen(node.operation)
-        and (
-            isinstance(node.operation, _EIGHT_BITS_ONLY)
-            or fixed_range(node.operation) is not None
-        )
-    ]
+    named: dict[str, FloatLayer] = {}
+    for node in graph.nodes:
+        if chosen(node.operation) and _is_8_bits_only(node):
+            owner = owner_path(node.name, paths)
+            named.setdefault(
+                owner,
+                FloatLayer(
+                    owner,
+                    type(node.operation).__name__,
+                    "the converter has no 16-bit form of it",
+                    "use 8 bits, such as scheme='w8a8'; or end the model with its "
+                    "logits and let the application compute the softmax",
+                ),
+            )
+    return list(named.values())
+
+
+def _is_8_bits_only(node: Node) -> bool:
+    kind = type(node.operation).__name__
+    return (
+        isinstance(node.operation, _EIGHT_BITS_ONLY)
+        or kind in _EIGHT_BIT_OPERATIONS
+        or activation_name(node.operation) in _EIGHT_BIT_ACTIVATIONS
+        or fixed_range(node.operation) is not None
+        or (kind == "Pad" and has_numbers(node))
+    )

@@ -79,7 +79,7 @@ class Parts:
             self.made[name] = Part(layer, weights)
         return self.made[name]
 
-    def add(self, layer: keras.Layer, weights: list) -> Part:
+    def add(self, layer: keras.Layer, weights: list | None) -> Part:
         """Takes a layer that is there already for a part."""
         return self.made.setdefault(layer.name, Part(layer, weights))
 
