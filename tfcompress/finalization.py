@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.graph import Graph, Node, build, is_graph_model, trace
+from tfcompress.core.graph import Graph, Node, build, config_of, is_graph_model, trace
 from tfcompress.core.select import require_built, walk
-from tfcompress.layer_rules import TRAINING_ONLY
+from tfcompress.layer_rules import changes_nothing
+from tfcompress.quantization.casts import cast_of, is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integer_graph import integer_graph
 
@@ -46,7 +47,7 @@ def finalize(model: keras.Model) -> keras.Model:
         return model
     graph = trace(model, "finalize the model")
     quantized = any(isinstance(layer, FakeQuantize) for _, layer in walk(model))
-    graph = _without_training_layers(graph)
+    graph = _without_training_layers(_without_normalized_kernels(graph))
     if quantized:
         graph = integer_graph(graph)
     made: dict[int, Any] = {}
@@ -61,15 +62,33 @@ def finalize(model: keras.Model) -> keras.Model:
     return build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
 
 
+def _without_normalized_kernels(graph: Graph) -> Graph:
+    """Replaces each SpectralNormalization by its layer, whose kernel it has set."""
+
+    def inner(node: Node) -> Node:
+        if not isinstance(node.operation, keras.layers.SpectralNormalization):
+            return node
+        return dataclasses.replace(node, operation=node.operation.layer, kwargs={})
+
+    return dataclasses.replace(graph, nodes=[inner(node) for node in graph.nodes])
+
+
 def _without_training_layers(graph: Graph) -> Graph:
     mapping: dict = {}
     kept: list[Node] = []
+    outputs = set(graph.output_tensors)
     for node in graph.nodes:
-        if isinstance(node.operation, TRAINING_ONLY):
-            source = node.inputs[0]
-            mapping[node.output] = mapping.get(source, source)
-        else:
+        # An Identity at the end is there for the name that it gives an output.
+        names = isinstance(node.operation, keras.layers.Identity)
+        if not changes_nothing(node) or (names and node.output in outputs):
             kept.append(node)
+            continue
+        source = mapping.get(node.inputs[0], node.inputs[0])
+        if is_float(source) or not is_float(node.output):
+            mapping[node.output] = source
+        else:
+            # Pixels of 8 bits: it gives them on as floats.
+            kept.append(dataclasses.replace(cast_of(source), outputs=node.output))
     return graph.substitute(mapping, kept)
 
 
@@ -88,5 +107,5 @@ def _final_operation(node: Node) -> tuple[Any, Any]:
             # bit only, and then a scale is not the one that the model has.
             changes |= {"fixed_range": found, "learned": False}
             weights = None
-    config = {**operation.get_config(), **changes}
+    config = {**config_of(operation), **changes}
     return type(operation).from_config(config), weights

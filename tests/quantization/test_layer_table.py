@@ -114,6 +114,32 @@ OPERATIONS = {
     "gelu": after(ops.gelu),
     "negative": after(lambda h: -h),
 }
+FLOORS = np.linspace(-1.0, 3.0, 4, dtype="float32")
+CONSTANTS = {
+    "maximum": after(lambda h: ops.maximum(ops.sigmoid(h), 1.5)),
+    "maximum_channels": after(lambda h: ops.maximum(h, FLOORS)),
+    "minimum": after(lambda h: ops.minimum(ops.sigmoid(h), -0.5)),
+    "maximum_below": after(lambda h: ops.maximum(ops.sigmoid(h), -7.0)),
+    "relu": after(lambda h: ops.maximum(h, 0.0)),
+    "pad": after(
+        lambda h: ops.pad(h, ((0, 0), (1, 0), (0, 2), (0, 0)), constant_values=-3.0)
+    ),
+    "clip_above_zero": after(lambda h: ops.clip(h, 0.1, 0.4)),
+    "full_like": after(lambda h: h + ops.full_like(h, 2.5)),
+    "ones_like": after(lambda h: ops.concatenate([h, ops.ones_like(h)], -1)),
+    "max_initial": after(lambda h: ops.max(h, axis=1, initial=4.0)),
+    "threshold": after(L.ReLU(threshold=0.3)),
+    "threshold_bounded": after(L.ReLU(threshold=0.3, max_value=0.7)),
+    "sloped_bounded": after(L.ReLU(negative_slope=0.3, max_value=0.7)),
+    "where_less": after(lambda h: ops.where(h < 0.237, h, ops.tanh(h))),
+    "where_beyond": after(lambda h: ops.where(h >= -90.0, h, ops.tanh(h))),
+    "masked_maximum": after(
+        lambda h: ops.max(ops.where(h > 0.237, h, -1e9), axis=(1, 2))
+    ),
+    "AveragePooling2D_1x2": after(L.AveragePooling2D((1, 2))),
+    "AveragePooling2D_3x1": after(L.AveragePooling2D((3, 2), (3, 1), padding="same")),
+    "CenterCrop": after(L.CenterCrop(5, 6)),
+}
 SEQUENCE_LAYERS = {
     "Conv1D": conv1d(),
     "Conv1D_causal": L.Conv1D(4, 3, padding="causal", dilation_rate=2),
@@ -137,6 +163,7 @@ GROUPS = {
     "activations": ((8, 8, 4), ACTIVATIONS),
     "merges": ((8, 8, 4), MERGES),
     "operations": ((8, 8, 4), OPERATIONS),
+    "constants": ((8, 8, 4), CONSTANTS),
     "sequences": ((12, 4), SEQUENCE_LAYERS),
 }
 

@@ -138,15 +138,38 @@ def _tensors(structure: Any) -> list[Tensor]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
 
 
+def config_of(operation: Any) -> dict:
+    """Returns the config of a layer or operation, with functions as they live.
+
+    A lambda or a function of the user's own that is an activation need not be written
+    down to be copied.
+    """
+    names = ("activation", "recurrent_activation")
+    functions = {
+        name: value
+        for name in names
+        if callable(value := getattr(operation, name, None))
+        and not isinstance(value, keras.Layer)
+        and not str(getattr(value, "__module__", None)).startswith("keras.")
+    }
+    if not functions:
+        return operation.get_config()
+    # Not copy.copy, which saves and loads a layer.
+    plain = object.__new__(type(operation))
+    linear = dict.fromkeys(functions, keras.activations.linear)
+    vars(plain).update({**vars(operation), **linear})
+    return {**plain.get_config(), **functions}
+
+
 def clone_operation(operation: Any) -> Any:
     """Returns a fresh, unbuilt copy of a layer or `keras.ops` operation."""
     try:
         if isinstance(operation, keras.layers.Lambda):
             # Its code is running in this process already, so it is no less safe here.
-            copy = type(operation).from_config(operation.get_config(), safe_mode=False)
-            copy.function = operation.function  # with the globals that it refers to
-            return copy
-        return type(operation).from_config(operation.get_config())
+            twin = type(operation).from_config(operation.get_config(), safe_mode=False)
+            twin.function = operation.function  # with the globals that it refers to
+            return twin
+        return type(operation).from_config(config_of(operation))
     except Exception as error:
         reason = " ".join(str(error).strip().split("\n\n")[0].split())
         raise InvalidArgumentError(

@@ -25,7 +25,7 @@ Flow = Literal[
     "select",  # passes some of its input's numbers on: shares the input's range
     "average",  # averages within its input's range, which integer kernels keep
     "concatenate",  # all inputs and the output share one range
-    "lookup",  # reads whole numbers, makes new ones (Embedding)
+    "lookup",  # reads whole numbers, makes new ones (Embedding, a cast to floats)
     "float",  # no integer kernel is known
 ]
 
@@ -45,21 +45,28 @@ OPERATION_FLOWS: dict[str, Flow] = {
     **dict.fromkeys(("Exp", "Gelu", "Log", "Rsqrt"), "activate"),
     "LogSoftmax": "activate",
     **dict.fromkeys(("Matmul", "Mean", "Sum"), "arithmetic"),
+    **dict.fromkeys(("Cast", "OneHot"), "lookup"),
+    "Concatenate": "concatenate",
     "Stack": "concatenate",
     "Where": "concatenate",
 }
 
 
+def _layers(names: str) -> tuple[type, ...]:
+    """Returns the layers of these names that the installed Keras has."""
+    return tuple(getattr(layers, n) for n in names.split() if hasattr(layers, n))
+
+
 # Layers that change nothing once training is over.
-TRAINING_ONLY = (
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.AlphaDropout,
-    layers.ActivityRegularization,
+TRAINING_ONLY = _layers(
+    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout "
+    "GaussianNoise AlphaDropout ActivityRegularization Identity AugMix CutMix "
+    "Equalization MaxNumBoundingBoxes MixUp RandAugment RandomBrightness "
+    "RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop "
+    "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur "
+    "RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization "
+    "RandomRotation RandomSaturation RandomSharpness RandomShear RandomTranslation "
+    "RandomZoom Solarization"
 )
 
 
@@ -127,6 +134,8 @@ class LayerRule:
             name from docs/shrink.md, or a function of a
             `tfcompress.restructuring.call.Call`. With `None`, the channels that go
             in and come out stay. `restructuring` fills it in for Keras' layers.
+        training_only: whether it gives on its input unchanged once training is over,
+            as dropout does; `finalize` takes it out.
     """
 
     layer_type: type
@@ -135,6 +144,7 @@ class LayerRule:
     macs: Callable[[Any, list, tuple], int] | None = None
     channel_granularity: bool = True
     channels: str | Callable[[Any], None] | None = None
+    training_only: bool = False
 
 
 _rules: dict[type, LayerRule] = {}
@@ -176,6 +186,21 @@ def rule_of_type(layer_type: type) -> LayerRule | None:
         if cls in _rules:
             return _rules[cls]
     return None
+
+
+def changes_nothing(node: Node) -> bool:
+    """Returns whether a node gives on its input unchanged once training is over."""
+    layer = node.operation
+    if isinstance(layer, layers.Pipeline):
+        inner = [dataclasses.replace(node, operation=one) for one in layer.layers]
+        return all(map(changes_nothing, inner))
+    rule, call = rule_of(layer), type(layer).call
+    alone = len(node.args) == 1 and isinstance(node.args[0], Tensor)
+    if rule is None or not rule.training_only or not alone:
+        return False
+    # A subclass may go on for ever, as Monte Carlo dropout does. A `training=True` of
+    # the call has no say: `predict` and exports overrule it.
+    return call is rule.layer_type.call
 
 
 def kernels_of(layer: keras.Layer) -> Iterator[tuple[Kernel, keras.Variable]]:
@@ -318,10 +343,11 @@ def _fill_table() -> None:
         layers.Resizing,
         layers.UpSampling1D,
         layers.UpSampling2D,
-        *TRAINING_ONLY,
-        layers.Identity,
         layers.InputLayer,
     )
+    add("select", *TRAINING_ONLY, training_only=True)
+    texts = "Hashing HashedCrossing IntegerLookup StringLookup TextVectorization"
+    add("lookup", *_layers(f"CategoryEncoding Discretization {texts}"))
     add("average", layers.AveragePooling1D, layers.AveragePooling2D)
     add("concatenate", layers.Concatenate, layers.Maximum, layers.Minimum)
 

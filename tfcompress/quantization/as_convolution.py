@@ -151,7 +151,8 @@ def _with_reshapes(
 def average_nodes(node: Node, step: float) -> list[Node] | None:
     """Returns nodes that compute an average pooling as a depthwise convolution.
 
-    Returns `None` where windows reach over the border: they average fewer values.
+    Returns `None` where windows reach over the border, where they average fewer values,
+    and where strides are unequal: TensorFlow has no such depthwise convolution.
 
     Args:
         node: the pooling.
@@ -172,6 +173,8 @@ def average_nodes(node: Node, step: float) -> list[Node] | None:
         np.full(channels, decision),
     ]
     if len(tensor.shape) == 4:
+        if strides[0] != strides[1]:
+            return None
         convolution = layers.DepthwiseConv2D(window, strides, name=layer.name)
         return [Node(convolution, node.args, {}, node.output, lambda: weights)]
     if tensor.shape[1] is None or strides[0] not in (1, window[0]):

@@ -18,8 +18,13 @@ import numpy as np
 
 from tfcompress.core import lora
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
+from tfcompress.quantization.casts import is_float
 from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
+from tfcompress.quantization.opened import is_unknown, opened
+from tfcompress.quantization.placement import flow_of
 
+# Of numbers near zero, 8 bits leave too little for these.
+_TOO_COARSE = frozenset({"Rsqrt", "Log"})
 _ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU)
 
 
@@ -80,6 +85,8 @@ class _Expander:
             yield node
             return
         function = expansion_of(node.operation)
+        if function is None and is_unknown(node.operation):
+            function = opened
         if function is None:
             yield node
             return
@@ -98,17 +105,55 @@ class _Expander:
             return
         inner = trace_operations(model)
         inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
+        if function is opened and not self.reaches_integers(node, inner):
+            yield node
+            return
         renamed = dict(zip(inner.output_tensors, node.output_tensors))
         for made, wanted in renamed.items():
             if made in given:
                 mapping[wanted] = mapping.get(made, made)
         for part in inner.nodes:
+            if not isinstance(part.operation, keras.Layer):
+                # Messages and ranges name the layer that it is a part of.
+                _name_after(node.name, part.operation)
             part = part.reading(renamed)
             outputs = keras.tree.map_structure(
                 lambda t: renamed.get(t, t) if isinstance(t, Tensor) else t,
                 part.outputs,
             )
             yield from self.split(dataclasses.replace(part, outputs=outputs), mapping)
+
+    def reaches_integers(self, node: Node, inner: Graph) -> bool:
+        """Returns whether all that a layer of the user's does has an integer form.
+
+        If not, it is better off in one piece, in float, than rounded in between.
+        """
+        if node.name in self.refusals:
+            return False
+        trial = _Expander()
+        nodes = [one for part in inner.nodes for one in trial.split(part, {})]
+        float_kinds = [
+            type(one.operation).__name__
+            for one in nodes
+            if any(map(is_float, one.output_tensors))
+            and (
+                one.name in trial.refusals
+                or flow_of(one.operation) == "float"
+                or type(one.operation).__name__ in _TOO_COARSE
+            )
+        ]
+        if float_kinds:
+            self.refusals[node.name] = StaysFloat(
+                f"its `call` computes {', '.join(dict.fromkeys(float_kinds))}",
+                "use a layer of Keras, such as RMSNormalization or LayerNormalization, "
+                "or operations that have an integer form",
+            )
+        return not float_kinds
+
+
+def _name_after(owner: str, operation: Any) -> None:
+    if not operation.name.startswith(owner):
+        operation.name = f"{owner}_{operation.name}"
 
 
 def _described(node: Node) -> Any:

@@ -17,6 +17,7 @@ from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
 from tfcompress.quantization.integer_sums import is_plain
+from tfcompress.quantization.softmax_scores import seen_by_softmax
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
@@ -25,13 +26,6 @@ _SMALLEST_SPAN = 1e-5
 TIE_BREAK = 0.02
 # How many batches a learned range is taken from before the optimizer moves it.
 _OBSERVED = 10
-# How far below the largest of its row a score weighs nothing in a softmax of 8 bits
-# (exp(-12) is a 640th of half a step), and what is masked has to be.
-_UNSEEN = 12.0
-# Half a step of a softmax of 8 bits.
-_HALF_STEP = 1 / 512
-# Rows whose largest score is no larger than this are masked as a whole.
-_HIDDEN = -1e4
 
 
 _state = threading.local()
@@ -121,6 +115,8 @@ class FakeQuantize(keras.layers.Layer):
         covers: whether the range widens at once to what a batch holds, and follows the
             average inwards only, so that hardly a value is cut off: for factors of
             whole rows, where that would scale a row.
+        contains: numbers that the range contains whatever the data are, such as the
+            constant that a tensor is padded with.
 
     Example:
 
@@ -145,6 +141,7 @@ class FakeQuantize(keras.layers.Layer):
         self.rows = kwargs.pop("rows", None)
         self.masked = kwargs.pop("masked", None)
         self.covers = bool(kwargs.pop("covers", False))
+        self.contains = tuple(map(float, kwargs.pop("contains", ())))
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -196,6 +193,8 @@ class FakeQuantize(keras.layers.Layer):
             again: whether `inputs` were rounded before, to another scale.
             training: whether to move the range.
         """
+        # Lookups of words make integers where they promise floats.
+        inputs = ops.cast(inputs, "float32")
         if again:
             inputs = _kept_apart(inputs)
         if self.fixed_range is not None:
@@ -262,7 +261,7 @@ class FakeQuantize(keras.layers.Layer):
 
     def _batch_range(self, inputs: Any) -> Any:
         if self.rows is not None:
-            return ops.stop_gradient(ops.stack(self._seen_by_softmax(inputs)))
+            return ops.stop_gradient(ops.stack(self._seen(inputs)))
         high = ops.max(inputs)
         low = ops.zeros_like(high) if self.nonnegative else ops.min(inputs)
         return ops.stop_gradient(ops.stack([low, high]))
@@ -271,34 +270,11 @@ class FakeQuantize(keras.layers.Layer):
         """Returns the ends of what is to be represented of `values`."""
         if self.rows is None:
             return float(values.min()), float(values.max())
-        low, high = self._seen_by_softmax(ops.convert_to_tensor(values))
+        low, high = self._seen(ops.convert_to_tensor(values))
         return float(low), float(high)
 
-    def _seen_by_softmax(self, scores: Any) -> tuple[Any, Any]:
-        """Returns the smallest score that weighs anything in its row, and the largest.
-
-        Rows that are masked as a whole do not count: equal scores weigh the same
-        wherever they are cut off.
-        """
-        scores = ops.cast(scores, "float32")
-        largest = ops.max(scores, axis=self.rows)
-        hidden = _HIDDEN if self.masked is None else max(self.masked, _HIDDEN)
-        seen = largest > hidden
-        high = ops.max(ops.where(seen, largest, -np.inf))
-        low = ops.min(ops.where(seen, largest, np.inf))
-        high, low = (ops.where(ops.any(seen), end, 0.0) for end in (high, low))
-        low -= self._unseen(scores.shape[self.rows])
-        if self.masked is None:
-            low = ops.maximum(low, ops.min(scores))
-        return low, high
-
-    @staticmethod
-    def _unseen(length: int | None) -> float:
-        """Returns how far below the largest of `length` scores all others are unseen.
-
-        Together, too, they weigh less than half a step.
-        """
-        return max(_UNSEEN, math.log((length or 1) / _HALF_STEP))
+    def _seen(self, scores: Any) -> tuple[Any, Any]:
+        return seen_by_softmax(scores, self.rows, self.masked)
 
     def _observe(self, inputs: Any, site: Any) -> None:
         # A plain mean of the first batches that turns into a moving average, or into
@@ -323,11 +299,11 @@ class FakeQuantize(keras.layers.Layer):
 
     def _span(self, ranges: Any) -> tuple[Any, Any]:
         """Returns the range of all sites, shifted so that zero is on its grid."""
-        low = ops.zeros_like(ranges[0, 0])
+        low = ops.full_like(ranges[0, 0], min(0.0, *self.contains, 0.0))
         if not self.nonnegative:
             low = ops.minimum(ops.min(ranges[:, 0]), low)
         # Zero is in every range, also where all values are negative.
-        high = ops.maximum(ops.max(ranges[:, 1]), 0.0)
+        high = ops.maximum(ops.max(ranges[:, 1]), max(0.0, 0.0, *self.contains))
         high = ops.maximum(high, low + _SMALLEST_SPAN)
         if self.is_wide:
             high = ops.maximum(high, -low)
@@ -361,10 +337,28 @@ class FakeQuantize(keras.layers.Layer):
         low, high = self._span(ops.convert_to_tensor(self.ranges))
         return float(low), float(high)
 
+    def rounded(self, values: Any) -> Any:
+        """Returns numbers as an array, rounded to the range that is in use."""
+        low, high = self.learned_range()
+        return ops.convert_to_numpy(
+            keras.quantizers.fake_quant_with_min_max_vars(
+                ops.convert_to_tensor(values, dtype="float32"),
+                low,
+                high,
+                num_bits=self.num_bits,
+                narrow_range=self.is_wide,
+            )
+        )
+
     def step(self) -> float:
         """Returns the distance between two neighbouring values."""
         low, high = self.learned_range()
         return (high - low) / self._steps
+
+    def values_between(self) -> float:
+        """Returns how many steps the numbers of the data alone span."""
+        ranges = ops.convert_to_numpy(self.ranges)
+        return float(max(0.0, ranges.max()) - min(0.0, ranges.min())) / self.step()
 
     def zero_point(self) -> int:
         """Returns the signed integer that stands for zero."""
@@ -388,6 +382,7 @@ class FakeQuantize(keras.layers.Layer):
             "rows": self.rows,
             "masked": self.masked,
             "covers": self.covers,
+            "contains": self.contains,
         }
 
 

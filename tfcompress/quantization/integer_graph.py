@@ -24,6 +24,7 @@ from tfcompress.quantization.as_convolution import (
     depthwise_nodes,
     identity_nodes,
 )
+from tfcompress.quantization.constants import with_constants_on_grids
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import FloatBorder
 from tfcompress.quantization.integer_average import IntegerAverage
@@ -50,6 +51,7 @@ def integer_graph(graph: Graph) -> Graph:
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
     graph = _use_convolutions(graph)
+    graph = with_constants_on_grids(graph, _rounding_before)
     return _with_integer_sums(_round_weights(graph))
 
 

@@ -24,6 +24,8 @@ from tfcompress.quantization.activations import (
     clamps,
     fixed_range,
 )
+from tfcompress.quantization.casts import is_float, values_of_cast
+from tfcompress.quantization.constants import has_numbers, own_numbers
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import with_float_borders
 from tfcompress.quantization.primitives import Bounded
@@ -37,10 +39,6 @@ MASKED = -30.0
 
 def _array(constant: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(constant))
-
-
-def _is_float(tensor: Tensor) -> bool:
-    return tensor.dtype.startswith(("float", "bfloat"))
 
 
 _FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
@@ -72,6 +70,7 @@ class _Range:
     masked: float | None = None
     covers: bool = False
     sites: int = 0
+    contains: tuple[float, ...] = ()
 
     def holds(self, constant: np.ndarray) -> bool:
         """Returns whether a constant is within a range that kernels prescribe."""
@@ -108,7 +107,7 @@ class _Placement:
     def run(self, rounded_inputs: bool) -> None:
         self.in_steps = rounded_inputs
         for tensor in self.graph.input_tensors:
-            if rounded_inputs and _is_float(tensor):
+            if rounded_inputs and is_float(tensor):
                 self.ranges[tensor] = _Range(tensor.name)
                 continue
             readers = self.consumers.get(tensor, [])
@@ -119,18 +118,19 @@ class _Placement:
 
     def visit(self, node: Node) -> None:
         flow = self.flow(node)
-        if flow in ("select", "average"):
+        numbers = own_numbers(node)
+        if flow == "concatenate" or (flow == "select" and numbers):
+            self.join(node, numbers)
+        elif flow in ("select", "average"):
             shared = self.find(node.inputs[0])
             if shared is None:
                 return
             for tensor in node.output_tensors:
                 self.ranges[tensor] = shared
-                if flow == "average":
+                if flow == "average" or has_numbers(node):
                     self.after[tensor] = (shared, None)
                 elif self.is_observed(tensor):
                     self.after[tensor] = self.site(shared, tensor)
-        elif flow == "concatenate":
-            self.join(node)
         elif flow == "float":
             for tensor in node.output_tensors:
                 readers = self.consumers.get(tensor, [])
@@ -140,6 +140,8 @@ class _Placement:
             self.ask_for_symmetry(node)
             for tensor in node.output_tensors:
                 self.new_range(tensor, node.name, node.operation)
+                if values_of_cast(node) is not None:
+                    self.ranges[tensor].fixed = values_of_cast(node)
             # Nothing is computed in between, or it is rounded already.
             rounded = isinstance(node.operation, RecurrentSteps) or (
                 isinstance(node.operation, Bounded) and self.find(node.inputs[0])
@@ -172,7 +174,7 @@ class _Placement:
         return may_clamp and clamped and linear
 
     def new_range(self, tensor: Tensor, name: str, operation: Any = None) -> None:
-        if not _is_float(tensor):
+        if not is_float(tensor):
             return
         nonnegative = activation_name(operation) in NONNEGATIVE
         one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
@@ -199,19 +201,31 @@ class _Placement:
         shared.rows = self.scores[tensor]
         return shared, shared.add_site(nonnegative)
 
-    def join(self, node: Node) -> None:
-        """Gives all inputs of a Concatenate, and its output, one range."""
+    def join(self, node: Node, numbers: tuple[float, ...]) -> None:
+        """Gives all inputs of a Concatenate, and its output, one range.
+
+        Args:
+            node: what passes on the numbers of its inputs, and some of its own.
+            numbers: its own, which the range must contain.
+        """
         common = _Range(node.name)
-        if type(node.operation).__name__ == "Where":
-            self.choose(node, common)
+        if type(node.operation).__name__ == "Where" and self.chooses(node, common):
             return
+        scores = node.output in self.scores
+        hidden = MASKED if scores else -np.inf
+        common.contains = tuple(number for number in numbers if number > hidden)
         for tensor in dict.fromkeys(node.inputs):
             self.join_one(node, tensor, common)
         self.ranges[node.output] = common
+        if self.is_observed(node.output):
+            self.after[node.output] = self.site(common, node.output)
+        elif has_numbers(node):
+            # What is not a tensor is rounded behind the operation.
+            self.after[node.output] = (common, None)
 
     def join_one(self, node: Node, tensor: Tensor, common: _Range) -> None:
-        if not _is_float(tensor):
-            return
+        if not is_float(tensor):
+            return  # the condition of a `where`
         found = self.find(tensor)
         apart = node.output in self.scores and tensor not in self.scores
         if found is None or found.fixed is not None or apart:
@@ -220,25 +234,22 @@ class _Placement:
         elif found is not common:
             self.merge(found, common)
 
-    def choose(self, node: Node, common: _Range) -> None:
-        """A `where` chooses between tensors, or a tensor and a constant."""
+    def chooses(self, node: Node, common: _Range) -> bool:
+        """Looks at the constant of a `where`; says if no new range is needed for it."""
         _, *values = node.args
         tensors = [value for value in values if isinstance(value, Tensor)]
-        if len(tensors) == 1:
-            constant = _array(values[0] if values[1] is tensors[0] else values[1])
-            fixed = self.find(tensors[0])
-            if fixed is not None and fixed.holds(constant) and not self.in_steps:
-                # The constant is one of the values that the range has anyway.
-                self.ranges[node.output] = fixed
-                self.after[node.output] = fixed, None
-                return
-            if node.output in self.scores and constant.max() <= MASKED:
-                common.masked = float(constant.max())
-        for tensor in dict.fromkeys(tensors):
-            self.join_one(node, tensor, common)
-        self.ranges[node.output] = common
-        # One of its values may be a constant, which the range must contain.
-        self.after[node.output] = self.site(common, node.output)
+        if len(tensors) != 1:
+            return False
+        constant = _array(values[0] if values[1] is tensors[0] else values[1])
+        fixed = self.find(tensors[0])
+        if fixed is not None and fixed.holds(constant) and not self.in_steps:
+            # The constant is one of the values that the range has anyway.
+            self.ranges[node.output] = fixed
+            self.after[node.output] = fixed, None
+            return True
+        if node.output in self.scores and constant.max() <= MASKED:
+            common.masked = float(constant.max())
+        return False
 
     def find(self, tensor: Tensor) -> _Range | None:
         found = self.ranges.get(tensor)
@@ -260,7 +271,12 @@ class _Placement:
         new.rows = old.rows if new.rows is None else new.rows
         if old.masked is not None:
             new.masked = max(old.masked, -np.inf if new.masked is None else new.masked)
+        new.contains = (*new.contains, *old.contains)
         self.merged[old] = new
+
+
+def _extremes(numbers: tuple[float, ...]) -> tuple[float, ...]:
+    return (min(numbers), max(numbers)) if numbers else ()
 
 
 def insert_fake_quantize(
@@ -310,6 +326,7 @@ def insert_fake_quantize(
                 rows=shared.rows,
                 masked=shared.masked,
                 covers=shared.covers,
+                contains=_extremes(shared.contains),
                 name=name,
             )
         rounded = Tensor(tensor.shape, tensor.dtype, tensor.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,10 +13,12 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, output_names, trace
 from tfcompress.core.inlining import inlined
 from tfcompress.core.select import Filters, matches, select, walk
-from tfcompress.layer_rules import rule_of
-from tfcompress.quantization.activations import fixed_range
+from tfcompress.layer_rules import changes_nothing, rule_of
+from tfcompress.quantization.activations import activation_name, fixed_range
 from tfcompress.quantization.additive_masks import with_chosen_scores
 from tfcompress.quantization.as_convolution import affine_parameters
+from tfcompress.quantization.casts import with_explicit_casts
+from tfcompress.quantization.constants import has_numbers, out_of_reach
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.expansions import StaysFloat, expansion_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
@@ -41,6 +43,16 @@ _EIGHT_BITS_ONLY = (
     keras.layers.UpSampling2D,
     RecurrentSteps,
 )
+
+
+# Measured: the converter refuses these with activations of 16 bits.
+_EIGHT_BIT_OPERATIONS = frozenset(
+    {
+        *("Concatenate", "Stack", "Where", "Greater", "GreaterEqual", "Less"),
+        *("LessEqual", "Equal", "NotEqual"),
+    }
+)
+_EIGHT_BIT_ACTIVATIONS = frozenset({"gelu", "log"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +86,7 @@ class Plan:
         quantizer_of: the quantizer of a node's kernels.
         output_names: names of the model's outputs.
         float_layers: chosen layers that have no integer form.
-        impossible: layers that have none with so many bits.
+        impossible: chosen layers that cannot be exported with these numbers.
     """
 
     graph: Graph
@@ -109,8 +121,11 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     def wanted(operation: Any) -> bool:
         return selected(operation) and id(operation) not in in_float
 
+    graph = with_explicit_casts(
+        graph, lambda node: wanted(node.operation) and _computes(node.operation)
+    )
     graph, refusals = expand(graph, wanted)
-    refusals |= _uneven_inputs(graph)
+    refusals |= _uneven_inputs(graph) | _random_for_ever(graph)
 
     def chosen(operation: Any) -> bool:
         return wanted(operation) and operation.name not in refusals
@@ -122,7 +137,10 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
         lambda node: scheme_of(owner_path(node.name, paths)).weights,
         output_names(functional),
         _float_layers(graph, wanted, refusals, _names_in_wrappers(model)),
-        _impossible(graph, chosen) if common.activations > 8 else [],
+        [
+            *_without_meaning(graph, chosen),
+            *(_impossible(graph, chosen, paths) if common.activations > 8 else ()),
+        ],
     )
 
 
@@ -139,6 +157,12 @@ def _is_known(layer: Any) -> bool:
     return rule_of(layer) is not None or expansion_of(layer) is not None
 
 
+def _computes(operation: Any) -> bool:
+    """Returns whether integers are computed of what an operation reads."""
+    known = expansion_of(operation) is not None
+    return (known or flow_of(operation) != "float") and flow_of(operation) != "lookup"
+
+
 def _uneven_inputs(graph: Graph) -> dict[str, StaysFloat]:
     """Returns why inputs whose columns differ much are normalized in float.
 
@@ -146,12 +170,16 @@ def _uneven_inputs(graph: Graph) -> dict[str, StaysFloat]:
     any age; once they are normalized all columns are alike.
     """
     found = {}
+    producers, inputs = graph.producers(), graph.input_tensors
     for node in graph.nodes:
         layer = node.operation
         if not isinstance(layer, keras.layers.Normalization):
             continue
         columns = node.output.shape[-1]
-        if columns is None or node.inputs[0] not in graph.input_tensors:
+        before = producers.get(node.inputs[0])
+        cast = before is not None and type(before.operation).__name__ == "Cast"
+        source = before.inputs[0] if before and cast else node.inputs[0]
+        if columns is None or source not in inputs:
             continue
         scales = affine_parameters(layer, columns)
         if scales is None:
@@ -180,6 +208,52 @@ def _names_in_wrappers(model: keras.Model) -> dict[str, str]:
     }
 
 
+def _random_for_ever(graph: Graph) -> dict[str, StaysFloat]:
+    """Returns why layers that only training needs are needed after it as well."""
+    return {
+        node.name: StaysFloat(
+            "its class has a `call` of its own, which may change its input after "
+            "training as well",
+            "if it does not, say so by register_layer_rule(LayerRule(..., "
+            "training_only=True))",
+        )
+        for node in graph.nodes
+        if getattr(rule_of(node.operation), "training_only", False)
+        and not changes_nothing(node)
+    }
+
+
+def _without_meaning(
+    graph: Graph, chosen: Callable[[Any], bool]
+) -> Iterator[FloatLayer]:
+    """Yields what integers cannot stand for, however many bits they have."""
+    for node in graph.nodes:
+        if not chosen(node.operation) or not changes_nothing(node):
+            continue
+        given, made = node.inputs[0].shape, node.output.shape
+        if given != made:
+            yield FloatLayer(
+                node.name,
+                type(node.operation).__name__,
+                f"it makes {made} of {given} in training, and gives on its input "
+                "unchanged after it",
+                "crop the data before the model, or use CenterCrop",
+            )
+    for node, number in out_of_reach(graph, _passes_on).items():
+        if chosen(node.operation):
+            yield FloatLayer(
+                node.name,
+                type(node.operation).__name__,
+                f"it puts the number {number:g} into a tensor, and no range of "
+                "integers holds that and the numbers around zero",
+                "use a number near those of the tensor",
+            )
+
+
+def _passes_on(node: Node) -> bool:
+    return flow_of(node.operation) in ("select", "concatenate")
+
+
 def _float_layers(
     graph: Graph,
     chosen: Callable[[Any], bool],
@@ -199,20 +273,33 @@ def _float_layers(
     return list(found.values())
 
 
-def _impossible(graph: Graph, chosen: Callable[[Any], bool]) -> list[FloatLayer]:
+def _impossible(
+    graph: Graph, chosen: Callable[[Any], bool], paths: dict[str, str]
+) -> list[FloatLayer]:
     """Returns the layers that the converter knows no 16-bit kernel for."""
-    return [
-        FloatLayer(
-            node.name,
-            type(node.operation).__name__,
-            "the converter has no 16-bit form of it",
-            "use 8 bits, such as scheme='w8a8'; or end the model with its logits "
-            "and let the application compute the softmax",
-        )
-        for node in graph.nodes
-        if chosen(node.operation)
-        and (
-            isinstance(node.operation, _EIGHT_BITS_ONLY)
-            or fixed_range(node.operation) is not None
-        )
-    ]
+    named: dict[str, FloatLayer] = {}
+    for node in graph.nodes:
+        if chosen(node.operation) and _is_8_bits_only(node):
+            owner = owner_path(node.name, paths)
+            named.setdefault(
+                owner,
+                FloatLayer(
+                    owner,
+                    type(node.operation).__name__,
+                    "the converter has no 16-bit form of it",
+                    "use 8 bits, such as scheme='w8a8'; or end the model with its "
+                    "logits and let the application compute the softmax",
+                ),
+            )
+    return list(named.values())
+
+
+def _is_8_bits_only(node: Node) -> bool:
+    kind = type(node.operation).__name__
+    return (
+        isinstance(node.operation, _EIGHT_BITS_ONLY)
+        or kind in _EIGHT_BIT_OPERATIONS
+        or activation_name(node.operation) in _EIGHT_BIT_ACTIVATIONS
+        or fixed_range(node.operation) is not None
+        or (kind == "Pad" and has_numbers(node))
+    )

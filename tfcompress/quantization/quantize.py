@@ -86,10 +86,11 @@ def quantize_aware(
 def _refuse(layers: list[FloatLayer]) -> None:
     if layers:
         raise UnsupportedLayerError(
-            "The converter has no 16-bit form of these layers.",
-            received=", ".join(layer.name for layer in layers),
-            expected="activations such as ReLU, logits as outputs, no Concatenate",
-            fix=layers[0].fix,
+            "These layers cannot be computed with integers of that many bits.",
+            received=", ".join(
+                f"{one.name} ({one.kind}): {one.reason}" for one in layers
+            ),
+            fix="; ".join(dict.fromkeys(one.fix for one in layers)),
         )
 
 

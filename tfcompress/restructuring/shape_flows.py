@@ -25,7 +25,6 @@ _LARGEST_RESHAPE = 1 << 25
     layers.ELU,
     layers.Rescaling,
     *TRAINING_ONLY,
-    layers.Identity,
     layers.Masking,
     layers.InputLayer,
     hidden="StochasticDepth Absolute Abs Clip Cast Exp Expm1 Log Log1p Negative Sign "

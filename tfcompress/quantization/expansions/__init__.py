@@ -6,6 +6,8 @@ from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     convolutions,
     dot_attention,
     embedding,
+    encodings,
+    images,
     merging,
     normalization,
     operations,

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from tfcompress.core.graph import config_of
 from tfcompress.quantization.activations import INTEGER, activation_name
 from tfcompress.quantization.expansions.base import (
     MASKED,
@@ -23,16 +24,53 @@ from tfcompress.quantization.primitives import Bounded
 
 @expansion(layers.Activation)
 def activation(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
-    """Expands an activation function by its name."""
-    name = str(activation_name(layer))
-    if name in INTEGER:
+    """Expands an activation by its name, a function of the user's by running it.
+
+    An activation may be a layer, too.
+    """
+    function = layer.activation
+    if isinstance(function, keras.Layer):
+        config = {**config_of(function), "name": f"{layer.name}_{function.name}"}
+        copy = type(function).from_config(config)
+        return parts.add(copy, function.get_weights() or None)(x)
+    name = activation_name(layer) or _description(function)
+    builtin = str(getattr(function, "__module__", "")).startswith("keras.")
+    if builtin and name in INTEGER:
         return None
-    if name not in _BY_NAME:
+    if builtin and name in _BY_NAME:
+        return _BY_NAME[name](parts, x)
+    if builtin:
         raise StaysFloat(
             f"LiteRT has no integer kernel for its activation '{name}'",
             f"use one of {', '.join(sorted(INTEGER | set(_BY_NAME)))}",
         )
-    return _BY_NAME[name](parts, x)
+    return _as_operations(function, x)
+
+
+def _description(function: Any) -> str:
+    """Returns what to call a function that may have no name."""
+    inner = getattr(function, "func", None)  # a functools.partial
+    if inner is not None:
+        return f"partial({_description(inner)})"
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _as_operations(function: Any, x: Any) -> Any:
+    """Returns what a function of the user's records when run on a symbolic tensor."""
+    name = _description(function)
+    try:
+        outputs = function(x)
+    except Exception as error:
+        raise StaysFloat(
+            f"its activation '{name}' does not run on symbolic tensors",
+            "write it with keras.ops",
+        ) from error
+    if not isinstance(outputs, keras.KerasTensor):
+        raise StaysFloat(
+            f"its activation '{name}' returns {type(outputs).__name__}",
+            "write it with keras.ops",
+        )
+    return outputs
 
 
 @expansion(layers.ReLU)
@@ -40,14 +78,26 @@ def relu(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """Sets bounds, or a slope for negative numbers."""
     if activation_name(layer) in ("relu", "relu6"):
         return None
-    if layer.threshold or (layer.negative_slope and layer.max_value is not None):
-        raise StaysFloat(
-            "it has a threshold, or a slope and a largest value",
-            "use ReLU(max_value) or LeakyReLU",
-        )
-    if layer.max_value is not None:
-        return parts(Bounded, low=0.0, high=layer.max_value)(x)
-    return leaky(parts, x, layer.negative_slope)
+    slope, largest = layer.negative_slope, layer.max_value
+    if layer.threshold:
+        # What passes is compared with a number, and the rest is zero or sloped.
+        outputs = ops.where(ops.greater(x, layer.threshold), x, 0.0)
+    elif slope and largest is None:
+        return leaky(parts, x, slope)
+    else:
+        outputs = x
+    if largest is not None:
+        suffix = "_bounded" if slope else ""
+        outputs = parts(Bounded, suffix, low=0.0, high=largest)(outputs)
+    elif not layer.threshold or slope:
+        outputs = parts(layers.Activation, "_positive", activation="relu")(outputs)
+    if not slope:
+        return outputs
+    below = parts(layers.Rescaling, "_below", scale=-1.0, offset=layer.threshold)(x)
+    below = parts(layers.Activation, "_sloped", activation="relu")(below)
+    return parts(layers.Add)(
+        [outputs, parts(layers.Rescaling, "_scaled", scale=-slope)(below)]
+    )
 
 
 @expansion(layers.LeakyReLU, "LeakyRelu")
@@ -103,8 +153,22 @@ def elu(parts: Parts, x: Any, alpha: float = 1.0, scale: float = 1.0) -> Any:
     return parts(layers.Add)([positive, shifted(power)])
 
 
-def celu(parts: Parts, x: Any) -> Any:
-    return elu(parts, x)
+@expansion("ReLU")
+def relu_operation(operation: Any, parts: Parts, x: Any) -> Any:
+    """`keras.activations.relu` with arguments."""
+    names = ("max_value", "negative_slope", "threshold")
+    options = {name: getattr(operation, name) for name in names}
+    return parts(layers.ReLU, **options)(x)
+
+
+def celu(parts: Parts, x: Any, alpha: float = 1.0) -> Any:
+    """`max(x, 0) + alpha * (exp(min(x, 0) / alpha) - 1)`."""
+    if alpha == 1:
+        return elu(parts, x)
+    positive = parts(layers.Activation, "_positive", activation="relu")(x)
+    power = ops.exp(ops.minimum(x, 0.0) / alpha)
+    shifted = parts(layers.Rescaling, "_shifted", scale=alpha, offset=-alpha)
+    return parts(layers.Add)([positive, shifted(power)])
 
 
 def selu(parts: Parts, x: Any) -> Any:
@@ -182,9 +246,13 @@ _BY_NAME = {
     "softsign": softsign,
 }
 
+for _name, _of in (("Celu", celu), ("Elu", elu)):
+    expansion(_name)(
+        lambda operation, parts, x, _of=_of, **_: _of(
+            parts, x, float(getattr(operation, "alpha", 1.0))
+        )
+    )
 for _name, _of in (
-    ("Celu", celu),
-    ("Elu", elu),
     ("HardSigmoid", hard_sigmoid),
     ("HardSilu", hard_silu),
     ("HardSwish", hard_silu),

@@ -92,7 +92,7 @@ class Parts:
             self.made[key] = Part(layer, weights)
         return self.made[key]
 
-    def add(self, layer: keras.Layer, weights: list) -> Part:
+    def add(self, layer: keras.Layer, weights: list | None) -> Part:
         """Takes a layer that is there already for a part."""
         return self.made.setdefault(layer.name, Part(layer, weights))
 

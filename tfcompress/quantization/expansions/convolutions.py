@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras import layers
+import keras
+from keras import layers, ops
 
+from tfcompress.core.graph import config_of
 from tfcompress.quantization.activations import FUSED, NEVER_FUSED, activation_name
 from tfcompress.quantization.expansions.base import Parts, expansion
 
@@ -22,12 +24,32 @@ from tfcompress.quantization.expansions.base import Parts, expansion
 def split_activation(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     """Takes the activation out of a linear layer, unless integers fuse the two."""
     name = activation_name(layer)
-    if name == "linear" or (name in FUSED and not isinstance(layer, NEVER_FUSED)):
+    instance = isinstance(layer.activation, keras.Layer)
+    fused = name in FUSED and not isinstance(layer, NEVER_FUSED)
+    if name == "linear" or (fused and not instance):
         return None
-    config = {**layer.get_config(), "activation": "linear"}
-    linear = parts.add(type(layer).from_config(config), layer.get_weights())
-    outputs = linear(inputs)
-    return parts(layers.Activation, f"_{name}", activation=layer.activation)(outputs)
+    config = {**config_of(layer), "activation": "linear"}
+    # Not those of an activation that has some.
+    weights = [v for v in (layer.kernel, layer.bias) if v is not None]
+    weights = [ops.convert_to_numpy(variable) for variable in weights]
+    outputs = parts.add(type(layer).from_config(config), weights)(inputs)
+    return activated(parts, layer.activation, outputs)
+
+
+def activated(parts: Parts, activation: Any, x: Any) -> Any:
+    """Applies the activation of a layer as a layer of its own.
+
+    Args:
+        parts: the parts of that layer.
+        activation: a function, or a layer, which may have weights.
+        x: what it is applied to.
+    """
+    if isinstance(activation, keras.Layer):
+        config = {**config_of(activation), "name": f"{parts.name}_{activation.name}"}
+        copy = type(activation).from_config(config)
+        return parts.add(copy, activation.get_weights() or None)(x)
+    name = getattr(activation, "__name__", "activation").strip("<>")
+    return parts(layers.Activation, f"_{name}", activation=activation)(x)
 
 
 @expansion(layers.SeparableConv1D, layers.SeparableConv2D)

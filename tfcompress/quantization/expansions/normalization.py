@@ -12,8 +12,9 @@ from typing import Any
 
 from keras import layers, ops
 
+from tfcompress.core.graph import config_of
 from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
-from tfcompress.quantization.primitives import GuardedLog, ScaleOffset
+from tfcompress.quantization.primitives import GuardedLog, ScaleOffset, UnitSpectralNorm
 
 # Of a row that is made as long as 1: a thousandth squared.
 SMALLEST_SQUARE = 1e-6
@@ -111,3 +112,19 @@ def stochastic_depth(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """ConvNeXt's dropout of whole samples."""
     shape = (None, *[1] * (len(x.shape) - 1))
     return parts(layers.Dropout, rate=layer.drop_path_rate, noise_shape=shape)(x)
+
+
+@expansion(layers.SpectralNormalization)
+def spectral_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
+    """The layer inside: its kernel is normalized where it is stored.
+
+    Source: Miyato et al., 2018. What Keras does before each step of training, a
+    constraint does after it.
+    """
+    inner = layer.layer
+    config = config_of(inner)
+    names = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
+    for name in names:
+        if name in config and config[name] is None:
+            config[name] = UnitSpectralNorm()
+    return parts.add(type(inner).from_config(config), inner.get_weights())(x)

@@ -60,6 +60,8 @@ def _with_constant(name: str, parts: Parts, x1: Any, x2: Any) -> Any:
         scale = other
     elif name == "Subtract":
         scale, offset = (scale, -other) if tensor is x1 else (-scale, other)
+    elif name == "Maximum" and not np.any(other) and other.size == 1:
+        return parts(layers.Activation, activation="relu")(tensor)
     else:
         return None  # the larger or smaller of it and a number
     channels = tensor.shape[-1]
@@ -128,11 +130,23 @@ def power(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
 def clip(operation: Any, parts: Parts, x: Any) -> Any:
     low, high = operation.x_min, operation.x_max
     numbers = isinstance(low, int | float) and isinstance(high, int | float)
-    if not numbers or not low <= 0 <= high or low == high:
-        raise StaysFloat(
-            f"its bounds are {low} and {high}", "use numbers with low <= 0 <= high"
-        )
-    return parts(Bounded, low=low, high=high)(x)
+    if numbers and low <= 0 <= high and low != high:
+        return parts(Bounded, low=low, high=high)(x)
+    # Bounds on one side of zero are numbers that the range must contain.
+    for bound, function in ((low, ops.maximum), (high, ops.minimum)):
+        if bound is not None:
+            x = function(x, bound)
+    return x
+
+
+@expansion("FullLike", "OnesLike", "ZerosLike")
+def filled(operation: Any, parts: Parts, x: Any, fill_value: Any = None) -> Any:
+    """A number in the shape of a tensor: the tensor times zero, and the number."""
+    constant = 1.0 if type(operation).__name__ == "OnesLike" else 0.0
+    value = constant if fill_value is None else _constant(fill_value)
+    if _is_tensor(fill_value) or np.size(value) != 1 or "float" not in x.dtype:
+        return None
+    return parts(layers.Rescaling, scale=0.0, offset=float(np.reshape(value, ())))(x)
 
 
 @expansion("Softmax")
@@ -142,7 +156,16 @@ def softmax(operation: Any, parts: Parts, x: Any) -> Any:
 
 @expansion("Concatenate")
 def concatenate(operation: Any, parts: Parts, xs: Any) -> Any:
+    if not all(map(_is_tensor, xs)):
+        return None
     return parts(layers.Concatenate, axis=operation.axis)(xs)
+
+
+@expansion("Append")
+def append(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
+    if operation.axis is None or not (_is_tensor(x1) and _is_tensor(x2)):
+        return None
+    return parts(layers.Concatenate, axis=operation.axis)([x1, x2])
 
 
 @expansion("Mean")
