@@ -14,6 +14,7 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
+from tfcompress.core.held_tensor import HeldTensor
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import layer_macs
 
@@ -171,11 +172,22 @@ def rule_of(layer: Any) -> LayerRule | None:
 
 
 def rule_of_type(layer_type: type) -> LayerRule | None:
-    """Returns the rule for a layer class, its own or inherited."""
+    """Returns the rule for a layer class, its own or inherited.
+
+    Of a rule that a class inherits whose `call` is another, only the kernels are left:
+    what it computes with them is not known.
+    """
     for cls in layer_type.__mro__:
         if cls in _rules:
+            if has_call_of_its_own(layer_type, cls):
+                return LayerRule(layer_type, kernels=_rules[cls].kernels)
             return _rules[cls]
     return None
+
+
+def has_call_of_its_own(layer_type: type, known: type) -> bool:
+    """Returns whether a subclass computes something else than the class it is of."""
+    return getattr(layer_type, "call", None) is not getattr(known, "call", None)
 
 
 def kernels_of(layer: keras.Layer) -> Iterator[tuple[Kernel, keras.Variable]]:
@@ -322,6 +334,8 @@ def _fill_table() -> None:
         layers.Identity,
         layers.InputLayer,
     )
+    # What a layer that was opened held itself.
+    add("arithmetic", HeldTensor)
     add("average", layers.AveragePooling1D, layers.AveragePooling2D)
     add("concatenate", layers.Concatenate, layers.Maximum, layers.Minimum)
 

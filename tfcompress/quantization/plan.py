@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, output_names, trace
-from tfcompress.core.inlining import inlined
+from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.activations import fixed_range
@@ -91,7 +91,13 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     Raises:
         InvalidArgumentError: for what `quantize_aware` refuses.
     """
-    functional = inlined(model, _is_known, _PURPOSE)
+    with unique_names(model):
+        return _plan(model, scheme, filters)
+
+
+def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
+    closed: dict[int, str] = {}
+    functional = inlined(model, _is_known, _PURPOSE, closed)
     graph = with_explicit_masks(trace(functional, _PURPOSE))
     graph = with_steps_as_samples(graph, _is_known, _PURPOSE)
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
@@ -104,6 +110,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     wanted = _chooser(model, filters)
     graph, refusals = expand(graph, wanted)
     refusals |= _uneven_inputs(graph)
+    refusals |= _closed(graph, closed)
 
     def chosen(operation: Any) -> bool:
         return wanted(operation) and operation.name not in refusals
@@ -130,6 +137,19 @@ def _chooser(model: keras.Model, filters: Filters) -> Callable[[Any], bool]:
 
 def _is_known(layer: Any) -> bool:
     return rule_of(layer) is not None or expansion_of(layer) is not None
+
+
+def _closed(graph: Graph, reasons: dict[int, str]) -> dict[str, StaysFloat]:
+    """Returns why layers made of layers stay such, and so in float."""
+    return {
+        node.name: StaysFloat(
+            reasons[id(node.operation)],
+            "nothing, if it may be a float; else let it use its own weights by "
+            "keras.ops, and other layers by calling them",
+        )
+        for node in graph.nodes
+        if id(node.operation) in reasons
+    }
 
 
 def _uneven_inputs(graph: Graph) -> dict[str, StaysFloat]:
