@@ -151,7 +151,7 @@ class _Opening:
         return {id(op) for op in _operations(model) if self.wants(op)}
 
     def as_functional(self, model: keras.Model) -> keras.Model:
-        inputs = symbolic_inputs(model, self.purpose)
+        inputs = _symbolic_inputs(model, self.purpose)
         try:
             with self.held.symbolic(model, inputs):
                 outputs = model.call(inputs, **_undecided(model, {}))
@@ -257,15 +257,16 @@ def _masks(layer: Any, args: tuple, kwargs: dict) -> dict:
     return masks
 
 
-def symbolic_inputs(model: keras.Model, purpose: str) -> Any:
-    """Returns symbolic inputs of a subclassed model, as it was last built.
-
-    Raises:
-        InvalidArgumentError: for a model that does not know their shapes.
-    """
+def as_it_was_built(model: keras.Model) -> Any:
+    """Returns symbolic inputs of a subclassed model; `None` if it knows no shapes."""
     config = model.get_build_config() or {}
     shapes = config.get("input_shape", config.get("shapes_dict"))
-    if shapes is None:
+    return None if shapes is None else _inputs(shapes)
+
+
+def _symbolic_inputs(model: keras.Model, purpose: str) -> Any:
+    inputs = as_it_was_built(model)
+    if inputs is None:
         raise InvalidArgumentError(
             f"Cannot {purpose}: '{model.name}' does not know the shape of its inputs.",
             received=f"the subclassed model {type(model).__name__}",
@@ -273,7 +274,7 @@ def symbolic_inputs(model: keras.Model, purpose: str) -> Any:
             "not run on symbolic tensors: use Keras layers and keras.ops in it, and no "
             "Python that depends on values",
         )
-    return _inputs(shapes)
+    return inputs
 
 
 def _inputs(shapes: Any, name: str | None = None) -> Any:
