@@ -15,6 +15,8 @@ from tfcompress.finalization import finalize
 from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.calibration.calibrate import calibrate
 from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.restructuring.dependencies import channel_groups
+from tfcompress.restructuring.factorize import factorize
 
 serializable = keras.saving.register_keras_serializable("inlining")
 
@@ -213,6 +215,18 @@ def test_tied_weights_stay_tied(activation, rng):
     spread = np.ptp(before)
     final = finalize(aware)
     assert np.abs(final.predict(x, verbose=0) - before).max() <= 0.02 * spread
+
+
+def test_tied_weights_are_not_cut():
+    inputs = keras.Input((6,), name="x")
+    encoder = layers.Dense(8, "relu", name="encoder")
+    hidden = layers.Dense(8, "relu", name="mid")(encoder(inputs))
+    model = keras.Model(inputs, Decoder(encoder, name="decoder")(hidden))
+    (fixed,) = (g.fixed for g in channel_groups(model) if "encoder" in g.made_by)
+    assert "'decoder' uses" in str(fixed)
+    with pytest.warns(CompressionWarning, match="encoder"):
+        small = factorize(model, rank=2)
+    assert len(small.trainable_variables) == len(model.trainable_variables) + 1
 
 
 def test_a_subclassed_model_that_ties_weights_by_hand_is_refused():

@@ -64,7 +64,11 @@ class Copies:
                 return self._held(held[key])
 
         try:
-            with _marked(held):
+            with _marked(held), warnings.catch_warnings():
+                # Nothing goes into a file: functions are taken as they are.
+                warnings.filterwarnings(
+                    "ignore", "The object being serialized includes"
+                )
                 config = operation.get_config()
             config = _with_references(config)
             for key, function in _functions(operation, config).items():
