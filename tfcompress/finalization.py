@@ -7,7 +7,9 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.graph import Graph, Node, build, config_of, is_graph_model, trace
+from tfcompress.core.copies import clone_operation
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import Graph, Node, build, is_graph_model, trace
 from tfcompress.core.select import require_built, walk
 from tfcompress.layer_rules import changes_nothing
 from tfcompress.quantization.casts import cast_of, is_float
@@ -49,15 +51,15 @@ def finalize(model: keras.Model) -> keras.Model:
     quantized = any(isinstance(layer, FakeQuantize) for _, layer in walk(model))
     graph = _without_training_layers(_without_normalized_kernels(graph))
     if quantized:
+        _require_ranges(graph)
         graph = integer_graph(graph)
-    made: dict[int, Any] = {}
+    made: dict[int, dict[str, Any]] = {}
 
     def final(node: Node) -> Node:
         key = id(node.operation)
         if key not in made:
             made[key] = _final_operation(node)
-        operation, weights = made[key]
-        return dataclasses.replace(node, operation=operation, weights=weights)
+        return dataclasses.replace(node, **made[key])
 
     return build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
 
@@ -71,6 +73,23 @@ def _without_normalized_kernels(graph: Graph) -> Graph:
         return dataclasses.replace(node, operation=node.operation.layer, kwargs={})
 
     return dataclasses.replace(graph, nodes=[inner(node) for node in graph.nodes])
+
+
+def _require_ranges(graph: Graph) -> None:
+    """Raises for tensors without a range, by the layers that make or read them."""
+    producers, consumers = graph.producers(), graph.consumers()
+    for node in graph.nodes:
+        if not isinstance(node.operation, FakeQuantize) or node.operation.has_range:
+            continue
+        maker = producers.get(node.inputs[0])
+        reader = next(iter(consumers.get(node.output, [])), None)
+        near = maker or reader or node
+        raise InvalidArgumentError(
+            f"What '{near.name}' {'makes' if maker else 'reads'} has no range yet.",
+            received="a quantization-aware model that was never trained",
+            expected="a model that has been through fit",
+            fix="train it with fit, a few steps suffice to set the ranges",
+        )
 
 
 def _without_training_layers(graph: Graph) -> Graph:
@@ -92,13 +111,22 @@ def _without_training_layers(graph: Graph) -> Graph:
     return graph.substitute(mapping, kept)
 
 
-def _final_operation(node: Node) -> tuple[Any, Any]:
-    operation, weights = node.operation, node.weights
+def _is_low(layer: keras.Layer) -> bool:
+    """Returns whether a layer, or one inside of it, computes in less than float32."""
+    parts = [layer, *(part for _, part in walk(layer))]
+    return any(part.dtype_policy.name != "float32" for part in parts)
+
+
+def _final_operation(node: Node) -> dict[str, Any]:
+    """Returns what of a node is another in the model that is deployed."""
+    operation = node.operation
     if not isinstance(operation, keras.Layer):
-        return operation, weights
-    if operation.built and weights is None:
-        weights = operation.get_weights
-    changes: dict[str, Any] = {"dtype": "float32"}
+        return {}
+    changes: dict[str, Any] = {}
+    # What tells whole numbers or text by them has other numbers than these.
+    computes = str(getattr(operation, "compute_dtype", None))
+    if computes.startswith(("float", "bfloat")) and _is_low(operation):
+        changes["dtype"] = "float32"
     if isinstance(operation, FakeQuantize):
         found = operation.learned_range()  # raises if there is none
         changes["frozen"] = True
@@ -106,6 +134,7 @@ def _final_operation(node: Node) -> tuple[Any, Any]:
             # As numbers of the graph: converters compute what is not one to the last
             # bit only, and then a scale is not the one that the model has.
             changes |= {"fixed_range": found, "learned": False}
-            weights = None
-    config = {**config_of(operation), **changes}
-    return type(operation).from_config(config), weights
+            fixed = clone_operation(operation, **changes)
+            return {"operation": fixed, "weights": None, "source": fixed}
+    final = clone_operation(operation, **changes)
+    return {"operation": final, "source": node.source or operation}

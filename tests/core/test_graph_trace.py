@@ -5,15 +5,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tfcompress.core.copies import clone_operation, copy_model
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import (
-    Tensor,
-    build,
-    clone_operation,
-    copy_model,
-    is_graph_model,
-    trace,
-)
+from tfcompress.core.graph import Tensor, build, trace
+from tfcompress.core.select import is_graph_model
 
 
 def sequential():

@@ -1,11 +1,13 @@
 """Trees as students: soft ones in Keras, boosted ones in scikit-learn."""
 
 import sys
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
+import tfcompress
 from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import compiled_loss, softmax
 from tfcompress.core.errors import ExportError, InvalidArgumentError
@@ -186,3 +188,18 @@ def test_boosted_trees_need_one_flat_output(rng):
     teacher = keras.Model(inputs, [keras.layers.Dense(2)(inputs) for _ in range(2)])
     with pytest.raises(InvalidArgumentError, match="one flat output"):
         distill_into_trees(teacher, np.zeros((8, 4), "float32"))
+
+
+def test_a_tree_that_was_called_exports_and_goes_to_integers(tree, rng, tmp_path):
+    x = rng.normal(size=(32, 2, 2)).astype("float32")
+    artifact = tfcompress.export(tree, tmp_path / "tree.tflite")
+    assert tfcompress.verify(artifact, tree, x).passed
+    inputs = keras.Input((2, 2), name="x")
+    around = keras.Model(inputs, tree(keras.layers.Dense(2, name="before")(inputs)))
+    for model in (tree, around):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", tfcompress.CompressionWarning)
+            final = tfcompress.finalize(tfcompress.calibrate(model, x))
+        expected = model.predict(x, verbose=0)
+        difference = final.predict(x, verbose=0) - expected
+        assert np.abs(difference).max() < 0.1 * np.ptp(expected)

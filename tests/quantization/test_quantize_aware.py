@@ -237,8 +237,10 @@ def test_layer_without_a_rule_is_named_in_one_warning():
 
 def test_untrained_model_cannot_be_finalized():
     quantized = tfcompress.quantize_aware(small_model())
-    with pytest.raises(tfcompress.InvalidArgumentError, match="never trained"):
+    with pytest.raises(tfcompress.InvalidArgumentError, match="never trained") as error:
         tfcompress.finalize(quantized)
+    names = [layer.name for layer in small_model().layers]
+    assert any(f"'{name}'" in str(error.value) for name in names)
 
 
 def test_finalize_folds_and_drops(shipped):

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfcompress.compression.budget import Budget
 from tfcompress.compression.candidate import Candidate
+from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import is_graph_model
 from tfcompress.exporters.export import export
@@ -46,7 +47,7 @@ def check_possible(
 
 
 def _packed_without_weights(model: keras.Model) -> int:
-    copy = keras.models.clone_model(model)
+    copy = copy_model(model)
     copy.set_weights([np.zeros(w.shape, w.dtype) for w in model.get_weights()])
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         artifact = export(copy, Path(folder) / "empty.tflite")

@@ -17,9 +17,10 @@ import keras
 import numpy as np
 
 from tfcompress.compression.data import Data
+from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError, one_line
-from tfcompress.core.graph import build, copy_model, is_graph_model, trace
-from tfcompress.core.inlining import inlined
+from tfcompress.core.graph import build, is_graph_model, trace
+from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.teacher_cache import cache_teacher
 from tfcompress.exporters.runners import KerasRunner, Runner
@@ -313,5 +314,6 @@ def _as_graph(model: keras.Model) -> keras.Model:
     if is_graph_model(model):
         return model
     purpose = "compress the model"
-    known = inlined(model, lambda layer: rule_of(layer) is not None, purpose)
-    return build(trace(known, purpose))
+    with unique_names(model):
+        known = inlined(model, lambda layer: rule_of(layer) is not None, purpose)
+        return build(trace(known, purpose))

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
+from tfcompress.core.copies import Copies, clone_operation, copy_state, give_weights
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.select import require_built, walk
+from tfcompress.core.select import is_graph_model, require_built, unused_name
 
 
 @dataclasses.dataclass(eq=False)
@@ -41,6 +41,7 @@ class Node:
         outputs: the structure of `Tensor` that the call returns.
         weights: returns the weights for the new layer; by default those of
             `operation` itself, if it has been built.
+        source: the layer whose state the new layer gets; by default `operation`.
     """
 
     operation: Any
@@ -48,6 +49,7 @@ class Node:
     kwargs: dict
     outputs: Any
     weights: Callable[[], list] | None = None
+    source: Any = None
 
     @property
     def name(self) -> str:
@@ -72,6 +74,13 @@ class Node:
         """Returns this node putting out `mapping`'s values instead of its keys."""
         outputs = _map_tensors(lambda t: mapping.get(t, t), self.outputs)
         return dataclasses.replace(self, outputs=outputs)
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the new layer has the very weights of `operation`."""
+        owner = getattr(self.weights, "__self__", None)
+        wrapped = getattr(self.operation, "layer", None)
+        return self.weights is None or owner in (self.operation, wrapped)
 
     @property
     def output(self) -> Tensor:
@@ -128,6 +137,24 @@ class Graph:
         )
 
 
+def tied_operations(graph: Graph) -> dict[int, str]:
+    """Returns the layers that share weights with others, by their `id`.
+
+    The values are names of these others. It is the same weight that each of them
+    trains, so a rewrite may not give one of them another.
+    """
+    operations = {id(node.operation): node.operation for node in graph.nodes}
+    holders: dict[int, list[Any]] = {}
+    for operation in operations.values():
+        for variable in getattr(operation, "variables", []):
+            holders.setdefault(id(variable), []).append(operation)
+    tied: dict[int, str] = {}
+    for layers in holders.values():
+        for layer in layers if len(layers) > 1 else []:
+            tied[id(layer)] = next(x.name for x in layers if x is not layer)
+    return tied
+
+
 def _map_tensors(function: Callable, structure: Any, kind: type = Tensor) -> Any:
     return keras.tree.map_structure(
         lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, structure
@@ -136,82 +163,6 @@ def _map_tensors(function: Callable, structure: Any, kind: type = Tensor) -> Any
 
 def _tensors(structure: Any) -> list[Tensor]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
-
-
-def config_of(operation: Any) -> dict:
-    """Returns the config of a layer or operation, with functions as they live.
-
-    A lambda or a function of the user's own that is an activation need not be written
-    down to be copied.
-    """
-    names = ("activation", "recurrent_activation")
-    functions = {
-        name: value
-        for name in names
-        if callable(value := getattr(operation, name, None))
-        and not isinstance(value, keras.Layer)
-        and not str(getattr(value, "__module__", None)).startswith("keras.")
-    }
-    if not functions:
-        return operation.get_config()
-    # Not copy.copy, which saves and loads a layer.
-    plain = object.__new__(type(operation))
-    linear = dict.fromkeys(functions, keras.activations.linear)
-    vars(plain).update({**vars(operation), **linear})
-    return {**plain.get_config(), **functions}
-
-
-def clone_operation(operation: Any) -> Any:
-    """Returns a fresh, unbuilt copy of a layer or `keras.ops` operation."""
-    try:
-        if isinstance(operation, keras.layers.Lambda):
-            # Its code is running in this process already, so it is no less safe here.
-            twin = type(operation).from_config(operation.get_config(), safe_mode=False)
-            twin.function = operation.function  # with the globals that it refers to
-            return twin
-        return type(operation).from_config(config_of(operation))
-    except Exception as error:
-        reason = " ".join(str(error).strip().split("\n\n")[0].split())
-        raise InvalidArgumentError(
-            f"Cannot copy layer '{operation.name}' of type "
-            f"{type(operation).__name__}: its config does not rebuild it ({reason}).",
-            fix="implement get_config() so that cls.from_config(get_config()) works, "
-            "and register the class with keras.saving.register_keras_serializable",
-        ) from error
-
-
-def give_weights(layer: keras.Layer, weights: list) -> None:
-    """Sets the weights of a layer, and what it has computed from them."""
-    layer.set_weights(weights)
-    _settle(layer)
-
-
-def _settle(layer: keras.Layer) -> None:
-    if isinstance(layer, keras.layers.Normalization):
-        layer.finalize_state()  # it computes with tensors, not with its weights
-
-
-def copy_model(model: keras.Model) -> keras.Model:
-    """Returns a model of the same layers and weights that shares nothing with it.
-
-    Nested models stay nested; `build(trace(model))` inlines them.
-    """
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for _, layer in walk(copy):
-        _settle(layer)
-    return copy
-
-
-def is_graph_model(model: Any) -> bool:
-    """Returns whether `model` is Functional or Sequential (and not subclassed)."""
-    if isinstance(model, keras.Sequential):
-        return True
-    return (
-        isinstance(model, keras.Model)
-        and hasattr(model, "operations")
-        and getattr(model, "inputs", None) is not None
-    )
 
 
 def output_names(model: keras.Model) -> list[str]:
@@ -223,7 +174,7 @@ def output_names(model: keras.Model) -> list[str]:
 
 def trace_operations(model: keras.Model) -> Graph:
     """Returns the graph of a Functional model that may have no layers at all."""
-    return _trace(model, {})
+    return _trace(model, Copies())
 
 
 def trace_function(
@@ -254,7 +205,7 @@ def trace(model: keras.Model, purpose: str = "read the graph of the model") -> G
             fix="build the same layers with the Functional API: "
             "keras.Model(inputs, outputs)",
         )
-    return _trace(model, {})
+    return _trace(model, Copies())
 
 
 def trace_in_place(model: keras.Model) -> Graph:
@@ -262,7 +213,7 @@ def trace_in_place(model: keras.Model) -> Graph:
     return _trace(model, None)
 
 
-def _trace(model: keras.Model, copies: dict[int, Any] | None) -> Graph:
+def _trace(model: keras.Model, copies: Copies | None) -> Graph:
     tensors: dict[int, Tensor] = {}
     alive: list[Any] = []  # keeps ids in `tensors` from being reused
     nodes: list[Node] = []
@@ -277,9 +228,7 @@ def _trace(model: keras.Model, copies: dict[int, Any] | None) -> Graph:
         return tensors[id(symbolic)]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if copies is not None and id(operation) not in copies:
-            copies[id(operation)] = clone_operation(operation)
-        called = operation if copies is None else copies[id(operation)]
+        called = operation if copies is None else copies.of(operation)
         outputs = called(*args, **kwargs)
         read_args, read_kwargs = keras.tree.map_structure(
             lambda leaf: tensors.get(id(leaf), leaf), (args, kwargs)
@@ -336,19 +285,13 @@ def _fresh_input(tensor: Any) -> Any:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
-def unused_name(name: str, names: set[str]) -> str:
-    """Returns `name`, or the first of `name_1`, `name_2` ... that is not in `names`."""
-    numbered = (f"{name}_{count}" for count in itertools.count(1))
-    candidates = itertools.chain([name], numbered)
-    return next(one for one in candidates if one not in names)
-
-
 def build(graph: Graph) -> keras.Model:
     """Returns a new Functional model that computes `graph`.
 
-    Every operation is copied, so the model shares nothing with the one that was
-    traced; weights are copied too.
+    Every operation is copied, with all its state, so the model shares nothing with
+    the one that was traced. Layers that are held by others are copied once.
     """
+    copies = Copies()
     made: dict[int, Any] = {}
     names = {tensor.name for tensor in _tensors(graph.inputs)}
     symbolic: dict[Tensor, Any] = {
@@ -365,7 +308,10 @@ def build(graph: Graph) -> keras.Model:
         key = id(node.operation)
         first = key not in made
         if first:
-            made[key] = clone_operation(node.operation)
+            # What gets other weights is no longer what others may hold.
+            keeps = node.keeps_weights and node.source is None
+            copy = copies.of if keeps else clone_operation
+            made[key] = copy(node.operation)
             # Two nested models may each have a layer of the same name.
             made[key].name = unused_name(made[key].name, names)
             names.add(made[key].name)
@@ -373,10 +319,8 @@ def build(graph: Graph) -> keras.Model:
         for tensor, output in zip(_tensors(node.outputs), keras.tree.flatten(outputs)):
             symbolic[tensor] = output
         if first and isinstance(node.operation, keras.Layer):
+            copy_state(node.source or node.operation, made[key])
             if node.weights is not None:
                 give_weights(made[key], node.weights())
-            elif node.operation.built:
-                give_weights(made[key], node.operation.get_weights())
-            made[key].trainable = node.operation.trainable
     with _deep(len(graph.nodes)):
         return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)

@@ -1,5 +1,6 @@
 """Walking a model's layers and choosing some of them by name, type or predicate."""
 
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -51,16 +52,59 @@ def walk(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
 
 
 def _children(layer: keras.Layer) -> Iterator[keras.Layer]:
+    return iter(places(layer).values())
+
+
+def places(layer: keras.Layer) -> dict[tuple, keras.Layer]:
+    """Returns the layers that a layer holds itself, by where it holds them.
+
+    They are attributes of its own, or in lists and dicts at any depth; a model's are
+    its `layers`, by name. A layer that is held twice has the first of its places.
+    """
     if isinstance(layer, keras.Model) and layer.layers:
-        yield from layer.layers
-        return
-    for value in vars(layer).values():
+        held: dict[tuple, keras.Layer] = {}
+        for one in layer.layers:
+            alike = sum(place[1] == one.name for place in held)
+            held["layers", one.name, alike] = one
+        return held
+    table: dict[tuple, keras.Layer] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any, place: tuple) -> None:
         if isinstance(value, keras.Layer):
-            yield value
+            if id(value) not in seen:
+                seen.add(id(value))
+                table[place] = value
         elif isinstance(value, list | tuple):
-            yield from (item for item in value if isinstance(item, keras.Layer))
+            for position, item in enumerate(value):
+                visit(item, (*place, position))
         elif isinstance(value, dict):
-            yield from (v for v in value.values() if isinstance(v, keras.Layer))
+            for key, item in value.items():
+                visit(item, (*place, key))
+
+    # Keras' own list of all of them comes last: its order is that of their making.
+    attributes = sorted(vars(layer).items(), key=lambda item: item[0] == "_layers")
+    for name, value in attributes:
+        visit(value, (name,))
+    return table
+
+
+def is_graph_model(model: Any) -> bool:
+    """Returns whether `model` is Functional or Sequential (and not subclassed)."""
+    if isinstance(model, keras.Sequential):
+        return True
+    return (
+        isinstance(model, keras.Model)
+        and hasattr(model, "operations")
+        and getattr(model, "inputs", None) is not None
+    )
+
+
+def unused_name(name: str, names: set[str]) -> str:
+    """Returns `name`, or the first of `name_1`, `name_2` ... that is not in `names`."""
+    numbered = (f"{name}_{count}" for count in itertools.count(1))
+    candidates = itertools.chain([name], numbered)
+    return next(candidate for candidate in candidates if candidate not in names)
 
 
 def matches(path: str, layer: keras.Layer, filters: Filters) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.copies import fresh_copy
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.distiller import Distiller
 
@@ -104,5 +105,5 @@ def born_again(
             received=repr(generations),
             expected="an int > 0",
         )
-    students = [keras.models.clone_model(teacher) for _ in range(generations)]
+    students = [fresh_copy(teacher) for _ in range(generations)]
     return distill_chain(teacher, students, train, distillation_losses, **options)

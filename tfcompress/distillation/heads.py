@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import copy_model
 from tfcompress.core.select import require_built
 from tfcompress.distillation.distiller import Distiller
 

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.copies import give_weights
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import give_weights
 from tfcompress.core.select import require_built, walk
 
 

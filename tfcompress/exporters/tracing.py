@@ -11,6 +11,7 @@ import keras
 
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.graph import is_graph_model, output_names
+from tfcompress.core.inlining import as_it_was_built
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import TensorInfo
 from tfcompress.quantization.integer_sums import plain_arithmetic
@@ -148,6 +149,8 @@ def _input_structure(model: keras.Model, signature: Any) -> Any:
         structure = model.input if getattr(model, "inputs", None) else None
         if isinstance(structure, (list, tuple)) and len(structure) == 1:
             structure = structure[0]
+        if structure is None and model.built and not _takes_no_floats(model):
+            structure = as_it_was_built(model)
     if structure is None or (signature is None and not model.built):
         raise InvalidArgumentError(
             f"Model {model.name!r} does not say what its inputs look like.",
@@ -164,6 +167,20 @@ def _input_structure(model: keras.Model, signature: Any) -> Any:
             fix="call it once on data, or `model.build(input_shape)`",
         )
     return structure
+
+
+def _takes_no_floats(model: keras.Model) -> bool:
+    """Returns whether a layer of a model takes whole numbers or text.
+
+    A subclassed model knows the shapes that it was called with, and not the types.
+    """
+    layers = keras.layers
+    kinds = (
+        *(layers.Embedding, layers.CategoryEncoding, layers.HashedCrossing),
+        *(layers.Hashing, layers.IntegerLookup, layers.StringLookup),
+        layers.TextVectorization,
+    )
+    return any(isinstance(layer, kinds) for _, layer in walk(model))
 
 
 def _describe_inputs(structure: Any, batch_size: int | None) -> tuple[TensorInfo, ...]:

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress.core.held_tensor import HeldTensor
+
 HeldCall = tuple[int, Any, list]
 """How often a held layer is called for one call, which it is, and on what."""
 
@@ -118,3 +120,4 @@ UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPaddi
 ZeroPadding3D
 """
 multiplies_nothing(*(getattr(layers, name) for name in _NO_PRODUCTS.split()))
+multiplies_nothing(HeldTensor)

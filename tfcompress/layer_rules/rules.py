@@ -14,6 +14,8 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
+from tfcompress.core.graph import Node, Tensor
+from tfcompress.core.held_tensor import HeldTensor
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import layer_macs
 
@@ -181,9 +183,15 @@ def rule_of(layer: Any) -> LayerRule | None:
 
 
 def rule_of_type(layer_type: type) -> LayerRule | None:
-    """Returns the rule for a layer class, its own or inherited."""
+    """Returns the rule for a layer class, its own or inherited.
+
+    Of a rule that a class inherits whose `call` is another, only the kernels are left:
+    what it computes with them is not known.
+    """
     for cls in layer_type.__mro__:
         if cls in _rules:
+            if has_call_of_its_own(layer_type, cls):
+                return LayerRule(layer_type, kernels=_rules[cls].kernels)
             return _rules[cls]
     return None
 
@@ -201,6 +209,11 @@ def changes_nothing(node: Node) -> bool:
     # A subclass may go on for ever, as Monte Carlo dropout does. A `training=True` of
     # the call has no say: `predict` and exports overrule it.
     return call is rule.layer_type.call
+
+
+def has_call_of_its_own(layer_type: type, known: type) -> bool:
+    """Returns whether a subclass computes something else than the class it is of."""
+    return getattr(layer_type, "call", None) is not getattr(known, "call", None)
 
 
 def kernels_of(layer: keras.Layer) -> Iterator[tuple[Kernel, keras.Variable]]:
@@ -348,6 +361,8 @@ def _fill_table() -> None:
     add("select", *TRAINING_ONLY, training_only=True)
     texts = "Hashing HashedCrossing IntegerLookup StringLookup TextVectorization"
     add("lookup", *_layers(f"CategoryEncoding Discretization {texts}"))
+    # What a layer that was opened held itself.
+    add("arithmetic", HeldTensor)
     add("average", layers.AveragePooling1D, layers.AveragePooling2D)
     add("concatenate", layers.Concatenate, layers.Maximum, layers.Minimum)
 

@@ -8,15 +8,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.copies import copy_model
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import copy_model, is_graph_model
 from tfcompress.core.layer_inputs import (
     Recorder,
     reason_against,
     rows,
 )
-from tfcompress.core.select import Filters, exclude, require_built, walk
+from tfcompress.core.select import Filters, exclude, is_graph_model, require_built, walk
 from tfcompress.pruning.least_squares import (
     largest,
     largest_of_groups,

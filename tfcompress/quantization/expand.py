@@ -17,7 +17,13 @@ import keras
 import numpy as np
 
 from tfcompress.core import lora
-from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
+from tfcompress.core.graph import (
+    Graph,
+    Node,
+    Tensor,
+    tied_operations,
+    trace_operations,
+)
 from tfcompress.quantization.casts import is_float
 from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
 from tfcompress.quantization.opened import is_unknown, opened
@@ -35,7 +41,7 @@ def expand(
 
     Beside it: why some layers cannot be, by their names.
     """
-    expander = _Expander()
+    expander = _Expander(tied_operations(graph))
     mapping: dict[Tensor, Tensor] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -69,7 +75,8 @@ def _merged(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
 
 
 class _Expander:
-    def __init__(self) -> None:
+    def __init__(self, tied: dict[int, str]) -> None:
+        self.tied = tied
         # A shared layer is split once; its calls share the parts.
         self.parts: dict[int, Parts] = {}
         self.models: dict[Any, keras.Model | None] = {}
@@ -100,6 +107,14 @@ class _Expander:
                 self.refusals[node.name] = refusal
                 self.models[key] = None
         model = self.models[key]
+        other = self.tied.get(id(node.operation))
+        if model is not None and other is not None:
+            # Parts would have weights of their own, and training would part them.
+            self.refusals[node.name] = StaysFloat(
+                f"'{other}' uses the same weights, and it does more than multiply",
+                "give its activation, or its mask, to a layer of their own",
+            )
+            model = None
         if model is None:
             yield node
             return

@@ -319,6 +319,11 @@ class FakeQuantize(keras.layers.Layer):
         zero_point = ops.round(-low / step)
         return -zero_point * step, (levels - zero_point) * step
 
+    @property
+    def has_range(self) -> bool:
+        """Whether the range is fixed, or has been found in training."""
+        return self.fixed_range is not None or float(ops.max(self.batches)) > 0
+
     def learned_range(self) -> tuple[float, float]:
         """Returns the range that is in use.
 
@@ -327,7 +332,7 @@ class FakeQuantize(keras.layers.Layer):
         """
         if self.fixed_range is not None:
             return self._fixed()
-        if float(ops.max(self.batches)) == 0:
+        if not self.has_range:
             raise InvalidArgumentError(
                 f"'{self.name}' has no range yet.",
                 received="a quantization-aware model that was never trained",

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.core.graph import Graph, Node, Tensor, clone_operation, trace_function
+from tfcompress.core.copies import clone_operation
+from tfcompress.core.graph import Graph, Node, Tensor, trace_function
 
 # What adds no more than this to a score masks it: exp(-50) weighs nothing.
 BELOW = -50.0

@@ -16,12 +16,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.core.copies import clone_operation
 from tfcompress.core.errors import one_line
 from tfcompress.core.graph import (
     Graph,
     Node,
     Tensor,
-    clone_operation,
     is_graph_model,
     trace_operations,
 )

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, output_names, trace
-from tfcompress.core.inlining import inlined
+from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import Filters, matches, select, walk
 from tfcompress.layer_rules import changes_nothing, rule_of
 from tfcompress.quantization.activations import activation_name, fixed_range
@@ -104,7 +104,13 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     Raises:
         InvalidArgumentError: for what `quantize_aware` refuses.
     """
-    functional = inlined(model, _is_known, _PURPOSE)
+    with unique_names(model):
+        return _plan(model, scheme, filters)
+
+
+def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
+    closed: dict[int, str] = {}
+    functional = inlined(model, _is_known, _PURPOSE, closed)
     graph = with_explicit_masks(trace(functional, _PURPOSE))
     graph = with_steps_as_samples(graph, _is_known, _PURPOSE)
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
@@ -126,6 +132,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     )
     graph, refusals = expand(graph, wanted)
     refusals |= _uneven_inputs(graph) | _random_for_ever(graph)
+    refusals |= _closed(graph, closed)
 
     def chosen(operation: Any) -> bool:
         return wanted(operation) and operation.name not in refusals
@@ -161,6 +168,19 @@ def _computes(operation: Any) -> bool:
     """Returns whether integers are computed of what an operation reads."""
     known = expansion_of(operation) is not None
     return (known or flow_of(operation) != "float") and flow_of(operation) != "lookup"
+
+
+def _closed(graph: Graph, reasons: dict[int, str]) -> dict[str, StaysFloat]:
+    """Returns why layers made of layers stay such, and so in float."""
+    return {
+        node.name: StaysFloat(
+            reasons[id(node.operation)],
+            "nothing, if it may be a float; else let it use its own weights by "
+            "keras.ops, and other layers by calling them",
+        )
+        for node in graph.nodes
+        if id(node.operation) in reasons
+    }
 
 
 def _uneven_inputs(graph: Graph) -> dict[str, StaysFloat]:

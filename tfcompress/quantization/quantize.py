@@ -9,7 +9,8 @@ from collections.abc import Callable
 import keras
 
 from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
-from tfcompress.core.graph import Graph, Node, build, clone_operation
+from tfcompress.core.graph import Graph, Node, build
+from tfcompress.core.inlining import unique_names
 from tfcompress.core.select import Filters
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
@@ -67,6 +68,13 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
+    with unique_names(model):
+        return _quantize_aware(model, scheme, filters)
+
+
+def _quantize_aware(
+    model: keras.Model, scheme: Scheme, filters: Filters
+) -> keras.Model:
     planned = plan(model, scheme, filters)
     _refuse(planned.impossible)
     _report(planned.float_layers, filters)
@@ -108,7 +116,7 @@ def _report(layers: list[FloatLayer], filters: Filters) -> None:
     warnings.warn(
         f"These layers have no integer form and stay in float: {listed}.",
         CompressionWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
@@ -122,10 +130,10 @@ def _wrap_kernels(
         if not chosen(layer) or flow_of(layer) != "compute":
             return node
         if id(layer) not in wrapped:
+            # `build` copies both; layers that hold this one then hold its copy.
             wrapped[id(layer)] = QuantizedLayer(
-                clone_operation(layer), quantizer_of(node)
+                layer, quantizer_of(node), trainable=layer.trainable
             )
-            wrapped[id(layer)].trainable = layer.trainable
         return dataclasses.replace(
             node,
             operation=wrapped[id(layer)],

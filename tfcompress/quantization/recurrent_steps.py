@@ -16,12 +16,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.copies import clone_operation
 from tfcompress.core.graph import (
     Graph,
     Node,
     Tensor,
     build,
-    clone_operation,
     trace,
     trace_function,
 )

@@ -15,11 +15,11 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from tfcompress.core.copies import clone_operation
 from tfcompress.core.graph import (
     Graph,
     Node,
     Tensor,
-    clone_operation,
     is_graph_model,
     trace,
 )
@@ -170,7 +170,7 @@ class _Opening:
         else:
             fresh = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype)
             if is_composite(layer, self.known):
-                model = keras.Model(fresh, layer.call(fresh))
+                model = keras.Model(fresh, layer(fresh))
                 graph = trace(inlined(model, self.known, self.purpose), self.purpose)
             else:
                 # A copy is called: the user's own layer gets no inbound node.

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.graph import Graph, Node, Tensor, trace
+from tfcompress.core.graph import Graph, Node, Tensor, tied_operations, trace
 from tfcompress.core.select import walk
 from tfcompress.restructuring import (  # noqa: F401  (they file their rules)
     kernel_flows,
@@ -142,6 +142,11 @@ def analyse(model: keras.Model) -> Dependencies:
     for tensor in _leaves(graph.outputs):
         for members in channels[tensor].values():
             ids.fix(members, "is an output of the model")
+    tied = tied_operations(graph)
+    for call in calls:
+        for site in call.sites if id(call.layer) in tied else []:
+            other = tied[id(call.layer)]
+            ids.fix(site.ids, f"is in a weight that '{other}' uses as well")
     sites = _tie_shared(calls, ids)
     resizes = _shared_resizes(calls, ids)
     paths = {id(layer): path for path, layer in walk(model)}

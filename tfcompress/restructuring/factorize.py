@@ -11,8 +11,8 @@ import numpy as np
 
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
-from tfcompress.core.graph import Node, Tensor, build, trace
-from tfcompress.core.select import Filters, select
+from tfcompress.core.graph import Node, Tensor, build, tied_operations, trace
+from tfcompress.core.select import Filters, exclude, select
 from tfcompress.layer_rules import macs as count_macs
 from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
 from tfcompress.restructuring.low_rank import Form, Link, Option
@@ -96,7 +96,17 @@ def factorize(
     _check_arguments(rank, energy, macs, size, conv)
     graph = trace(model, "factorize the model")
     chosen = select(model, filters, lambda layer: isinstance(layer, _FACTORIZED))
-    names = {id(layer): path for path, layer in chosen}
+    tied = tied_operations(graph)
+    names = {id(layer): path for path, layer in chosen if id(layer) not in tied}
+    left_out = [path for path, layer in chosen if id(layer) in tied]
+    if left_out:
+        exclude(
+            left_out,
+            "factorized",
+            "other layers use the same weights",
+            "nothing, if they may stay as they are; else give each its own",
+            asked_for=filters is not None,
+        )
     calls: dict[int, list[Node]] = {}
     for node in graph.nodes:
         if id(node.operation) in names:

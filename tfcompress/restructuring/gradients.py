@@ -10,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.copies import copy_model
 from tfcompress.core.data import Reader, pairs_of
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import copy_model
 
 
 class _Collector(keras.optimizers.Optimizer):

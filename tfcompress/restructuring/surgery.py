@@ -39,7 +39,8 @@ def remove(
     for node in dependencies.graph.nodes:
         key = id(node.operation)
         resizes = dependencies.resizes.get(key, [])
-        if not resizes and not sites[key]:
+        untouched = all(kept[site.ids].all() for site in sites[key])
+        if untouched and (sites[key] or not resizes) and key not in (offsets or {}):
             nodes.append(node)
             continue
         if key not in changed:

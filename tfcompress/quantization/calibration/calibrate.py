@@ -113,6 +113,8 @@ def calibrate(
     aware = build(graph)
     float_graph, taps = without_fake_quantization(trace(aware))
     _check_inputs(model, inputs)
+    if not taps:
+        return aware  # all of it stays in float, as has been said
     _set_ranges(float_graph, taps, inputs, chooser)
     reference = build(float_graph)
     round_kernels(aware, reference, inputs, rounding == "adaptive", correct_bias)

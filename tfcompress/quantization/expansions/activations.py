@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from tfcompress.core.graph import config_of
+from tfcompress.core.copies import clone_operation
 from tfcompress.quantization.activations import INTEGER, activation_name
 from tfcompress.quantization.expansions.base import (
     MASKED,
@@ -30,8 +30,7 @@ def activation(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """
     function = layer.activation
     if isinstance(function, keras.Layer):
-        config = {**config_of(function), "name": f"{layer.name}_{function.name}"}
-        copy = type(function).from_config(config)
+        copy = clone_operation(function, name=f"{layer.name}_{function.name}")
         return parts.add(copy, function.get_weights() or None)(x)
     name = activation_name(layer) or _description(function)
     builtin = str(getattr(function, "__module__", "")).startswith("keras.")

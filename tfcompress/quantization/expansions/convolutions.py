@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from tfcompress.core.graph import config_of
+from tfcompress.core.copies import clone_operation
 from tfcompress.quantization.activations import FUSED, NEVER_FUSED, activation_name
 from tfcompress.quantization.expansions.base import Parts, expansion
 
@@ -28,11 +28,11 @@ def split_activation(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     fused = name in FUSED and not isinstance(layer, NEVER_FUSED)
     if name == "linear" or (fused and not instance):
         return None
-    config = {**config_of(layer), "activation": "linear"}
     # Not those of an activation that has some.
     weights = [v for v in (layer.kernel, layer.bias) if v is not None]
     weights = [ops.convert_to_numpy(variable) for variable in weights]
-    outputs = parts.add(type(layer).from_config(config), weights)(inputs)
+    linear = clone_operation(layer, activation="linear")
+    outputs = parts.add(linear, weights)(inputs)
     return activated(parts, layer.activation, outputs)
 
 
@@ -45,8 +45,7 @@ def activated(parts: Parts, activation: Any, x: Any) -> Any:
         x: what it is applied to.
     """
     if isinstance(activation, keras.Layer):
-        config = {**config_of(activation), "name": f"{parts.name}_{activation.name}"}
-        copy = type(activation).from_config(config)
+        copy = clone_operation(activation, name=f"{parts.name}_{activation.name}")
         return parts.add(copy, activation.get_weights() or None)(x)
     name = getattr(activation, "__name__", "activation").strip("<>")
     return parts(layers.Activation, f"_{name}", activation=activation)(x)

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.core.graph import config_of
+from tfcompress.core.copies import clone_operation
 from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 from tfcompress.quantization.primitives import GuardedLog, ScaleOffset, UnitSpectralNorm
 
@@ -122,9 +122,7 @@ def spectral_normalization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     constraint does after it.
     """
     inner = layer.layer
-    config = config_of(inner)
     names = ("kernel_constraint", "depthwise_constraint", "embeddings_constraint")
-    for name in names:
-        if name in config and config[name] is None:
-            config[name] = UnitSpectralNorm()
-    return parts.add(type(inner).from_config(config), inner.get_weights())(x)
+    free = [name for name in names if getattr(inner, name, "not there") is None]
+    constrained = clone_operation(inner, **{name: UnitSpectralNorm() for name in free})
+    return parts.add(constrained, inner.get_weights())(x)

@@ -38,6 +38,7 @@ def _constant(value: Any) -> np.ndarray:
 def _merge(name: str) -> Expansion:
     def merge(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
         if _is_tensor(x1) and _is_tensor(x2):
+            x1, x2 = _with_axes_of(x1, x2), _with_axes_of(x2, x1)
             if len(x1.shape) != len(x2.shape):
                 raise StaysFloat(
                     f"its tensors have {len(x1.shape)} and {len(x2.shape)} axes",
@@ -47,6 +48,13 @@ def _merge(name: str) -> Expansion:
         return _with_constant(name, parts, x1, x2)
 
     return merge
+
+
+def _with_axes_of(x: Any, other: Any) -> Any:
+    """Returns a weight, which has no axis for the batch, with as many axes."""
+    while None not in x.shape and len(x.shape) < len(other.shape):
+        x = ops.expand_dims(x, 0)
+    return x
 
 
 def _with_constant(name: str, parts: Parts, x1: Any, x2: Any) -> Any:
