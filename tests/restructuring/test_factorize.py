@@ -230,7 +230,7 @@ def test_no_layer_is_cut_to_nothing_for_the_others():
         ({"rank": 10, "filters": "logits"}, "would make layers larger.*logits"),
         ({"energy": 1.0}, "would make layers larger"),
         ({"energy": 0}, "`energy` must be a share"),
-        ({"macs": 1.0}, "`macs` must be a share"),
+        ({"macs": 1.5}, "`macs` must be a share"),
         ({"macs": 1e-4}, "macs=0.0001 cannot be met.*Expected: macs >= 0.0"),
         ({"size": -1}, "`size` must be a share"),
         ({"rank": 4, "conv": "cp"}, "'tucker', 'spatial'"),

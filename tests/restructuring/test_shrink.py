@@ -89,20 +89,20 @@ def test_one_is_all_of_it():
     assert macs(shrink(mlp(16), sparsity=0.0)) == macs(mlp(16))
 
 
-def test_a_sparsity_that_rounding_cannot_meet_names_the_nearest():
-    with pytest.raises(InvalidArgumentError) as error:
-        shrink(mlp(16), sparsity=0.25, round_to=8)
-    assert str(error.value) == (
-        "sparsity=0.25 cannot be met with round_to=8. Received: layers of 16 channels. "
-        "Expected: sparsity=0, the nearest that works. What to do: take that sparsity, "
-        "a smaller round_to or a larger max_layer_sparsity."
+def test_a_sparsity_that_rounding_cannot_meet_takes_the_nearest_rounding():
+    with pytest.warns(CompressionWarning) as told:
+        smaller = shrink(mlp(16), sparsity=0.25, round_to=8)
+    assert str(told[0].message) == (
+        "sparsity=0.25 cannot be met with round_to=8: the widths that remain are "
+        "multiples of 4 (sparsity=0.25)."
     )
+    assert widths_of(smaller) == [12, 4]
     assert widths_of(shrink(mlp(16), sparsity=0.25, round_to=4)) == [12, 4]
 
 
 def test_macs_that_cannot_be_met_name_the_nearest():
     with pytest.raises(
-        InvalidArgumentError, match=r"macs=0.1 cannot be met.*macs=0\.5"
+        InvalidArgumentError, match=r"macs=0.1 cannot be met.*macs=0\.125"
     ):
         shrink(mlp(16), macs=0.1, round_to=8)
 

@@ -11,10 +11,10 @@ import numpy as np
 from tfcompress.compression.task import Task
 from tfcompress.exporters.publishing import staged
 from tfcompress.layer_rules import model_kernels
+from tfcompress.quantization.calibration.rounding import rounded
 
 _SAMPLES = 512
 _PRUNED = 0.7
-_LEVELS = 7  # of a symmetric 4-bit kernel, on each side of zero
 
 Sensitivity = dict[str, dict[str, float]]
 
@@ -28,8 +28,9 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
 
     Returns:
         By path of the layer: `"pruned"`, with 70 % of its smallest weights zero, and
-        `"4 bits"`, with its kernels rounded per channel. Differences of the compiled
-        loss on 512 training samples.
+        `"4 bits"`, with its kernels rounded as
+        `mixed_precision` rounds them: per output channel of their kind of layer.
+        Differences of the compiled loss on 512 training samples.
     """
     path = cache / f"sensitivity-{task.fingerprint}.json"
     try:
@@ -46,13 +47,15 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
 
     before = loss()
     found: Sensitivity = {}
-    for name, _, variable in model_kernels(model):
-        kernel = keras.ops.convert_to_numpy(variable)
-        for probe, change in (("pruned", _pruned), ("4 bits", _rounded)):
-            variable.assign(change(kernel))
+    for name, kernel, variable in model_kernels(model):
+        values = keras.ops.convert_to_numpy(variable)
+        axes = kernel.reduction_axes(values.ndim)
+        changed = {"pruned": _pruned(values), "4 bits": rounded(values, axes)}
+        for probe, compressed in changed.items():
+            variable.assign(compressed)
             rise = found.setdefault(name, {}).get(probe, 0.0) + loss() - before
             found[name][probe] = rise  # of all kernels of a layer together
-            variable.assign(kernel)
+            variable.assign(values)
     cache.mkdir(parents=True, exist_ok=True)
     with staged(path, overwrite=True) as stage:
         stage.write_text(json.dumps(found, indent=1))
@@ -71,9 +74,3 @@ def fragile(found: Sensitivity, probe: str) -> list[str]:
 def _pruned(kernel: np.ndarray) -> np.ndarray:
     threshold = np.quantile(np.abs(kernel), _PRUNED)
     return np.where(np.abs(kernel) < threshold, 0, kernel)
-
-
-def _rounded(kernel: np.ndarray) -> np.ndarray:
-    axes = tuple(range(kernel.ndim - 1))
-    step = np.abs(kernel).max(axis=axes, keepdims=True) / _LEVELS
-    return np.rint(kernel / np.where(step == 0, 1, step)) * step

@@ -36,12 +36,14 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, base: type | None = None, example: str | None = None):
         self.kind, self.base, self.example = kind, base, example
         self._classes: dict[str, Callable[..., T]] = {}
+        self._aliases: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[type], type]:
-        """Returns a decorator that files a class under `name`."""
+    def register(self, name: str, *aliases: str) -> Callable[[type], type]:
+        """Returns a decorator that files a class under `name`, and other names."""
 
         def decorate(cls: type) -> type:
             self._classes[name] = cls
+            self._aliases.update(dict.fromkeys(aliases, name))
             return keras.saving.register_keras_serializable(package=PACKAGE)(cls)
 
         return decorate
@@ -56,6 +58,7 @@ class Registry(Generic[T]):
         Raises:
             InvalidArgumentError: if nothing is.
         """
+        name = self._aliases.get(name, name)
         if name not in self._classes:
             raise InvalidArgumentError(
                 f"Unknown {self.kind}.",

@@ -23,7 +23,7 @@ from tfcompress.core.graph import (
     trace_operations,
 )
 from tfcompress.core.inlining import graph_of_call
-from tfcompress.layer_rules.held import HeldCalls, held_calls
+from tfcompress.layer_rules.held import PARTS, HeldCalls, held_calls
 from tfcompress.layer_rules.operation_macs import OPERATION_MACS, UNCOUNTED
 from tfcompress.layer_rules.rules import LayerRule, operation_name, rule_of_type
 
@@ -163,7 +163,7 @@ def _rule(layer: Any) -> LayerRule | HeldCalls | None:
     for cls in type(layer).__mro__:
         if getattr(cls, "call", None) is not type(layer).call:
             return None
-        rule = rule_of_type(cls)
+        rule = PARTS.get(cls, rule_of_type(cls))
         if rule is not None and rule.layer_type is cls and rule.macs is not None:
             return rule
         calls = held_calls(cls)

@@ -9,6 +9,8 @@ import keras
 from keras import layers
 
 from tfcompress.core.held_tensor import HeldTensor
+from tfcompress.layer_rules import layer_macs
+from tfcompress.layer_rules.rules import LayerRule
 
 HeldCall = tuple[int, Any, list]
 """How often a held layer is called for one call, which it is, and on what."""
@@ -43,6 +45,14 @@ def multiplies_nothing(*layer_types: type) -> None:
 def held_calls(layer_type: type) -> HeldCalls | None:
     """Returns what layers of exactly this class hold; `None` if that is not known."""
     return _held.get(layer_type)
+
+
+# Parts of layers: their kernels are told by the layer that holds them, so that they
+# have no row of their own in the table.
+PARTS = {
+    cell: LayerRule(cell, macs=layer_macs.cell)
+    for cell in (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+}
 
 
 def _without_time(layer: Any, inputs: list) -> tuple[int, Any]:

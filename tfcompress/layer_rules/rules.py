@@ -306,8 +306,6 @@ def _fill_table() -> None:
         add("float", recurrent, kernels=kernels, macs=layer_macs.recurrent)
     convolutional = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
     add("float", *convolutional, macs=layer_macs.convolutional_recurrent)
-    cells = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
-    add("float", *cells, macs=layer_macs.cell)
     attention = (layers.MultiHeadAttention, layers.GroupQueryAttention)
     add("float", *attention, macs=layer_macs.attention)
     add("float", layers.Attention, macs=layer_macs.weightless_attention)

@@ -45,6 +45,8 @@ class Site:
         role: what the axis does.
         tensor: for the role "input", the tensor whose channels are summed over.
         width: channels per position (a head of attention stands for `key_dim`).
+        rounded: whether kernels are faster for widths that are round numbers; not so
+            for heads of attention and units of recurrent layers.
     """
 
     operation: Any
@@ -54,6 +56,7 @@ class Site:
     role: Role
     tensor: Tensor | None = None
     width: int = 1
+    rounded: bool = True
 
 
 class Call:
@@ -68,6 +71,7 @@ class Call:
         ids: all channel ids of the model.
         inputs: the channel axes of each of `node.inputs`.
         outputs: the channel axes of each output, to be filled in by the rule.
+        unruled: channels that the layer makes in a way that no rule tells.
     """
 
     def __init__(self, node: Node, ids: ChannelIds, inputs: list[Axes]):
@@ -82,6 +86,7 @@ class Call:
         self.outputs: list[Axes] = [{} for _ in self.output_tensors]
         self.sites: list[Site] = []
         self.resizes: list[tuple[tuple, Callable[[Count], dict]]] = []
+        self.unruled: list[np.ndarray] = []
 
     @property
     def layer(self) -> Any:
@@ -110,6 +115,7 @@ class Call:
         role: Role,
         tensor: Tensor | None = None,
         width: int = 1,
+        rounded: bool = True,
     ) -> None:
         """Says which channels run along `axes` of a weight (`None`: does not exist)."""
         if variable is None:
@@ -126,6 +132,7 @@ class Call:
                         role,
                         tensor,
                         width,
+                        rounded,
                     )
                 )
 
@@ -210,7 +217,10 @@ def fixed(call: Call) -> None:
         size = tensor.shape[-1] if len(tensor.shape) > 1 else None
         if size:
             reason = f"comes from {call.label}, {NO_RULE}"
-            call.outputs[index] = {len(tensor.shape) - 1: call.ids.fresh(size, reason)}
+            made = call.ids.fresh(size, reason)
+            call.outputs[index] = {len(tensor.shape) - 1: made}
+            if getattr(call.layer, "weights", []):
+                call.unruled.append(made)
 
 
 def flow_of(operation: Any) -> Flow:
@@ -229,3 +239,17 @@ def flow_of(operation: Any) -> Flow:
     if type(operation).__module__.split(".")[0] == "keras":
         return _HIDDEN.get(type(operation).__name__, fixed)
     return fixed
+
+
+def run(node: Node, ids: ChannelIds, channels: dict[Tensor, Axes]) -> Call:
+    """Applies the channel rule of a call, and files the channels of its outputs."""
+    call = Call(node, ids, [channels[tensor] for tensor in node.inputs])
+    flow_of(node.operation)(call)
+    for tensor, axes in zip(call.output_tensors, call.outputs):
+        channels[tensor] = {}
+        for axis, members in axes.items():
+            if tensor.shape[axis] == len(members):
+                channels[tensor][axis] = members
+            else:
+                ids.fix(members, f"is reshaped by {call.label}")
+    return call

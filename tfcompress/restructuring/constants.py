@@ -17,7 +17,9 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.graph import Node, Tensor
-from tfcompress.restructuring.call import Call, Site, flow_of
+from tfcompress.layer_rules import operation_name
+from tfcompress.restructuring import kernel_flows, sequence_flows, shape_flows
+from tfcompress.restructuring.call import Call, Flow, Site, flow_of
 from tfcompress.restructuring.channel_ids import ChannelIds
 from tfcompress.restructuring.dependencies import Dependencies
 from tfcompress.restructuring.surgery import Offsets
@@ -101,7 +103,7 @@ def can_absorb(layer: Any) -> bool:
     """
     if isinstance(layer, keras.layers.Dense):
         return True
-    if flow_of(layer).__name__ != "convolution" or layer.groups != 1:
+    if flow_of(layer) is not kernel_flows.convolution or layer.groups != 1:
         return False
     return layer.padding == "valid" or set(layer.kernel_size) == {1}
 
@@ -116,7 +118,7 @@ def _ignored(site: Site) -> np.ndarray:
 def _follow(
     node: Node, dependencies: Dependencies, values: dict[Tensor, Values]
 ) -> None:
-    rule = flow_of(node.operation).__name__
+    rule = flow_of(node.operation)
     given = [values.get(tensor, {}) for tensor in node.inputs]
     outputs = [
         leaf for leaf in keras.tree.flatten(node.outputs) if isinstance(leaf, Tensor)
@@ -163,7 +165,7 @@ def _elementwise(node: Node, given: list[Values], dependencies: Dependencies) ->
             shape[own] = count
         filled = np.nan_to_num(constant)[: max(shape)]
         stand_ins[id(tensor)] = filled.reshape(shape)
-    if type(node.operation).__name__ == "Multiply":
+    if operation_name(node.operation) == "Multiply":
         known |= zero
     gamma = getattr(node.operation, "gamma", None)
     if gamma is not None and tuple(gamma.shape) == (count,):
@@ -203,7 +205,7 @@ def _moved(node: Node, given: list[Values], dependencies: Dependencies) -> list[
             numbers.append(found.get(axis, np.full(len(members), np.nan)))
         inputs.append(placed)
     flat = np.concatenate([*numbers, np.zeros(0)])
-    if type(node.operation).__name__.startswith(("ZeroPadding", "Resizing", "Sum")):
+    if operation_name(node.operation).startswith(("ZeroPadding", "Resizing", "Sum")):
         flat = np.where(flat == 0, flat, np.nan)
     call = Call(node, scratch, inputs)
     flow_of(node.operation)(call)
@@ -286,15 +288,15 @@ def _embedding(layer: Any, given: Values) -> np.ndarray:
     return np.where(np.all(table == table[:1], axis=0), table[0], np.nan)
 
 
+_RECURRENT = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
+
+
 def _recurrent(layer: Any, given: Values) -> np.ndarray:
     """A unit whose candidate is always zero stays in the state it starts from."""
     units, cell = layer.units, layer.cell
-    place = {"LSTM": 2, "GRU": 2, "SimpleRNN": 0}
-    kind = next(
-        (k for c in type(layer).__mro__ if (k := place.get(c.__name__)) is not None),
-        None,
-    )
-    if kind is None:
+    # Where the candidate stands among the gates.
+    kind = 0 if isinstance(layer, keras.layers.SimpleRNN) else 2
+    if not isinstance(layer, _RECURRENT):
         return np.full(units, np.nan)
     columns = slice(kind * units, (kind + 1) * units)
     kernel = _values(cell.kernel)[:, columns]
@@ -311,26 +313,32 @@ def _recurrent(layer: Any, given: Values) -> np.ndarray:
     return np.where(dead, 0.0, np.nan)
 
 
-_ELEMENTWISE = {"same", "join", "scale", "normalization"}
-_MOVING = {
-    "spatial",
-    "global_pool",
-    "reduce",
-    "repeat_vector",
-    "reshape",
-    "permute",
-    "expand_dims",
-    "squeeze",
-    "split",
-    "get_item",
-    "concatenate",
+# Rules are told apart by what they are: a rule of a user's own may have any name.
+_ELEMENTWISE = {
+    shape_flows.same,
+    shape_flows.join,
+    kernel_flows.scale,
+    kernel_flows.normalization,
 }
-_KERNELS: dict[str, Callable[[Any, Values], np.ndarray]] = {
-    "dense": _dense,
-    "convolution": _dense,
-    "transposed": _transposed,
-    "separable": _separable,
-    "depthwise": _depthwise,
-    "embedding": _embedding,
-    "recurrent": _recurrent,
+_MOVING = {
+    shape_flows.spatial,
+    shape_flows.global_pool,
+    shape_flows.reduce,
+    shape_flows.repeat_vector,
+    shape_flows.reshape,
+    shape_flows.permute,
+    shape_flows.expand_dims,
+    shape_flows.squeeze,
+    shape_flows.split,
+    shape_flows.get_item,
+    shape_flows.concatenate,
+}
+_KERNELS: dict[Flow, Callable[[Any, Values], np.ndarray]] = {
+    kernel_flows.dense: _dense,
+    kernel_flows.convolution: _dense,
+    kernel_flows.transposed: _transposed,
+    kernel_flows.separable: _separable,
+    kernel_flows.depthwise: _depthwise,
+    kernel_flows.embedding: _embedding,
+    sequence_flows.recurrent: _recurrent,
 }

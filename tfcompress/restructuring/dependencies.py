@@ -10,15 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.graph import Graph, Node, Tensor, tied_operations, trace
+from tfcompress.core.graph import Graph, Tensor, tied_operations, trace
 from tfcompress.core.select import walk
 from tfcompress.restructuring import (  # noqa: F401  (they file their rules)
     kernel_flows,
     sequence_flows,
     shape_flows,
 )
-from tfcompress.restructuring.call import Call, Count, Site, flow_of
+from tfcompress.restructuring.call import Call, Count, Site, run
 from tfcompress.restructuring.channel_ids import Axes, ChannelIds
+from tfcompress.restructuring.opening import opened
+
+_PURPOSE = "find the channels of the model"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +38,7 @@ class ChannelGroup:
         fixed: why they cannot be removed; empty if they can.
         members: the class of each channel in `Dependencies`.
         width: positions that each channel takes in the layers that make it.
+        rounded: whether `round_to` holds for them; not for heads and recurrent units.
 
     Example:
 
@@ -53,6 +57,7 @@ class ChannelGroup:
     fixed: tuple[str, ...] = ()
     members: tuple[int, ...] = dataclasses.field(default=(), repr=False)
     width: int = dataclasses.field(default=1, repr=False)
+    rounded: bool = dataclasses.field(default=True, repr=False)
 
     def __str__(self) -> str:
         size = f" of {self.width} positions" if self.width > 1 else ""
@@ -88,9 +93,6 @@ class Dependencies:
     roots: np.ndarray
     groups: list[ChannelGroup]
     mixed: set[int]
-
-    def sites_of(self, operation: Any) -> list[Site]:
-        return [site for site in self.sites if site.operation is operation]
 
 
 def channel_groups(model: keras.Model) -> list[ChannelGroup]:
@@ -128,8 +130,11 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
 
 
 def analyse(model: keras.Model) -> Dependencies:
-    """Returns the dependencies of all channels of `model`."""
-    graph = trace(model, "find the channels of the model")
+    """Returns the dependencies of all channels of `model`.
+
+    Layers made of layers are opened: the graph is that of the layers in them.
+    """
+    graph = trace(opened(model), _PURPOSE)
     ids = ChannelIds()
     channels: dict[Tensor, Axes] = {}
     for tensor in _leaves(graph.inputs):
@@ -138,7 +143,7 @@ def analyse(model: keras.Model) -> Dependencies:
         if size:
             made = ids.fresh(size, "is an input of the model")
             channels[tensor][len(tensor.shape) - 1] = made
-    calls = [_run(node, ids, channels) for node in graph.nodes]
+    calls = [run(node, ids, channels) for node in graph.nodes]
     for tensor in _leaves(graph.outputs):
         for members in channels[tensor].values():
             ids.fix(members, "is an output of the model")
@@ -151,25 +156,17 @@ def analyse(model: keras.Model) -> Dependencies:
     resizes = _shared_resizes(calls, ids)
     paths = {id(layer): path for path, layer in walk(model)}
     roots = ids.roots()
-    groups = _group(sites, roots, ids.reasons(), paths)
+    unruled = [
+        Site(call.layer, None, 0, members, "output")
+        for call in calls
+        for members in call.unruled
+    ]
+    groups = _group([*sites, *unruled], roots, ids.reasons(), paths)
     return Dependencies(graph, channels, sites, resizes, roots, groups, ids.mixed())
 
 
 def _leaves(structure: Any) -> list[Tensor]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
-
-
-def _run(node: Node, ids: ChannelIds, channels: dict[Tensor, Axes]) -> Call:
-    call = Call(node, ids, [channels[tensor] for tensor in node.inputs])
-    flow_of(node.operation)(call)
-    for tensor, axes in zip(call.output_tensors, call.outputs):
-        channels[tensor] = {}
-        for axis, members in axes.items():
-            if tensor.shape[axis] == len(members):
-                channels[tensor][axis] = members
-            else:
-                ids.fix(members, f"is reshaped by {call.label}")
-    return call
 
 
 def _tie_shared(calls: list[Call], ids: ChannelIds) -> list[Site]:
@@ -257,6 +254,7 @@ def _group(
                 fixed,
                 tuple(sorted(members)),
                 int(np.gcd.reduce(widths)),
+                all(sites[i].rounded for i, _ in found if sites[i].role == "output"),
             )
         )
     return groups

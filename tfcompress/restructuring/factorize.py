@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
-from tfcompress.core.graph import Node, Tensor, build, tied_operations, trace
+from tfcompress.core.graph import Graph, Node, Tensor, build, tied_operations, trace
 from tfcompress.core.select import Filters, exclude, select
-from tfcompress.layer_rules import macs as count_macs
+from tfcompress.layer_rules import macs_of_nodes
 from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
 from tfcompress.restructuring.low_rank import Form, Link, Option
 from tfcompress.restructuring.matrix_forms import (
@@ -64,9 +65,9 @@ def factorize(
             as many channels.
         energy: the share of each kernel's squared norm to keep, in (0, 1]; with
             `data`, of the variance of its outputs.
-        macs: share of the model's multiply-accumulates to keep, in (0, 1); ranks are
+        macs: share of the model's multiply-accumulates to keep, in (0, 1]; ranks are
             chosen across layers so that the product of the energies that they keep
-            is largest.
+            is largest, and no rank more would fit.
         size: likewise, the share of the model's weights. Give one of the four.
         conv: `"tucker"` or `"spatial"`.
         filters: which layers: a regular expression on the layer's path, a layer
@@ -127,7 +128,8 @@ def factorize(
         wanted = _for_each(forms, names, (rank, energy), asked_for)
         ranks = _without_growth(forms, wanted, names, asked_for)
     else:
-        ranks = _for_target(model, forms, macs, size)
+        name, share = ("macs", macs) if macs is not None else ("size", size)
+        ranks = _for_target(graph, forms, name, float(share or 0), model.count_params())
     made = {key: forms[key].links(found) for key, found in ranks.items()}
     nodes = [part for node in graph.nodes for part in _parts(node, made)]
     return build(dataclasses.replace(graph, nodes=nodes))
@@ -203,31 +205,51 @@ def _without_growth(
     }
 
 
+def _work(graph: Graph, forms: dict[int, Form]) -> tuple[int, dict[int, float]]:
+    """Returns the MACs of a model, and how many a form's MAC stands for.
+
+    More than one where a layer is called with other axes in the batch.
+    """
+    counts = macs_of_nodes(graph)
+    called = collections.Counter[int]()
+    for node, count in zip(graph.nodes, counts):
+        called[id(node.operation)] += count
+    scales = {
+        key: called[key] / form.macs if form.macs else 1.0
+        for key, form in forms.items()
+    }
+    return sum(counts), scales
+
+
 def _for_target(
-    model: keras.Model, forms: dict[int, Form], macs: float | None, size: float | None
+    graph: Graph, forms: dict[int, Form], name: str, share: float, size: int
 ) -> dict[int, tuple[int, ...]]:
     """Returns the ranks that keep most and meet the target.
 
     Each layer takes the option with least `loss + price * cost`; the price at which the
     target is met is found by bisection. Shares of energy that layers keep multiply as
     signals pass through them, so their logarithms add, and no layer is cut to nothing.
+
+    Args:
+        graph: the model.
+        forms: the layers that can be factorized.
+        name: of the target, `"macs"` or `"size"`.
+        share: the target.
+        size: how many weights the model has.
     """
-    if macs is not None:
-        share, name, total = macs, "macs", count_macs(model)
-    else:
-        share, name, total = float(size or 0), "size", model.count_params()
+    total, scales = (size, dict.fromkeys(forms, 1.0))
+    if name == "macs":
+        total, scales = _work(graph, forms)
+    if share == 1 or not total:
+        return {}
 
-    def cost(thing: Form | Option) -> int:
-        return getattr(thing, name)
+    def cost(key: int, thing: Form | Option) -> float:
+        return getattr(thing, name) * scales[key]
 
-    fixed = total - sum(cost(form) for form in forms.values())
+    fixed = total - sum(cost(key, form) for key, form in forms.items())
     choices = {
         key: [
-            *(
-                o
-                for o in form.options
-                if o.size < form.size and o.macs <= max(form.macs, o.size)
-            ),
+            *(option for option in form.options if _is_smaller(option, form)),
             Option((), form.size, form.macs, 1.0),
         ]
         for key, form in forms.items()
@@ -235,19 +257,19 @@ def _for_target(
 
     def best(price: float) -> dict[int, Option]:
         return {
-            key: min(options, key=lambda o: o.loss + price * cost(o) / total)
+            key: min(options, key=lambda o: o.loss + price * cost(key, o) / total)
             for key, options in choices.items()
         }
 
     def reached(found: dict[int, Option]) -> float:
-        return (fixed + sum(cost(option) for option in found.values())) / total
+        return (fixed + sum(cost(key, o) for key, o in found.items())) / total
 
     high, low = 1e9, 1e-12
-    if not total or reached(best(high)) > share:
-        least = reached(best(high)) if total else 1.0
+    least = reached(best(high))
+    if least > share:
         raise InvalidArgumentError(
             f"{name}={share} cannot be met.",
-            received=f"a model of {total} {'MACs' if macs is not None else 'weights'}",
+            received=f"a model of {total} {'MACs' if name == 'macs' else 'weights'}",
             expected=f"{name} >= {least:.3g}, what the lowest ranks leave",
             fix="take a larger share, or let `filters` take more layers",
         )
@@ -259,20 +281,41 @@ def _for_target(
             high = middle
     found = best(high)
     # What a price cannot say, because a jump is too large, is spent step by step.
-    left = share * total - fixed - sum(cost(option) for option in found.values())
+    left = (share - reached(found)) * total
     while True:
         steps = [
-            ((found[key].loss - o.loss) / (cost(o) - cost(found[key])), key, o)
+            (
+                (found[key].loss - o.loss) / (cost(key, o) - cost(key, found[key])),
+                key,
+                o,
+            )
             for key, options in choices.items()
-            for o in options
-            if 0 < cost(o) - cost(found[key]) <= left and o.loss < found[key].loss
+            for o in (*options, *_next_to(found[key], forms[key]))
+            if 0 < cost(key, o) - cost(key, found[key]) <= left
+            and o.loss < found[key].loss
         ]
         if not steps:
             break
         _, key, option = max(steps, key=lambda step: step[0])
-        left -= cost(option) - cost(found[key])
+        left -= cost(key, option) - cost(key, found[key])
         found[key] = option
     return {key: option.ranks for key, option in found.items() if option.ranks}
+
+
+def _is_smaller(option: Option, form: Form) -> bool:
+    return option.size < form.size and option.macs <= max(form.macs, option.size)
+
+
+def _next_to(option: Option, form: Form) -> list[Option]:
+    """Returns the options with one rank more; a form does not list all pairs of two."""
+    most = form.options[-1].ranks
+    raised = [
+        (*option.ranks[:at], rank + 1, *option.ranks[at + 1 :])
+        for at, rank in enumerate(option.ranks)
+        if rank < most[at]
+    ]
+    options = [form.option(ranks) for ranks in raised]
+    return [option for option in options if _is_smaller(option, form)]
 
 
 def _parts(node: Node, made: dict[int, list[Link]]) -> list[Node]:
@@ -335,11 +378,11 @@ def _check_arguments(rank: Any, energy: Any, macs: Any, size: Any, conv: str) ->
     for name in ("energy", "macs", "size"):
         value, top = given.get(name, 0.5), 1.0
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value <= top or (name != "energy" and value == 1):
+        if not number or not 0 < value <= top:
             raise InvalidArgumentError(
                 f"`{name}` must be a share to keep.",
                 received=repr(value),
-                expected="a number in (0, 1]" if name == "energy" else "in (0, 1)",
+                expected="a number in (0, 1]",
             )
     if conv not in _CONV:
         raise InvalidArgumentError(

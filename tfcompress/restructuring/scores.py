@@ -27,6 +27,20 @@ class WeightCriterion(Protocol):
 Criterion = str | WeightCriterion
 
 CRITERIA = ("batch_norm", "magnitude", "random", "taylor")
+_ALIASES = {"batch_norm_scale": "batch_norm"}
+
+
+def standard_name(criterion: Criterion) -> Criterion:
+    """Returns the one name of a criterion that has two.
+
+    Example:
+
+    >>> standard_name("batch_norm_scale")
+    'batch_norm'
+    """
+    return (
+        _ALIASES.get(criterion, criterion) if isinstance(criterion, str) else criterion
+    )
 
 
 def magnitude(variable: keras.Variable) -> np.ndarray:
@@ -46,6 +60,7 @@ def importance(criterion: Criterion, gradients: Importance | None) -> Importance
     Raises:
         InvalidArgumentError: for an unknown name or an object without `score`.
     """
+    criterion = standard_name(criterion)
     if isinstance(criterion, str) and criterion in CRITERIA:
         if criterion == "taylor":
             if gradients is None:
@@ -107,7 +122,7 @@ def channel_scores(
     `|w|` in place of `w ** 2` unless the criterion says otherwise.
     """
     score = importance(criterion, gradients)
-    scales = criterion == "batch_norm"
+    scales = standard_name(criterion) == "batch_norm"
     where = {
         m: (g, i) for g, group in enumerate(groups) for i, m in enumerate(group.members)
     }

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from tfcompress.core.graph import Tensor
+from tfcompress.core.graph import Tensor, is_graph_model
+from tfcompress.restructuring import nested
 from tfcompress.restructuring.call import Call, Count, fixed, flow, flow_of
 
-_GATES = {"LSTM": 4, "GRU": 3, "SimpleRNN": 1}
+_RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
+_CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
 
 
 @flow(layers.LSTM, layers.GRU, layers.SimpleRNN)
@@ -27,15 +29,60 @@ def recurrent(call: Call) -> None:
     _initial_states(call, made)
 
 
-def _recurrent_weights(call: Call, cell: Any, made: np.ndarray) -> None:
+def _recurrent_weights(
+    call: Call, cell: Any, made: np.ndarray, inner: np.ndarray | None = None
+) -> None:
+    """Says where the units of a cell are, which reads the layer's input or `inner`."""
     gates = cell.kernel.shape[-1] // cell.units
     columns = np.tile(made, gates)
-    source = call.inputs[0].get(2)
-    call.weight(cell.kernel, {0: source}, "input", call.node.inputs[0])
-    call.weight(cell.kernel, {1: columns}, "output")
+    source, tensor = inner, None
+    if inner is None:
+        source, tensor = call.inputs[0].get(2), call.node.inputs[0]
+    call.weight(cell.kernel, {0: source}, "input", tensor)
+    call.weight(cell.kernel, {1: columns}, "output", rounded=False)
     call.weight(cell.recurrent_kernel, {0: made}, "input", call.output_tensors[0])
     call.weight(cell.recurrent_kernel, {1: columns}, "channel")
     call.weight(cell.bias, {-1: columns}, "channel")
+
+
+@flow(layers.RNN)
+def cells(call: Call) -> None:
+    """RNN with a cell of an LSTM, GRU or SimpleRNN, or with several, one on another."""
+    layer = call.layer
+    stacked = isinstance(layer.cell, layers.StackedRNNCells)
+    inner = list(layer.cell.cells) if stacked else [layer.cell]
+    if not all(isinstance(cell, _CELLS) for cell in inner):
+        fixed(call)
+        return
+    call.fix_other_axes(2, f"is a time axis of {call.label}")
+    made = [call.ids.fresh(cell.units) for cell in inner]
+    for position, cell in enumerate(inner):
+        below = made[position - 1] if position else None
+        _recurrent_weights(call, cell, made[position], below)
+
+    def update(count: Count) -> dict:
+        config = layer.get_config()["cell"]
+        if not stacked:
+            return {"cell": _with_inner(config, {"units": count(made[0])})}
+        parts = config["config"]["cells"]
+        parts = [
+            _with_inner(part, {"units": count(units)})
+            for part, units in zip(parts, made)
+        ]
+        return {"cell": _with_inner(config, {"cells": parts})}
+
+    call.resize(update, *made)
+    call.outputs[0] = {len(call.output_tensors[0].shape) - 1: made[-1]}
+    states = [
+        units
+        for cell, units in zip(inner, made)
+        for _ in range(2 if isinstance(cell, layers.LSTMCell) else 1)
+    ]
+    for index, units in enumerate(states[: len(call.outputs) - 1]):
+        call.outputs[1 + index] = {1: units}
+    if sum(tensor.dtype != "bool" for tensor in call.node.inputs) > 1:
+        for units in made:
+            call.fix(units, f"starts from a given state in {call.label}")
 
 
 def _recurrent_outputs(call: Call, made: list[np.ndarray]) -> None:
@@ -63,7 +110,8 @@ def bidirectional(call: Call) -> None:
     """Two recurrent layers; both directions lose the same units."""
     layer = call.layer
     forward, backward = layer.forward_layer, layer.backward_layer
-    if type(forward).__name__ not in _GATES or layer.merge_mode is None:
+    known = isinstance(forward, _RECURRENT) and type(forward) is type(backward)
+    if not known or layer.merge_mode is None:
         fixed(call)
         return
     call.fix_other_axes(2, f"is a time axis of {call.label}")
@@ -97,6 +145,9 @@ def _with_inner(serialized: dict, changes: dict) -> dict:
 def time_distributed(call: Call) -> None:
     """The wrapped layer's own rule, at every time step."""
     layer = call.layer
+    if is_graph_model(layer.layer):
+        nested.model_at_each_step(call)
+        return
 
     def without_time(tensor: Tensor) -> Tensor:
         return dataclasses.replace(tensor, shape=(tensor.shape[0], *tensor.shape[2:]))
@@ -145,7 +196,8 @@ def attention(call: Call) -> None:
                 call.fix(members, f"is attended over by {call.label}")
         call.weight(weights[f"{part}/kernel"], {0: axes.get(last)}, "input", tensor)
         size = weights[f"{part}/kernel"].shape[-1]
-        call.weight(weights[f"{part}/kernel"], {1: heads}, "output", width=size)
+        kernel = weights[f"{part}/kernel"]
+        call.weight(kernel, {1: heads}, "output", width=size, rounded=False)
         call.weight(weights.get(f"{part}/bias"), {0: heads}, "channel", width=size)
     output = weights["attention_output/kernel"]
     call.weight(output, {0: heads}, "input", width=output.shape[1])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.layer_rules import macs as count_macs
+from tfcompress.layer_rules import macs_of_nodes
 from tfcompress.restructuring.constants import ExactRemoval
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies, analyse
 from tfcompress.restructuring.gradients import taylor_importance
@@ -24,6 +28,10 @@ from tfcompress.restructuring.targets import (
     warn_of_unknown,
 )
 from tfcompress.restructuring.widths import TOLERANCE, Counts, MacCost, Widths, meet
+
+# How often a target is aimed at, and how many fixed layers an error names.
+_ATTEMPTS = 5
+_SHOWN = 4
 
 
 def shrink(
@@ -54,13 +62,17 @@ def shrink(
         macs: share of the multiply-accumulates to keep, in (0, 1]. Give one of the
             two, or neither to remove the channels that are zero already.
         criterion: what ranks channels: `"magnitude"`, `"batch_norm"` (size of the
-            scale; Liu et al., "Network Slimming", 2017), `"taylor"` (needs `data`;
-            Molchanov et al., 2019), `"random"`, or an object with `score(weights)`.
+            scale; Liu et al., "Network Slimming", 2017; also `"batch_norm_scale"`),
+            `"taylor"` (needs `data`; Molchanov et al., 2019), `"random"`, or an object
+            with `score(weights)`.
         data: for `"taylor"`: `(inputs, targets)` or a data set of such batches. The
             model must be compiled, for its loss.
         round_to: the widths that remain are multiples of this, which is what fast
-            kernels like; a group may also keep its full width. Without a target
-            every zero channel goes, whatever the width.
+            kernels like; a group may also keep its full width. Where the target
+            cannot be met so, they are multiples of the largest divisor with which it
+            can, and a `CompressionWarning` says so. Heads of attention and units of
+            recurrent layers are not rounded. Without a target every zero channel
+            goes, whatever the width.
         filters: which layers may lose channels: a regular expression on the layer's
             path, a layer class, a predicate, or a list of these. Layers that are
             tied to them follow.
@@ -69,12 +81,15 @@ def shrink(
 
     Returns:
         A new, uncompiled model with the surviving weights. Layers keep their names.
+        Layers made of layers are opened, so their layers are the model's own.
         Channels of the model's inputs and outputs stay, and so do those that meet a
         layer without a channel rule, which a `CompressionWarning` names.
 
     Raises:
-        InvalidArgumentError: if the target cannot be met (the nearest that can is
-            named), an argument is out of its range, or a weight is NaN.
+        InvalidArgumentError: if `macs` cannot be met with any width (the nearest that
+            can is named, and the layers that hold the work), no channel can go, an
+            argument is out of its range, or a weight is NaN.
+        UnsupportedLayerError: if `macs` is given and a layer cannot be counted.
 
     Example:
 
@@ -96,11 +111,10 @@ def shrink(
         return _remove_constant(dependencies, groups, limits)
     gradients = taylor_importance(model, data) if criterion == "taylor" else None
     scores = channel_scores(dependencies, groups, criterion, gradients)
-    widths = [Widths(g, round_to, limit) for g, limit in zip(groups, limits)]
+    plan = _Plan(model, dependencies, groups, limits, scores)
     if macs is None:
-        counts = _for_sparsity(widths, float(sparsity or 0.0), round_to)
-        return remove(dependencies, lowest(groups, scores, counts))
-    return _for_macs(model, dependencies, widths, scores, macs)
+        return plan.with_sparsity(float(sparsity or 0.0), round_to)
+    return plan.with_macs(macs, round_to)
 
 
 def _remove_constant(
@@ -116,60 +130,120 @@ def _remove_constant(
     return remove(dependencies, removed, exact.offsets(removed))
 
 
-def _for_sparsity(widths: list[Widths], sparsity: float, round_to: int) -> Counts:
-    total = sum(w.group.channels for w in widths)
-    if not total:
-        raise InvalidArgumentError(
-            "The model has no channels that can be removed.",
-            received=f"sparsity={sparsity}",
-            fix="print channel_groups(model) to see what keeps each of them",
-        )
-    counts = meet(widths, lambda c: float(c.sum()), total * (1 - sparsity))
-    reached = 1 - float(counts.sum()) / total
-    # Of seven channels, no half can go; the nearest is as good as it gets.
-    if abs(reached - sparsity) > max(TOLERANCE, 0.5 / total + 1e-9):
-        raise InvalidArgumentError(
-            f"sparsity={sparsity} cannot be met with round_to={round_to}.",
-            received=f"layers of {_sizes(widths)} channels",
-            expected=f"sparsity={reached:.3g}, the nearest that works",
-            fix="take that sparsity, a smaller round_to or a larger max_layer_sparsity",
-        )
-    return counts
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What may go, and which channels go first."""
+
+    model: keras.Model
+    dependencies: Dependencies
+    groups: list[ChannelGroup]
+    limits: list[float]
+    scores: list[np.ndarray]
+
+    def with_sparsity(self, sparsity: float, round_to: int) -> keras.Model:
+        total = sum(group.channels for group in self.groups)
+        if not total:
+            raise InvalidArgumentError(
+                "The model has no channels that can be removed.",
+                received=f"sparsity={sparsity}" + self._fixed(),
+                fix="print channel_groups(model) to see what keeps each of them",
+            )
+        # Of seven channels, no half can go; the nearest is as good as it gets.
+        most = max(TOLERANCE, 0.5 / total + 1e-9)
+        for step in _steps(round_to):
+            widths = self._widths(step)
+            counts = meet(widths, lambda c: float(c.sum()), total * (1 - sparsity))
+            reached = 1 - float(counts.sum()) / total
+            if abs(reached - sparsity) <= most:
+                break
+        if step != round_to or abs(reached - sparsity) > most:
+            _say_nearest(
+                f"sparsity={sparsity}", f"sparsity={reached:.3g}", round_to, step
+            )
+        return self._smaller(counts)
+
+    def with_macs(self, share: float, round_to: int) -> keras.Model:
+        counts = macs_of_nodes(self.dependencies.graph)
+        full = sum(counts)
+        if not full:
+            raise InvalidArgumentError(
+                f"macs={share} cannot be met.",
+                received=f"model '{self.model.name}', which multiplies nothing",
+                fix="take sparsity= instead",
+            )
+        for step in _steps(round_to):
+            result, reached = self._nearest(share, full, step)
+            if abs(reached - share) <= TOLERANCE * share:
+                break
+        else:
+            raise InvalidArgumentError(
+                f"macs={share} cannot be met.",
+                received=f"a model of {full} multiply-accumulates" + self._fixed(),
+                expected=f"macs={reached:.3g}, the nearest that works",
+                fix="take that share, or a larger max_layer_sparsity; "
+                "channel_groups(model) shows which channels are fixed",
+            )
+        if step != round_to:
+            _say_nearest(f"macs={share}", f"macs={reached:.3g}", round_to, step)
+        return result
+
+    def _nearest(self, share: float, full: int, step: int) -> tuple[keras.Model, float]:
+        """Returns the model nearest to a share of the MACs, and the share it has."""
+        widths = self._widths(step)
+        cost = MacCost(self.dependencies, self.groups)
+        aim, best = share, (np.inf, self.model, 1.0)
+        for _ in range(_ATTEMPTS):
+            result = self._smaller(meet(widths, cost, aim * full))
+            reached = count_macs(result) / full
+            best = min(best, (abs(reached - share), result, reached), key=_first)
+            if abs(reached - share) <= TOLERANCE / 4 * share:
+                break
+            # The estimate is off where cost is not in kernels, as in attention.
+            aim *= share / reached
+        return best[1], best[2]
+
+    def _widths(self, step: int) -> list[Widths]:
+        return [Widths(g, step, limit) for g, limit in zip(self.groups, self.limits)]
+
+    def _smaller(self, counts: Counts) -> keras.Model:
+        return remove(self.dependencies, lowest(self.groups, self.scores, counts))
+
+    def _fixed(self) -> str:
+        """Returns which layers keep the most work from going, and why."""
+        nodes = self.dependencies.graph.nodes
+        work = dict(zip(map(id, nodes), macs_of_nodes(self.dependencies.graph)))
+        held = collections.Counter[str]()
+        for node in nodes:
+            held[node.operation.name] += work[id(node)]
+        fixed = [
+            (held[group.name.split("#")[0].split("/")[-1]], str(group))
+            for group in self.dependencies.groups
+            if group.fixed
+        ]
+        largest = sorted(fixed, key=_first, reverse=True)[:_SHOWN]
+        return "".join(f"; {text} ({count} MACs)" for count, text in largest)
 
 
-def _sizes(widths: list[Widths]) -> str:
-    sizes = sorted({w.group.channels for w in widths})
-    return ", ".join(map(str, sizes[:8])) + ", ..." * (len(sizes) > 8)
+def _first(pair: tuple) -> float:
+    return pair[0]
 
 
-def _for_macs(
-    model: keras.Model,
-    dependencies: Dependencies,
-    widths: list[Widths],
-    scores: list[np.ndarray],
-    share: float,
-) -> keras.Model:
-    groups = [w.group for w in widths]
-    cost = MacCost(dependencies, groups)
-    full = count_macs(model)
-    aim = share
-    for _ in range(3):
-        counts = meet(widths, cost, aim * full)
-        result = remove(dependencies, lowest(groups, scores, counts))
-        reached = count_macs(result) / full if full else 1.0
-        if abs(reached - share) <= TOLERANCE / 4 * share:
-            break
-        # The estimate is off where cost is not in kernels, as in attention.
-        aim *= share / reached
-    if abs(reached - share) > TOLERANCE * share:
-        raise InvalidArgumentError(
-            f"macs={share} cannot be met.",
-            received=f"a model of {full} multiply-accumulates",
-            expected=f"macs={reached:.3g}, the nearest that works",
-            fix="take that share, a smaller round_to or a larger max_layer_sparsity; "
-            "channel_groups(model) shows which channels are fixed",
-        )
-    return result
+def _steps(round_to: int) -> list[int]:
+    """Returns what widths may be multiples of, from the one that is asked for down."""
+    return [step for step in range(round_to, 0, -1) if round_to % step == 0]
+
+
+def _say_nearest(target: str, reached: str, round_to: int, step: int) -> None:
+    what = (
+        f"the widths that remain are multiples of {step} ({reached})"
+        if step != round_to
+        else f"the model has {reached}, the nearest that can"
+    )
+    warnings.warn(
+        f"{target} cannot be met with round_to={round_to}: {what}.",
+        CompressionWarning,
+        stacklevel=4,
+    )
 
 
 def _check_arguments(sparsity: float | None, macs: float | None, round_to: int) -> None:

@@ -105,6 +105,8 @@ def _resized(operation: Any, updates: dict) -> Any:
 
 def _unbuilt(config: Any) -> Any:
     """Returns a config in which no wrapped layer remembers the shape of its input."""
+    if isinstance(config, list):
+        return [_unbuilt(part) for part in config]
     if not isinstance(config, dict):
         return config
     return {k: _unbuilt(v) for k, v in config.items() if k != "build_config"}

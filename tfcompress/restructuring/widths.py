@@ -41,7 +41,7 @@ class Widths:
     """
 
     def __init__(self, group: ChannelGroup, round_to: int, limit: float):
-        step = round_to // math.gcd(round_to, group.width)
+        step = round_to // math.gcd(round_to, group.width) if group.rounded else 1
         # A limit of 0.3 of 10 channels means 7, whatever binary fractions say.
         least = max(1, math.ceil(group.channels * (1 - limit) - 1e-9))
         count = group.channels

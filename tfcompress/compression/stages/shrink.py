@@ -32,7 +32,7 @@ class Shrink(Stage):
     macs: float | None = argument(SHARE, None)
     sparsity: float | None = argument(SHARE, None)
     criterion: str = argument(
-        {"enum": ["magnitude", "batch_norm", "random"]}, "magnitude"
+        {"enum": ["magnitude", "batch_norm", "batch_norm_scale", "random"]}, "magnitude"
     )
     round_to: int = argument(COUNT, 8)
     max_layer_sparsity: float | None = argument(SHARE, None)

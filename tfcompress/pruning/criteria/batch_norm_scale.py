@@ -10,12 +10,14 @@ from tfcompress.core.errors import UnsupportedLayerError
 from tfcompress.pruning.criteria.base import Criterion, criteria
 
 
-@criteria.register("batch_norm_scale")
+@criteria.register("batch_norm_scale", "batch_norm")
 class BatchNormScale(Criterion):
     """Keeps the channels that the BatchNormalization after them scales up.
 
     When to use: with `pattern="channel"`, for convolutions that are followed by a
     BatchNormalization; most effective when its `gamma_regularizer` is an L1 penalty.
+
+    `shrink` and `PruneChannels` call it `"batch_norm"`; both names work everywhere.
 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network
     Slimming", 2017. The score of every weight of output channel `c` is `|gamma[c]|`.

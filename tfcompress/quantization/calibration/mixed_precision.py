@@ -15,9 +15,8 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import kernels_of, rule_of
 from tfcompress.quantization.calibration.calibrate import calibrate
-from tfcompress.quantization.calibration.rounding import as_matrix, best_steps
+from tfcompress.quantization.calibration.rounding import rounded
 from tfcompress.quantization.scheme import owner_path
-from tfcompress.quantization.storage import INT4
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _SCHEMES = {8: "w8a8", 4: "w4a8"}
@@ -133,7 +132,7 @@ def _sensitivity(
     found = [pair for layer in layers for pair in kernels_of(layer.layer)]
     before = [ops.convert_to_numpy(variable) for _, variable in found]
     for (kernel, variable), values in zip(found, before):
-        variable.assign(_rounded(values, kernel.reduction_axes(values.ndim)))
+        variable.assign(rounded(values, kernel.reduction_axes(values.ndim)))
     try:
         outputs = _outputs(model, inputs)
     finally:
@@ -143,9 +142,3 @@ def _sensitivity(
         float(np.mean((a - b) ** 2) / (np.mean(b**2) + 1e-12))
         for a, b in zip(outputs, expected)
     )
-
-
-def _rounded(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    matrix, restored = as_matrix(values, axes)
-    step = best_steps(matrix, INT4, np.ones(len(matrix)))
-    return restored(np.clip(np.round(matrix / step), -INT4, INT4) * step)

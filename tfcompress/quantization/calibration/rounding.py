@@ -16,11 +16,29 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import trace
 from tfcompress.core.layer_inputs import Recorder, reason_against, rows
 from tfcompress.layer_rules import kernels_of
+from tfcompress.quantization.storage import INT4
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 # Share of the mean diagonal that is added to the Hessian, as in GPTQ.
 _DAMPING = 0.01
 _STEP_SHARES = np.linspace(1.0, 0.4, 31)
+
+
+def rounded(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """Returns a kernel at 4 bits, with the best step for each output channel.
+
+    Args:
+        values: the kernel.
+        axes: its axes that are not output channels (`Kernel.reduction_axes`).
+
+    Example:
+
+    >>> rounded(np.array([[0.7, 70.0], [0.1, 10.0]]), axes=(0,)).round(3).tolist()
+    [[0.7, 70.0], [0.1, 10.0]]
+    """
+    matrix, restored = as_matrix(values, axes)
+    step = best_steps(matrix, INT4, np.ones(len(matrix)))
+    return restored(np.clip(np.round(matrix / step), -INT4, INT4) * step)
 
 
 def as_matrix(
