@@ -64,8 +64,8 @@ class Diagnosis:
         runtime: what runs it.
         scheme: the quantization that was asked about, None for float.
         findings: errors first.
-        integer_coverage: share of compute operators in integers, of the trial export;
-            None where there was none, or the format has no such notion.
+        integer_coverage: share of the work in integers (see `Artifact`), of the trial
+            export; None where there was none, or the format has no such notion.
     """
 
     format: str

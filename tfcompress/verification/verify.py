@@ -120,7 +120,7 @@ def verify(
             absolute reference output (at least 1).
         min_agreement: least share of equal top-1 classes, from 0 to 1. None: not
             checked.
-        min_integer_coverage: least share of integer compute operators, from 0 to 1.
+        min_integer_coverage: least share of the work in integers, from 0 to 1.
             None: not checked.
 
     Returns:
