@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress import calibrate, finalize
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import export, load
 from tfcompress.exporters.flatbuffer import TFLiteFile
 from tfcompress.exporters.micro_sources import OPERATORS, resolver_method

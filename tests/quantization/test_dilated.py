@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from tfcompress import calibrate, doctor, export, finalize, verify
+from tfcompress import (
+    CompressionWarning,
+    calibrate,
+    doctor,
+    export,
+    finalize,
+    verify,
+)
 
 L = keras.layers
 
@@ -66,3 +73,20 @@ def test_doctor_says_so_before():
     diagnosis = doctor(wavenet(), "tflite", "w8a8")
     assert diagnosis.integer_coverage == 1.0
     assert diagnosis.findings == ()
+
+
+def test_what_the_converter_leaves_in_float_is_told(tmp_path, monkeypatch):
+    """As Keras computes them, two dilated convolutions break each other's pattern."""
+    module = "tfcompress.quantization.integer_linear.is_dilated"
+    keras.utils.set_random_seed(3)
+    signal = keras.Input((16, 4), name="signal")
+    x = L.Conv1D(4, 1, name="first")(signal)
+    common = {"padding": "causal", "dilation_rate": 2}
+    gates = [L.Conv1D(4, 2, name=name, **common)(x) for name in ("left", "right")]
+    model = keras.Model(signal, L.Multiply(name="product")(gates))
+    data = np.random.default_rng(3).normal(size=(24, 16, 4)).astype("float32")
+    final = finalize(calibrate(model, data))
+    monkeypatch.setattr(module, lambda layer: False)
+    with pytest.warns(CompressionWarning, match=r"in float, \d+% of .*left, right"):
+        artifact = export(final, tmp_path / "m.tflite")
+    assert artifact.integer_coverage < 1.0

@@ -17,8 +17,8 @@ from tfcompress.exporters.artifact import OperatorCount, TensorInfo
 # compute nothing themselves.
 _NOT_COMPUTE = {"QUANTIZE", "DEQUANTIZE", "DELEGATE", "WHILE", "IF", "CALL_ONCE"}
 _NOT_COMPUTE |= {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "SHAPE"}
-# Which input is the kernel, its axis that is no part of the sums, and whether each value
-# of the third input (and not of the output) meets the rest of it.
+# Which input is the kernel, its axis that is no part of the sums, and whether each
+# value of the third input (and not of the output) meets the rest of it.
 _KERNEL_AXES = {
     "CONV_2D": (1, 0, False),
     "CONV_3D": (1, 4, False),
@@ -233,7 +233,7 @@ class TFLiteFile:
 
 
 def work(op: Operator) -> int:
-    """Returns the multiply-accumulates of an operator, or else how many values it makes.
+    """Returns the multiply-accumulates of an operator, or how many values it makes.
 
     Sizes that the file leaves free count as 1.
     """

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.checks import (
@@ -16,6 +16,7 @@ from tfcompress.exporters.checks import (
     check_no_calibration,
     check_suffix,
 )
+from tfcompress.exporters.comparing import Bound, compared, trial
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
@@ -81,9 +82,14 @@ class ONNXExporter(Exporter):
         check_free(filepath, self.overwrite)
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, convertible=True)
-        with published(self, model, filepath) as stage:
+        tried = trial(model, traced, self.batch_size, input_signature)
+        bound = Bound(0.05) if traced.fake_quantized else Bound()
+
+        def check(written: Artifact) -> dict[str, Any]:
+            return compared(tried, written, "ONNX Runtime", bound, script=_SCRIPT)
+
+        with published(self, model, filepath, check) as stage:
             stage.write_bytes(self._convert(traced))
-            probe(stage, "ONNX Runtime", ExportError, script=_SCRIPT)
         return self.inspect(filepath)
 
     def matches(self, filepath: Path) -> bool:

@@ -1,6 +1,7 @@
 """The "tflite" format: one file for LiteRT, on phones and small boards."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,9 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.checks import check_batch_size, check_suffix
+from tfcompress.exporters.comparing import Bound, compared, trial
 from tfcompress.exporters.converter import WORKER, ConverterFailure
+from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
 from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
@@ -21,6 +24,7 @@ from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
 from tfcompress.exporters.metadata import ModelDescription, with_metadata
 from tfcompress.exporters.probing import probe
+from tfcompress.exporters.promises import check_promises
 from tfcompress.exporters.publishing import check_free, disk_error
 from tfcompress.exporters.rewriting import put_together, take_apart
 from tfcompress.exporters.saved_model import write_saved_model
@@ -117,10 +121,37 @@ class TFLiteExporter(Exporter):
         self._check_content(content)
         if self.description is not None:
             content = with_metadata(content, self.description)
-        with published(self, model, filepath) as stage:
+        check = self._comparison(model, traced, input_signature, calibration_data)
+        with published(self, model, filepath, check) as stage:
             stage.write_bytes(content)
-            probe(stage, "LiteRT", ExportError)
         return self.inspect(filepath)
+
+    def _comparison(
+        self, model: Any, traced: TracedModel, signature: Any, calibration_data: Any
+    ) -> Callable[[Artifact], dict[str, Any]]:
+        """Returns what compares a file with its model."""
+        tried = trial(model, traced, self.batch_size, signature)
+        bound = Bound(0.05) if traced.fake_quantized else Bound()
+        if self.quantize == "float16" or (self.smallest and not traced.fake_quantized):
+            bound = Bound(0.02)
+        elif self.quantize == "dynamic":
+            bound = Bound(0.1, average=True)
+        elif calibration_data is not None:
+            # Its ranges are those of the data: what they are good for is theirs alone.
+            columns = collect(calibration_data, traced.inputs, self.batch_size or 1)
+            tried = tried.on(columns)
+            bound = Bound(0.1, average=True, steps=False)
+
+        def check(written: Artifact) -> dict[str, Any]:
+            def where() -> Any:
+                inputs, finished = tried.inputs, tried.finished
+                return first_divergence(written, model, inputs, 1) if finished else None
+
+            if traced.fake_quantized:
+                check_promises(TFLiteFile.open(written.path), model)
+            return compared(tried, written, "LiteRT", bound, where)
+
+        return check
 
     def content(self, traced: TracedModel, calibration_data: Any = None) -> bytes:
         """Returns the bytes of the file for a traced model, not yet checked."""

@@ -14,10 +14,10 @@ from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
+from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.export import load
 from tfcompress.exporters.manifest import record
 from tfcompress.exporters.runners import KerasRunner, Runner
-from tfcompress.verification.divergence import first_divergence
 
 # Float arithmetic in another order of summation; relative to the largest output.
 FLOAT_TOLERANCE = 1e-5
