@@ -52,6 +52,7 @@ class MicroExporter(Exporter):
         float_models=False,
         dynamic_batch=False,
         operators=sources.OPERATORS,
+        missing=TFLiteExporter.limits.missing,
     )
 
     def export(

@@ -23,6 +23,7 @@ from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
 from tfcompress.exporters.metadata import ModelDescription, with_metadata
+from tfcompress.exporters.operations import MISSING, layers_with
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.promises import check_promises
 from tfcompress.exporters.publishing import check_free, disk_error
@@ -83,6 +84,7 @@ class TFLiteExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "LiteRT",
         activations=(8, 16),
+        missing=MISSING,
         layers={
             "AdaptiveAveragePooling3D": "has no kernel at all",
             "AdaptiveMaxPooling3D": "has no kernel at all",
@@ -118,7 +120,7 @@ class TFLiteExporter(Exporter):
                 integer,
                 self.smallest,
             )
-        self._check_content(content)
+        self._check_content(content, traced)
         if self.description is not None:
             content = with_metadata(content, self.description)
         check = self._comparison(model, traced, input_signature, calibration_data)
@@ -298,14 +300,14 @@ class TFLiteExporter(Exporter):
             )
             return output.read_bytes()
         except ConverterFailure as failure:
-            raise _conversion_error(failure) from None
+            raise _conversion_error(failure, traced) from None
         except OSError as error:
             raise disk_error(directory, error) from error
 
-    def _check_content(self, content: bytes) -> None:
+    def _check_content(self, content: bytes, traced: TracedModel) -> None:
         file = TFLiteFile(content, "the converter's output")
         if file.custom_operators:
-            raise _unsupported(file.custom_operators)
+            raise _unsupported(file.custom_operators, traced)
         integer = [t for t in file.inputs + file.outputs if t.info.quantized]
         if self.io_dtype != "float32" and not integer:
             raise ExportError(
@@ -316,14 +318,14 @@ class TFLiteExporter(Exporter):
             )
 
 
-def _conversion_error(failure: ConverterFailure) -> Exception:
+def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Exception:
     names = []
     for line in failure.message.splitlines():
         for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
             if line.strip().startswith(label):
                 names += [n.strip() for n in line.split(label)[1].split(",")]
     if names:
-        error = _unsupported(sorted({name for name in names if name}))
+        error = _unsupported(sorted({name for name in names if name}), traced)
         error.log = failure.log  # type: ignore[attr-defined]
         return error
     if failure.died:
@@ -339,11 +341,19 @@ def _conversion_error(failure: ConverterFailure) -> Exception:
     )
 
 
-def _unsupported(names: list[str]) -> Exception:
+def _unsupported(names: list[str], traced: TracedModel) -> Exception:
+    layers = layers_with(traced.function, traced.model, names)
+    places = [f"'{path}' ({name})" for path, name in layers.items() if path]
+    known = [MISSING[name] for name in names if name in MISSING]
+    fix = "; ".join(dict.fromkeys(known)) or (
+        "replace the layers that use them; for recurrent layers pass "
+        "batch_size=1 or use `unroll=True`"
+    )
+    if not known and any(None in info.shape[1:] for info in traced.inputs):
+        fix = f"give `keras.Input` fixed sizes, which free ones take from layers; {fix}"
     return ExportError(
         "The model uses operations that LiteRT cannot run.",
-        received=", ".join(names),
+        received=", ".join(names) + (f" in {', '.join(places)}" if places else ""),
         expected="operations of the TFLite built-in set",
-        fix="replace the layers that use them; for recurrent layers pass "
-        'batch_size=1 or use `unroll=True`; or use format="saved_model"',
+        fix=f'{fix}; or use format="saved_model"',
     )

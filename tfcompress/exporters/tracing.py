@@ -31,6 +31,7 @@ class TracedModel:
         variables: each `tf.Variable` the graph reads, once.
         resources: lookup tables and the like that the graph reads.
         fake_quantized: whether the graph holds fake-quantization operators.
+        model: what was traced.
     """
 
     function: Any
@@ -39,6 +40,7 @@ class TracedModel:
     variables: tuple[Any, ...]
     resources: tuple[Any, ...]
     fake_quantized: bool
+    model: Any
 
 
 def trace(
@@ -107,6 +109,7 @@ def trace(
         variables=variables,
         resources=resources,
         fake_quantized=_has_fake_quantization(function.graph.as_graph_def()),
+        model=model,
     )
 
 

@@ -58,6 +58,7 @@ class WebExporter(Exporter):
         activations=(8,),
         dynamic_batch=False,
         layers=TFLiteExporter.limits.layers,
+        missing=TFLiteExporter.limits.missing,
     )
 
     def export(
