@@ -6,15 +6,36 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.core.copies import clone_operation
-from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import Graph, Node, build, is_graph_model, trace
+from tfcompress.core.errors import (
+    InvalidArgumentError,
+    UnsupportedLayerError,
+    one_line,
+)
+from tfcompress.core.graph import (
+    Graph,
+    Node,
+    build,
+    is_graph_model,
+    output_names,
+    trace,
+)
+from tfcompress.core.samples import attempts, distance, run, swing
 from tfcompress.core.select import require_built, walk
 from tfcompress.layer_rules import changes_nothing
 from tfcompress.quantization.casts import cast_of, is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integer_graph import integer_graph
+
+_SAMPLES = 2
+# How far a finalized model may be off on average: in steps of a rounded output, or as
+# a share of the largest value of any other.
+_MOST_STEPS = 4.0
+_FLOAT_SHARE, _QUANTIZED_SHARE, _SMALLEST = 1e-3, 0.05, 1e-6
+# How little inputs are moved, by `quantized`, to see how far outputs move by it.
+_NUDGE = {False: 1e-6, True: 2e-3}
 
 
 def finalize(model: keras.Model) -> keras.Model:
@@ -35,6 +56,9 @@ def finalize(model: keras.Model) -> keras.Model:
     Raises:
         InvalidArgumentError: if the model is unbuilt, or is quantization-aware and
             was never trained, so that it has no ranges.
+        UnsupportedLayerError: if the new model cannot be called, or computes something
+            else. It is tried on two samples, where ones can be made that the model
+            takes, before it is returned.
 
     Example:
 
@@ -47,7 +71,7 @@ def finalize(model: keras.Model) -> keras.Model:
     require_built(model, "finalize the model")
     if not is_graph_model(model):
         return model
-    graph = trace(model, "finalize the model")
+    original = graph = trace(model, "finalize the model")
     quantized = any(isinstance(layer, FakeQuantize) for _, layer in walk(model))
     graph = _without_training_layers(_without_normalized_kernels(graph))
     if quantized:
@@ -61,7 +85,129 @@ def finalize(model: keras.Model) -> keras.Model:
             made[key] = _final_operation(node)
         return dataclasses.replace(node, **made[key])
 
-    return build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
+    finished = build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
+    _check(model, original, finished, quantized)
+    return finished
+
+
+def _check(
+    model: keras.Model, graph: Graph, finished: keras.Model, quantized: bool
+) -> None:
+    """Raises unless the new model runs, and computes what the old one does.
+
+    Both are called once, on two samples that their inputs can take. A float model is
+    to be equal up to the rounding of float32. A quantized one is to be within
+    `_MOST_STEPS` steps of its output on average: biases are rounded, and layers that
+    were computed in fractions are computed in integers.
+    """
+    for arrays, expected in attempts(model, graph, _SAMPLES):
+        try:
+            actual = run(finished, graph.inputs, arrays)
+        except Exception as error:
+            name = _first_failure(finished, arrays)
+            raise UnsupportedLayerError(
+                f"The finalized model cannot be called: '{name}' fails.",
+                received=one_line(error),
+                expected="a layer that runs as the trained one does",
+                fix="leave this layer in float by `filters`, or replace it",
+            ) from error
+        bounds = _bounds(model, graph, expected, quantized)
+        apart = [distance(*pair) for pair in zip(expected, actual)]
+        if all(map(_is_within, apart, bounds)):
+            return
+        swings = swing(model, graph.inputs, arrays, _NUDGE[quantized])
+        # What moves by itself by as much proves nothing.
+        off = [
+            position
+            for position, (one, bound) in enumerate(zip(apart, bounds))
+            if not _is_within(one, bound) and _is_within(4 * swings[position], bound)
+        ]
+        if off:
+            largest = max(float(apart[i].max()) for i in off)
+            raise UnsupportedLayerError(
+                "The finalized model computes something else than the trained one.",
+                received=f"outputs of '{output_names(model)[off[0]]}' that are off by "
+                f"up to {largest:.3g}, first behind "
+                f"'{_first_difference(model, finished, arrays, quantized)}'",
+                expected="the same numbers, up to rounding",
+                fix="leave this layer in float by `filters`, and tell us of it",
+            )
+
+
+def _bounds(
+    model: keras.Model, graph: Graph, expected: list[np.ndarray], quantized: bool
+) -> list[float]:
+    """Returns how far each output may be off, on average over its values."""
+    producers, bounds = graph.producers(), []
+    half = any("16" in layer.compute_dtype for _, layer in walk(model))
+    for tensor, value in zip(graph.output_tensors, expected):
+        maker = producers[tensor].operation if tensor in producers else None
+        if isinstance(maker, FakeQuantize):
+            bounds.append(_MOST_STEPS * maker.step())
+            continue
+        share = _QUANTIZED_SHARE if quantized or half else _FLOAT_SHARE
+        numbers = value.dtype != object and np.isfinite(value)
+        size = np.abs(value[numbers], dtype="float64").max(initial=0.0)
+        bounds.append(share * float(size) + _SMALLEST)
+    return bounds
+
+
+def _is_within(apart: np.ndarray, bound: float) -> bool:
+    return not apart.size or float(apart.mean()) <= bound
+
+
+def _first_failure(model: keras.Model, arrays: list[np.ndarray]) -> str:
+    """Returns the first layer with which the beginning of a model cannot be called."""
+    graph = trace(model, "find the layer")
+    made = [node for node in graph.nodes if node.output_tensors]
+    low, high = 0, len(made) - 1
+    while low < high:
+        middle = (low + high) // 2
+        outputs = [node.output_tensors[0] for node in made[: middle + 1]]
+        if _fails(build(dataclasses.replace(graph, outputs=outputs)), arrays):
+            high = middle
+        else:
+            low = middle + 1
+    return made[low].name
+
+
+def _fails(model: keras.Model, arrays: list[np.ndarray]) -> bool:
+    try:
+        run(model, model.input, arrays)
+    except Exception:
+        return True
+    return False
+
+
+def _first_difference(
+    model: keras.Model, finished: keras.Model, arrays: list[np.ndarray], quantized: bool
+) -> str:
+    """Returns the first layer that both models have and whose outputs differ."""
+    graphs = [trace(one, "find the layer") for one in (model, finished)]
+    tables = [
+        {n.name: n.output_tensors[0] for n in graph.nodes if n.output_tensors}
+        for graph in graphs
+    ]
+    names = [
+        node.name
+        for node in graphs[0].nodes
+        if node.name in tables[1]
+        and (isinstance(node.operation, FakeQuantize) or not quantized)
+    ]
+    first, second = (
+        run(
+            build(dataclasses.replace(graph, outputs=[table[name] for name in names])),
+            graph.inputs,
+            arrays,
+        )
+        for graph, table in zip(graphs, tables)
+    )
+    share = _QUANTIZED_SHARE if quantized else _FLOAT_SHARE
+    for name, wanted, got in zip(names, first, second):
+        size = float(np.abs(wanted).max(initial=0.0))
+        if not _is_within(distance(wanted, got), share * size + _SMALLEST):
+            return name.removesuffix("_quantizer")
+    return output_names(model)[0]
 
 
 def _without_normalized_kernels(graph: Graph) -> Graph:

@@ -46,6 +46,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/core/replicas.py": "what replicas exchange",
     "tfcompress/distribution.py": "strategies",
     "tfcompress/clustering/lookup.py": "lookups that read the codes once",
+    "tfcompress/quantization/dilated.py": "convolutions that are one operation",
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",

@@ -3,12 +3,14 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from tfcompress import calibrate, finalize
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import export, load
 from tfcompress.exporters.flatbuffer import TFLiteFile
@@ -51,15 +53,45 @@ def test_numbers_equal_keras(micro, quantized, images):
     assert steps.max() <= 1.001
 
 
-def test_the_arena_is_the_least_that_works(micro):
-    from tflite_micro.python.tflite_micro import runtime
-
+def _arena(micro):
     text = (micro.path / "model.h").read_text()
-    arena = int(re.search(r"kArenaSize = (\d+);", text)[1])
-    content = (micro.path / "model.tflite").read_bytes()
-    runtime.Interpreter.from_bytes(content, arena_size=arena).invoke()
-    with pytest.raises(RuntimeError, match="failed to allocate"):
-        runtime.Interpreter.from_bytes(content, arena_size=arena - 32)
+    return int(re.search(r"kArenaSize = (\d+);", text)[1])
+
+
+def _runs(micro, arena):
+    """Whether the model runs with an arena; a process that it kills says no."""
+    program = (
+        "import sys; from tflite_micro.python.tflite_micro import runtime; "
+        "content = open(sys.argv[1], 'rb').read(); "
+        "runtime.Interpreter.from_bytes(content, arena_size=int(sys.argv[2])).invoke()"
+    )
+    command = [sys.executable, "-c", program, micro.path / "model.tflite", str(arena)]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def test_the_arena_is_the_least_that_works(micro):
+    arena = _arena(micro)
+    assert _runs(micro, arena)
+    assert not _runs(micro, arena - 32)
+
+
+@pytest.mark.parametrize("units", [1, 3, 16])
+def test_small_mlps(folder, units):
+    """A little less memory than they need ends the process that tries it."""
+    model = keras.Sequential(
+        [
+            keras.Input((4,), name="x"),
+            keras.layers.Dense(units, activation="relu"),
+            keras.layers.Dense(3),
+        ]
+    )
+    data = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+    final = finalize(calibrate(model, data))
+    micro = export(final, folder / f"mlp_{units}", format="micro")
+    assert _arena(micro) <= 4096
+    assert _runs(micro, _arena(micro))
+    steps = np.abs(load(micro)(data) - final.predict(data, verbose=0))
+    assert steps.max() <= 1.001 * micro.outputs[0].scale
 
 
 def test_the_resolver_has_the_operators_of_the_file(micro):

@@ -11,7 +11,8 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -66,7 +67,7 @@ def _batches(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def probe(job: dict[str, Any]) -> dict[str, Any]:
-    """Loads the .tflite file at `path` and runs it once on zeros."""
+    """Loads the .tflite file at `path` and runs it on its samples, or once on zeros."""
     import numpy as np
 
     try:
@@ -76,6 +77,11 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 
         Interpreter = tf.lite.Interpreter
     interpreter = Interpreter(model_path=job["path"], num_threads=1)
+    if "samples" in job:
+        runner = interpreter.get_signature_runner()
+        return answer(
+            job, lambda batch: [runner(**batch)[name] for name in job["names"][1]]
+        )
     interpreter.allocate_tensors()
     details = interpreter.get_input_details()
     # A free dimension other than the batch has no size one could safely invent.
@@ -88,6 +94,28 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     for d in interpreter.get_output_details():
         interpreter.get_tensor(d["index"])
     return {"invoked": True}
+
+
+def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
+    """Calls a model on the samples of a job, as `_samples_worker.py` says."""
+    script = Path(__file__).with_name("_samples_worker.py")
+    return runpy.run_path(str(script))["answer"](job, call)
+
+
+def run_saved_model(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the SavedModel at `path` and runs it on its samples, if there are any."""
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(job["path"]).signatures["serving_default"]
+    if "samples" not in job:
+        return {"invoked": False}
+
+    def call(batch: dict) -> list:
+        feeds = {name: tf.constant(array) for name, array in batch.items()}
+        outputs = signature(**feeds)
+        return [outputs[name].numpy() for name in job["names"][1]]
+
+    return answer(job, call)
 
 
 def load_saved_model(job: dict[str, Any]) -> dict[str, Any]:
@@ -160,6 +188,7 @@ JOBS = {
     "convert": convert,
     "probe": probe,
     "load_saved_model": load_saved_model,
+    "run_saved_model": run_saved_model,
     "measure": measure,
     "read_hdf5": read_hdf5,
 }

@@ -1,9 +1,13 @@
 """Jobs of the child process for the "micro" format."""
 
+import hashlib
+import os
+import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 
 _SAMPLES = 8
 _LARGEST_ARENA = 1 << 28
@@ -30,9 +34,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     difference = 0
     for _ in range(_SAMPLES if job.get("compare", True) else 1):
         for position, detail in enumerate(inputs):
-            limits = np.iinfo(detail["dtype"])
-            values = generator.integers(limits.min, limits.max + 1, detail["shape"])
-            values = values.astype(detail["dtype"])
+            values = _random(generator, detail)
             reference.set_tensor(detail["index"], values)
             micro.set_input(values, position)
         reference.invoke()
@@ -45,33 +47,80 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _smallest(content: bytes) -> tuple[Any, int]:
-    """Returns an interpreter and the least arena, a multiple of 16 bytes."""
+    """Returns an interpreter and the least arena, a multiple of 16 bytes.
+
+    The model gives the same outputs with it as with one four times as large.
+
+    Raises:
+        RuntimeError: if the model does not run whatever the arena.
+    """
     refused, fits = 0, 4096
-    while (interpreter := _made(content, fits)) is None:
+    while (wanted := _tried(content, 4 * fits)) is None or (
+        _tried(content, fits) != wanted
+    ):
         refused, fits = fits, 2 * fits
         if fits > _LARGEST_ARENA:
-            _made(content, fits, loud=True)
+            interpreter = _made(content, fits)  # what it says is the reason
+            interpreter.invoke()
+            raise RuntimeError("tflite-micro gives no answer that stays the same")
     while fits - refused > 16:
         middle = (refused + fits) // 2 // 16 * 16
-        smaller = _made(content, middle)
-        if smaller is None:
-            refused = middle
+        if _tried(content, middle) == wanted:
+            fits = middle
         else:
-            interpreter, fits = smaller, middle
-    return interpreter, fits
+            refused = middle
+    return _made(content, fits), fits
 
 
-def _made(content: bytes, arena: int, loud: bool = False) -> Any:
+def _tried(content: bytes, arena: int) -> bytes | None:
+    """Returns a fingerprint of the model's outputs with an arena; None without any.
+
+    With an arena a little too small tflite-micro writes behind its end or reads what it
+    could not allocate, and the process ends. So each try is a process of its own.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            digest = _fingerprint(content, _made(content, arena))
+            os.write(writing, digest)
+        finally:
+            os._exit(0)  # never back into the loop that answers jobs
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        digest = answer.read()
+    os.waitpid(child, 0)
+    return digest or None
+
+
+def _fingerprint(content: bytes, interpreter: Any) -> bytes:
+    """Returns a hash of what an interpreter gives for random integers."""
+    generator, digest = np.random.default_rng(1), hashlib.sha256()
+    file = schema.Model.GetRootAs(content, 0).Subgraphs(0)
+    for position in range(file.InputsLength()):
+        detail = interpreter.get_input_details(position)
+        interpreter.set_input(_random(generator, detail), position)
+    interpreter.invoke()
+    for position in range(file.OutputsLength()):
+        digest.update(interpreter.get_output(position).tobytes())
+    return digest.digest()
+
+
+def _random(generator: np.random.Generator, detail: dict[str, Any]) -> np.ndarray:
+    """Returns any bytes for a quantized input; 0 or 1 for the numbers of a table."""
+    low, high = 0, 2
+    if np.dtype(detail["dtype"]).itemsize < 4:
+        limits = np.iinfo(detail["dtype"])
+        low, high = limits.min, limits.max + 1
+    return generator.integers(low, high, detail["shape"]).astype(detail["dtype"])
+
+
+def _made(content: bytes, arena: int) -> Any:
     from tflite_micro.python.tflite_micro import runtime
 
-    try:
-        interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena)
-        interpreter.invoke()
-    except RuntimeError:
-        if loud:
-            raise
-        return None
-    return interpreter
+    return runtime.Interpreter.from_bytes(content, arena_size=arena)
 
 
 JOBS = {"probe": probe}

@@ -1,6 +1,9 @@
 """Jobs of the child process for the "onnx" format."""
 
+import runpy
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -26,7 +29,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def probe(job: dict[str, Any]) -> dict[str, Any]:
-    """Loads the ONNX file at `path` and runs it once on zeros."""
+    """Loads the ONNX file at `path` and runs it on its samples, or once on zeros."""
     import numpy as np
     import onnxruntime
 
@@ -35,6 +38,9 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     session = onnxruntime.InferenceSession(
         job["path"], options, providers=["CPUExecutionProvider"]
     )
+    if "samples" in job:
+        _, outputs = job["names"]
+        return answer(job, lambda batch: session.run(outputs, _texts(batch)))
     feeds = {}
     for entry in session.get_inputs():
         free = [size for size in entry.shape[1:] if not isinstance(size, int)]
@@ -47,6 +53,16 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
         feeds[entry.name] = np.zeros(shape, kind)
     session.run(None, feeds)
     return {"invoked": True}
+
+
+def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
+    """Calls a model on the samples of a job, as `_samples_worker.py` says."""
+    script = Path(__file__).with_name("_samples_worker.py")
+    return runpy.run_path(str(script))["answer"](job, call)
+
+
+def _texts(batch: dict[str, Any]) -> dict[str, Any]:
+    return {n: a.astype(object) if a.dtype.kind == "U" else a for n, a in batch.items()}
 
 
 JOBS = {"convert": convert, "probe": probe}

@@ -1,5 +1,8 @@
 """Jobs of the child process for the "openvino" format."""
 
+import runpy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 # The default of some processors is bfloat16, which is another number.
@@ -139,7 +142,7 @@ def _in_float(node: Any) -> None:
 
 
 def probe(job: dict[str, Any]) -> dict[str, Any]:
-    """Describes the IR at `path` and runs it once on zeros."""
+    """Describes the IR at `path` and runs it on its samples, or once on zeros."""
     import numpy as np
     import openvino
 
@@ -148,7 +151,14 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     compiled = core.compile_model(model, "CPU", _F32)
     feeds: dict[str, Any] = {}
     invoked = True
-    for port in compiled.inputs:
+    if "samples" in job:
+
+        def call(batch: dict) -> list:
+            outputs = compiled(batch)
+            return [outputs[name] for name in job["names"][1]]
+
+        answer(job, call)
+    for port in compiled.inputs if "samples" not in job else ():
         shape = port.get_partial_shape()
         free = [axis for axis in list(shape)[1:] if axis.is_dynamic]
         if free or port.get_element_type().type_name == "string":
@@ -156,7 +166,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
             break
         sizes = [1 if axis.is_dynamic else axis.get_length() for axis in shape]
         feeds[port.get_any_name()] = np.zeros(sizes, port.get_element_type().to_dtype())
-    if invoked:
+    if invoked and feeds:
         compiled(feeds)
     constants: dict[str, int] = {}
     operators: dict[str, int] = {}
@@ -175,6 +185,12 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
         "constants": constants,
         "invoked": invoked,
     }
+
+
+def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
+    """Calls a model on the samples of a job, as `_samples_worker.py` says."""
+    script = Path(__file__).with_name("_samples_worker.py")
+    return runpy.run_path(str(script))["answer"](job, call)
 
 
 def _described(port: Any) -> dict[str, Any]:

@@ -74,8 +74,9 @@ class Artifact:
         outputs: the tensors it gives.
         files: every file that belongs to it.
         operators: census of operators and dtypes; empty where the format has none.
-        integer_coverage: share, from 0 to 1, of compute operators whose run-time
-            tensors are all integers; None where the format has no such notion.
+        integer_coverage: share, from 0 to 1, of the work (multiply-accumulates, and
+            the values that other operators make) whose run-time tensors are all
+            integers; None where the format has no such notion.
 
     Example:
 

@@ -17,10 +17,13 @@ from tfcompress.core.errors import (
     CompressionWarning,
     ExportError,
 )
+from tfcompress.core.graph import is_graph_model
 from tfcompress.core.select import require_built, walk
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import get_exporter
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.operations import layers_with
+from tfcompress.exporters.tracing import trace
 from tfcompress.finalization import finalize
 from tfcompress.quantization.plan import Plan, plan
 from tfcompress.quantization.quantize import quantize_aware
@@ -64,8 +67,8 @@ class Diagnosis:
         runtime: what runs it.
         scheme: the quantization that was asked about, None for float.
         findings: errors first.
-        integer_coverage: share of compute operators in integers, of the trial export;
-            None where there was none, or the format has no such notion.
+        integer_coverage: share of the work in integers (see `Artifact`), of the trial
+            export; None where there was none, or the format has no such notion.
     """
 
     format: str
@@ -148,6 +151,7 @@ def doctor(
     findings = [
         *_of_model(model, exporter.limits, planned),
         *_of_layers(model, exporter.limits, planned),
+        *_of_graph(model, exporter.limits),
     ]
     coverage = None
     if trial and all(finding.severity != "error" for finding in findings):
@@ -217,6 +221,29 @@ def _of_layers(
         if said is not None:
             fix = "replace the layer, or do what is said there"
             yield Finding("warning", path, type(part).__name__, said, fix)
+
+
+def _of_graph(model: keras.Model, limits: Limits) -> Iterator[Finding]:
+    """Yields the layers whose operations the format's converter has no form for."""
+    if not limits.missing or not is_graph_model(model):
+        return
+    try:
+        # Layers that only training needs are gone by then.
+        final = finalize(model)
+        function = trace(final, 1, convertible=True).function
+    except CompressionError as error:
+        yield _of_error(error, limits)
+        return
+    parts = dict(walk(final))
+    for path, operation in layers_with(function, final, limits.missing).items():
+        kind = type(parts[path]).__name__ if path else operation
+        yield Finding(
+            "error",
+            path,
+            kind,
+            f"{limits.runtime} has no form of its operation {operation}",
+            limits.missing[operation],
+        )
 
 
 def _trial(

@@ -17,6 +17,16 @@ from tfcompress.exporters.artifact import OperatorCount, TensorInfo
 # compute nothing themselves.
 _NOT_COMPUTE = {"QUANTIZE", "DEQUANTIZE", "DELEGATE", "WHILE", "IF", "CALL_ONCE"}
 _NOT_COMPUTE |= {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "SHAPE"}
+# Which input is the kernel, its axis that is no part of the sums, and whether each
+# value of the third input (and not of the output) meets the rest of it.
+_KERNEL_AXES = {
+    "CONV_2D": (1, 0, False),
+    "CONV_3D": (1, 4, False),
+    "DEPTHWISE_CONV_2D": (1, 3, False),
+    "FULLY_CONNECTED": (1, 0, False),
+    "TRANSPOSE_CONV": (1, 3, True),
+    "CONV_3D_TRANSPOSE": (1, 4, True),
+}
 _FLOATS = {"float16", "float32", "float64", "bfloat16"}
 _INDEX = {"int32", "int64", "bool"}
 
@@ -185,18 +195,20 @@ class TFLiteFile:
         )
 
     def integer_coverage(self) -> float:
-        """Returns the share of compute operators whose run-time tensors are integers.
+        """Returns the share of the work that is done on integers, from 0 to 1.
 
-        Left out are operators that only change the number format, control flow,
-        and arithmetic on shapes and indices (int32 and int64).
+        The work of an operator are its multiply-accumulates; of one that multiplies
+        with no matrix, the values that it puts out. Left out are operators that only
+        change the number format, control flow, and arithmetic on shapes and indices
+        (int32 and int64). The body of a loop counts once.
         """
         integer = total = 0
         for op in self.operators:
             kinds = _activations(op)
             if op.name in _NOT_COMPUTE or kinds <= _INDEX:
                 continue
-            total += 1
-            integer += not kinds & _FLOATS
+            total += work(op)
+            integer += 0 if kinds & _FLOATS else work(op)
         return integer / total if total else 1.0
 
     def weights(self) -> Iterator[tuple[Tensor, np.ndarray]]:
@@ -218,6 +230,35 @@ class TFLiteFile:
                 values = _values(tensor)
                 if values is not None:
                     yield tensor, values
+
+
+def work(op: Operator) -> int:
+    """Returns the multiply-accumulates of an operator, or how many values it makes.
+
+    Sizes that the file leaves free count as 1.
+    """
+    made = sum(_size(tensor) for tensor in op.outputs)
+    if op.name in _KERNEL_AXES:
+        position, axis, transposed = _KERNEL_AXES[op.name]
+        kernel = op.inputs[position]
+        values = _size(op.inputs[2]) if transposed else made
+        return values * _size(kernel) // max(kernel.info.shape[axis] or 1, 1)
+    if op.name == "BATCH_MATMUL":
+        # (m, k) times (k, n) makes (m, n), whichever of them is transposed.
+        first, second, product = (
+            math.prod(size or 1 for size in tensor.info.shape[-2:])
+            for tensor in (*op.inputs[:2], op.outputs[0])
+        )
+        return made * math.isqrt(first * second // max(product, 1))
+    if op.name.endswith("_SEQUENCE_LSTM"):
+        matrices = [t for t in op.inputs if t.constant and len(t.info.shape) == 2]
+        units = op.outputs[0].info.shape[-1] or 1
+        return made // units * sum(_size(matrix) for matrix in matrices)
+    return made
+
+
+def _size(tensor: Tensor) -> int:
+    return math.prod(size or 1 for size in tensor.info.shape)
 
 
 def _check_size(info: TensorInfo, size: int) -> None:

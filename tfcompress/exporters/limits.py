@@ -24,6 +24,8 @@ class Limits:
         text_inputs: whether inputs may be strings.
         operators: names of the operators that the runtime has; empty for all that the
             converter knows.
+        missing: operations of TensorFlow's graphs that the converter has no form for,
+            with what to do about them.
 
     Example:
 
@@ -38,3 +40,4 @@ class Limits:
     dynamic_batch: bool = True
     text_inputs: bool = False
     operators: frozenset[str] = frozenset()
+    missing: Mapping[str, str] = field(default_factory=dict)

@@ -52,6 +52,7 @@ def published(
     exporter: Exporter,
     model: keras.Model,
     target: Path,
+    check: Callable[[Artifact], dict[str, Any]],
     describe: Callable[[Path], Artifact] | None = None,
 ) -> Iterator[Path]:
     """Yields a hidden path to write to; on success artifact and manifest appear.
@@ -60,6 +61,8 @@ def published(
         exporter: the format.
         model: what is exported.
         target: where the file or directory is to appear.
+        check: runs what was written and compares it with the model; returns what is
+            noted of that in the manifest.
         describe: describes what was written; None for `exporter.inspect`.
 
     Raises:
@@ -75,14 +78,19 @@ def published(
         stage = stack.enter_context(staged(target, overwrite))
         yield stage
         name = target.name if one_file else ""
-        text = manifest_text(model, exporter, describe(stage), name)
+        written = describe(stage)
+        text = manifest_text(model, exporter, written, name, check(written))
         path = note if one_file else manifest_path(stage)
         path.write_text(text, encoding="utf-8")
     _MADE_HERE.add(_fingerprint(json.loads(text)))
 
 
 def manifest_text(
-    model: keras.Model, exporter: Exporter, artifact: Artifact, name: str = ""
+    model: keras.Model,
+    exporter: Exporter,
+    artifact: Artifact,
+    name: str = "",
+    compared: dict[str, Any] | None = None,
 ) -> str:
     """Returns the manifest of files that are still to be published, as JSON.
 
@@ -91,6 +99,7 @@ def manifest_text(
         exporter: by what, with its options.
         artifact: the description of the files where they are now.
         name: the final name of an artifact that is one file.
+        compared: on how many samples it was compared with the model, how closely.
     """
     root = artifact.path
     content = {
@@ -103,6 +112,7 @@ def manifest_text(
         "outputs": [_tensor(info) for info in artifact.outputs],
         "operators": [dataclasses.asdict(count) for count in artifact.operators],
         "integer_coverage": artifact.integer_coverage,
+        "compared": compared,
         "size": sum(file.stat().st_size for file in artifact.files),
         "files": [
             {

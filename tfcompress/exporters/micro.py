@@ -13,7 +13,12 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.flatbuffer import TFLiteFile
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import check_files, manifest_path, published
+from tfcompress.exporters.manifest import (
+    check_files,
+    manifest_path,
+    published,
+    read_manifest,
+)
 from tfcompress.exporters.probing import probe, require
 from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runners import Runner
@@ -47,6 +52,7 @@ class MicroExporter(Exporter):
         float_models=False,
         dynamic_batch=False,
         operators=sources.OPERATORS,
+        missing=TFLiteExporter.limits.missing,
     )
 
     def export(
@@ -67,11 +73,13 @@ class MicroExporter(Exporter):
             )
         require("tflite_micro", "micro")
         check_free(filepath)
-        with published(self, model, filepath) as stage:
+        noted: dict[str, Any] = {}  # what the file's own export found
+        with published(self, model, filepath, lambda _: noted) as stage:
             stage.mkdir()
             phone = TFLiteExporter(io_dtype="int8").export(
                 model, stage / _MODEL, input_signature, calibration_data
             )
+            noted |= (read_manifest(phone) or {})["compared"]
             manifest_path(phone.path).unlink()  # the folder has one of its own
             self._check(phone)
             found = probe(stage / _MODEL, "tflite-micro", ExportError, script=_SCRIPT)

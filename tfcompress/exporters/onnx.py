@@ -19,6 +19,7 @@ from tfcompress.exporters.checks import (
     check_no_calibration,
     check_suffix,
 )
+from tfcompress.exporters.comparing import Bound, compared, trial
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
@@ -85,11 +86,16 @@ class ONNXExporter(Exporter):
         check_free(filepath, self.overwrite)
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, convertible=True)
-        with published(self, model, filepath) as stage:
+        tried = trial(model, traced, self.batch_size, input_signature)
+        bound = Bound(0.05) if traced.fake_quantized else Bound()
+
+        def check(written: Artifact) -> dict[str, Any]:
+            return compared(tried, written, "ONNX Runtime", bound, script=_SCRIPT)
+
+        with published(self, model, filepath, check) as stage:
             content = self._convert(traced)
             _check_operators(content, model)
             stage.write_bytes(content)
-            probe(stage, "ONNX Runtime", ExportError, script=_SCRIPT)
         return self.inspect(filepath)
 
     def matches(self, filepath: Path) -> bool:

@@ -2,16 +2,17 @@
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact, OperatorCount, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
+from tfcompress.exporters.comparing import Bound, compared, trial
 from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files, published
@@ -67,10 +68,17 @@ class OpenVINOExporter(Exporter):
         check_free(filepath)
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, convertible=True)
-        with published(self, model, filepath) as stage:
+        tried = trial(model, traced, self.batch_size, input_signature)
+        # Its conversion to 16 bits is of weights; its integers are LiteRT's.
+        bound = Bound(0.05 if traced.fake_quantized or self.float16 else 1e-3)
+
+        def check(written: Artifact) -> dict[str, Any]:
+            file = replace(written, path=written.path / _FILES[0])
+            return compared(tried, file, "OpenVINO", bound, script=_SCRIPT)
+
+        with published(self, model, filepath, check) as stage:
             stage.mkdir()
             self._convert(traced, stage / _FILES[0])
-            self._probe(stage, ExportError)
         return self.inspect(filepath)
 
     def matches(self, filepath: Path) -> bool:

@@ -16,6 +16,8 @@ from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
+from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.converter import WORKER
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files, manifest_path, published
 from tfcompress.exporters.probing import probe
@@ -89,6 +91,7 @@ class SavedModelExporter(Exporter):
             )
         target = self._version_directory(filepath)
         check_free(target)
+        WORKER.warm_up()
         built = self.weights == "compact" and getattr(model, "built", False)
         rebuilt = rebuilders(model) if built else ()
         exact = self.exact_integers
@@ -101,7 +104,14 @@ class SavedModelExporter(Exporter):
         more = self.signatures.functions(traced) if self.signatures else {}
         requests = self._warm_up_requests(traced)
         phone = self._phone(model, input_signature)
-        with published(self, model, target, describe) as stage:
+        tried = trial(model, traced, self.batch_size, input_signature)
+        bound = Bound(1e-3 if exact or not traced.fake_quantized else 0.05)
+
+        def check(written: Artifact) -> dict[str, Any]:
+            job = "run_saved_model"
+            return compared(tried, written, "TensorFlow", bound, job=job)
+
+        with published(self, model, target, check, describe) as stage:
             write_saved_model(traced, stage, more)
             if requests:
                 name = target.absolute().parent.name

@@ -1,6 +1,7 @@
 """The "tflite" format: one file for LiteRT, on phones and small boards."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,9 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.calibration import collect
 from tfcompress.exporters.checks import check_batch_size, check_suffix
+from tfcompress.exporters.comparing import Bound, compared, trial
 from tfcompress.exporters.converter import WORKER, ConverterFailure
+from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
 from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
@@ -20,7 +23,9 @@ from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
 from tfcompress.exporters.metadata import ModelDescription, with_metadata
+from tfcompress.exporters.operations import MISSING, layers_with
 from tfcompress.exporters.probing import probe
+from tfcompress.exporters.promises import check_promises
 from tfcompress.exporters.publishing import check_free, disk_error
 from tfcompress.exporters.rewriting import put_together, take_apart
 from tfcompress.exporters.saved_model import write_saved_model
@@ -79,6 +84,7 @@ class TFLiteExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "LiteRT",
         activations=(8, 16),
+        missing=MISSING,
         layers={
             "AdaptiveAveragePooling3D": "has no kernel at all",
             "AdaptiveMaxPooling3D": "has no kernel at all",
@@ -114,13 +120,40 @@ class TFLiteExporter(Exporter):
                 integer,
                 self.smallest,
             )
-        self._check_content(content)
+        self._check_content(content, traced)
         if self.description is not None:
             content = with_metadata(content, self.description)
-        with published(self, model, filepath) as stage:
+        check = self._comparison(model, traced, input_signature, calibration_data)
+        with published(self, model, filepath, check) as stage:
             stage.write_bytes(content)
-            probe(stage, "LiteRT", ExportError)
         return self.inspect(filepath)
+
+    def _comparison(
+        self, model: Any, traced: TracedModel, signature: Any, calibration_data: Any
+    ) -> Callable[[Artifact], dict[str, Any]]:
+        """Returns what compares a file with its model."""
+        tried = trial(model, traced, self.batch_size, signature)
+        bound = Bound(0.05) if traced.fake_quantized else Bound()
+        if self.quantize == "float16" or (self.smallest and not traced.fake_quantized):
+            bound = Bound(0.02)
+        elif self.quantize == "dynamic":
+            bound = Bound(0.1, average=True)
+        elif calibration_data is not None:
+            # Its ranges are those of the data: what they are good for is theirs alone.
+            columns = collect(calibration_data, traced.inputs, self.batch_size or 1)
+            tried = tried.on(columns)
+            bound = Bound(0.1, average=True, steps=False)
+
+        def check(written: Artifact) -> dict[str, Any]:
+            def where() -> Any:
+                inputs, finished = tried.inputs, tried.finished
+                return first_divergence(written, model, inputs, 1) if finished else None
+
+            if traced.fake_quantized:
+                check_promises(TFLiteFile.open(written.path), model)
+            return compared(tried, written, "LiteRT", bound, where)
+
+        return check
 
     def content(self, traced: TracedModel, calibration_data: Any = None) -> bytes:
         """Returns the bytes of the file for a traced model, not yet checked."""
@@ -267,14 +300,14 @@ class TFLiteExporter(Exporter):
             )
             return output.read_bytes()
         except ConverterFailure as failure:
-            raise _conversion_error(failure) from None
+            raise _conversion_error(failure, traced) from None
         except OSError as error:
             raise disk_error(directory, error) from error
 
-    def _check_content(self, content: bytes) -> None:
+    def _check_content(self, content: bytes, traced: TracedModel) -> None:
         file = TFLiteFile(content, "the converter's output")
         if file.custom_operators:
-            raise _unsupported(file.custom_operators)
+            raise _unsupported(file.custom_operators, traced)
         integer = [t for t in file.inputs + file.outputs if t.info.quantized]
         if self.io_dtype != "float32" and not integer:
             raise ExportError(
@@ -285,14 +318,14 @@ class TFLiteExporter(Exporter):
             )
 
 
-def _conversion_error(failure: ConverterFailure) -> Exception:
+def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Exception:
     names = []
     for line in failure.message.splitlines():
         for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
             if line.strip().startswith(label):
                 names += [n.strip() for n in line.split(label)[1].split(",")]
     if names:
-        error = _unsupported(sorted({name for name in names if name}))
+        error = _unsupported(sorted({name for name in names if name}), traced)
         error.log = failure.log  # type: ignore[attr-defined]
         return error
     if failure.died:
@@ -308,11 +341,19 @@ def _conversion_error(failure: ConverterFailure) -> Exception:
     )
 
 
-def _unsupported(names: list[str]) -> Exception:
+def _unsupported(names: list[str], traced: TracedModel) -> Exception:
+    layers = layers_with(traced.function, traced.model, names)
+    places = [f"'{path}' ({name})" for path, name in layers.items() if path]
+    known = [MISSING[name] for name in names if name in MISSING]
+    fix = "; ".join(dict.fromkeys(known)) or (
+        "replace the layers that use them; for recurrent layers pass "
+        "batch_size=1 or use `unroll=True`"
+    )
+    if not known and any(None in info.shape[1:] for info in traced.inputs):
+        fix = f"give `keras.Input` fixed sizes, which free ones take from layers; {fix}"
     return ExportError(
         "The model uses operations that LiteRT cannot run.",
-        received=", ".join(names),
+        received=", ".join(names) + (f" in {', '.join(places)}" if places else ""),
         expected="operations of the TFLite built-in set",
-        fix="replace the layers that use them; for recurrent layers pass "
-        'batch_size=1 or use `unroll=True`; or use format="saved_model"',
+        fix=f'{fix}; or use format="saved_model"',
     )

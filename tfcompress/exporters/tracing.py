@@ -1,6 +1,7 @@
 """From a Keras model to one traced function with stable names."""
 
 import contextlib
+import functools
 import keyword
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ class TracedModel:
         variables: each `tf.Variable` the graph reads, once.
         resources: lookup tables and the like that the graph reads.
         fake_quantized: whether the graph holds fake-quantization operators.
+        model: what was traced.
     """
 
     function: Any
@@ -39,6 +41,7 @@ class TracedModel:
     variables: tuple[Any, ...]
     resources: tuple[Any, ...]
     fake_quantized: bool
+    model: Any
 
 
 def trace(
@@ -67,7 +70,7 @@ def trace(
     """
     import tensorflow as tf
 
-    structure = _input_structure(model, input_signature)
+    structure = input_structure(model, input_signature)
     inputs = _describe_inputs(structure, batch_size)
     output_names: list[str] = []
 
@@ -87,6 +90,7 @@ def trace(
             if convertible:
                 stack.enter_context(_full_precision(model))
                 stack.enter_context(plain_arithmetic())
+                stack.enter_context(_known_channels(model))
             function = tf.function(serve, autograph=False).get_concrete_function(*specs)
     except InvalidArgumentError:
         raise
@@ -106,6 +110,7 @@ def trace(
         variables=variables,
         resources=resources,
         fake_quantized=_has_fake_quantization(function.graph.as_graph_def()),
+        model=model,
     )
 
 
@@ -127,12 +132,51 @@ def _full_precision(model: keras.Model) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
+@contextlib.contextmanager
+def _known_channels(model: keras.Model) -> Iterator[None]:
+    """Lets UpSampling layers of free sizes give tensors of known channels for a while.
+
+    They repeat rows and columns one after the other, and with sizes that are free
+    TensorFlow then knows no size at all, which no convolution takes. Resizing an image
+    does the same.
+    """
+    kinds = (keras.layers.UpSampling1D, keras.layers.UpSampling2D)
+    found = [
+        layer
+        for _, layer in walk(model)
+        for kind in kinds
+        if isinstance(layer, kind) and type(layer).call is kind.call
+    ]
+    try:
+        for layer in found:
+            layer.call = functools.partial(_upsampled, layer, layer.call)
+        yield
+    finally:
+        for layer in found:
+            del layer.call
+
+
+def _upsampled(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
+    import tensorflow as tf
+
+    size = layer.size if isinstance(layer.size, (tuple, list)) else (1, layer.size)
+    how = getattr(layer, "interpolation", "nearest")
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    if None not in inputs.shape[1:-1] or first or how not in ("nearest", "bilinear"):
+        return call(inputs)
+    flat = len(inputs.shape) == 3
+    images = tf.expand_dims(inputs, 1) if flat else inputs
+    sizes = tf.shape(images)[1:3] * tf.constant(size, tf.int32)
+    resized = tf.image.resize(images, sizes, how)
+    return tf.squeeze(resized, 1) if flat else resized
+
+
 def input_names(model: keras.Model) -> list[str]:
     """Returns the names the inputs of `model` get in an artifact."""
-    return [i.name for i in _describe_inputs(_input_structure(model, None), None)]
+    return [i.name for i in _describe_inputs(input_structure(model, None), None)]
 
 
-def _input_structure(model: keras.Model, signature: Any) -> Any:
+def input_structure(model: keras.Model, signature: Any) -> Any:
     if not isinstance(model, keras.Model):
         raise InvalidArgumentError(
             "Only a Keras model can be exported.",

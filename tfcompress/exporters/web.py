@@ -21,7 +21,12 @@ from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import check_files, manifest_path, published
+from tfcompress.exporters.manifest import (
+    check_files,
+    manifest_path,
+    published,
+    read_manifest,
+)
 from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runners import Runner
 from tfcompress.exporters.tflite import TFLiteExporter
@@ -53,6 +58,7 @@ class WebExporter(Exporter):
         activations=(8,),
         dynamic_batch=False,
         layers=TFLiteExporter.limits.layers,
+        missing=TFLiteExporter.limits.missing,
     )
 
     def export(
@@ -67,11 +73,13 @@ class WebExporter(Exporter):
             )
         source = self._litertjs()
         check_free(filepath)
-        with published(self, model, filepath) as stage:
+        noted: dict[str, Any] = {}  # what the file's own export found
+        with published(self, model, filepath, lambda _: noted) as stage:
             stage.mkdir()
             phone = TFLiteExporter().export(
                 model, stage / _MODEL, input_signature, calibration_data
             )
+            noted |= (read_manifest(phone) or {})["compared"]
             manifest_path(phone.path).unlink()  # the folder has one of its own
             page = importlib.resources.files("tfcompress.exporters") / "web_page"
             for name in _PAGE:

@@ -39,6 +39,7 @@ from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.primitives import AddConstant
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.storage import as_stored
+from tfcompress.quantization.usable_ranges import with_usable_ranges
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _AVERAGES = layers.AveragePooling1D | layers.AveragePooling2D
@@ -50,6 +51,7 @@ def integer_graph(graph: Graph) -> Graph:
     graph = _unwrap(unrolled(graph))
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
+    graph = with_usable_ranges(graph, _linear_weights, _next_rounding)
     graph = _use_convolutions(graph)
     graph = with_constants_on_grids(graph, _rounding_before)
     return _with_integer_sums(_round_weights(graph))
@@ -228,12 +230,20 @@ def _with_rounded_weights(node: Node, input_step: float | None) -> Node:
         step = input_step * kernel_step.reshape(bias.shape)
         rounded = np.round(bias / np.where(step > 0, step, 1.0)) * step
         bias = np.where(step > 0, rounded, bias).astype("float32")
+        if bias.size > 1 and np.ptp(bias) == 0 and np.ptp(step) > 0:
+            # The converter divides equal numbers, all of them, by the first one's step.
+            bias[0] = np.nextafter(bias[0], np.float32(0))
     return dataclasses.replace(node, weights=lambda: [kernel, bias])
 
 
 def _kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:
     kernel, *bias = node.weights() if node.weights else node.operation.get_weights()
     return np.asarray(kernel), (np.asarray(bias[0]) if bias else None)
+
+
+def _linear_weights(node: Node) -> tuple[np.ndarray, np.ndarray | None, tuple]:
+    kernel, bias = _kernel_and_bias(node)
+    return kernel, bias, _output_axes(node, kernel.ndim)
 
 
 def _output_axes(node: Node, rank: int) -> tuple[int, ...]:

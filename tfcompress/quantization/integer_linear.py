@@ -10,6 +10,7 @@ from keras import ops
 
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import holds, kernels_of
+from tfcompress.quantization.dilated import convolve, is_dilated
 from tfcompress.quantization.integer_sums import is_plain, rescaled
 
 
@@ -63,7 +64,8 @@ class IntegerLinear(keras.layers.Wrapper):
             steps: distance between two neighbouring values of the input and the output.
         """
         if is_plain():
-            return self.layer(inputs)
+            dilated = is_dilated(self.layer)
+            return convolve(self.layer, inputs) if dilated else self.layer(inputs)
         source, target = (np.float32(step) for step in steps)
         own = np.asarray(self.kernel_step, "float64")
         known = own > 0

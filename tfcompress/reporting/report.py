@@ -33,7 +33,7 @@ class Row:
         gzip_size: the same after `gzip -9`.
         sparsity: share of zeros in the kernels, from 0 to 1.
         macs: multiply-accumulates of one sample.
-        integer_coverage: share of compute operators on integers, from 0 to 1.
+        integer_coverage: share of the work that is done on integers, from 0 to 1.
         metric: what `evaluate` returned.
         latency: median milliseconds of one call.
         size_ratio: how many times smaller than the baseline, by `size`.

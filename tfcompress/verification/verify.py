@@ -14,10 +14,10 @@ from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
+from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.export import load
 from tfcompress.exporters.manifest import record
 from tfcompress.exporters.runners import KerasRunner, Runner
-from tfcompress.verification.divergence import first_divergence
 
 # Float arithmetic in another order of summation; relative to the largest output.
 FLOAT_TOLERANCE = 1e-5
@@ -120,7 +120,7 @@ def verify(
             absolute reference output (at least 1).
         min_agreement: least share of equal top-1 classes, from 0 to 1. None: not
             checked.
-        min_integer_coverage: least share of integer compute operators, from 0 to 1.
+        min_integer_coverage: least share of the work in integers, from 0 to 1.
             None: not checked.
 
     Returns:

@@ -31,7 +31,7 @@ def verify(
         float | None, typer.Option(help="Least share of equal classes, 0 to 1.")
     ] = None,
     min_integer_coverage: Annotated[
-        float | None, typer.Option(help="Least share of integer operators, 0 to 1.")
+        float | None, typer.Option(help="Least share of the work in integers, 0 to 1.")
     ] = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,

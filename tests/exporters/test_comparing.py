@@ -1,0 +1,176 @@
+"""Every export runs what it wrote, and compares it with the model before publishing."""
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress
+from tfcompress import CompressionWarning, calibrate, export, finalize
+from tfcompress.core.errors import ExportError, UnsupportedLayerError
+from tfcompress.exporters.manifest import read_manifest
+from tfcompress.exporters.tflite import TFLiteExporter
+
+L = keras.layers
+pytestmark = pytest.mark.export
+
+
+def small(units=3):
+    keras.utils.set_random_seed(2)
+    return keras.Sequential(
+        [
+            keras.Input((5,), name="x"),
+            L.Dense(8, activation="relu", name="hidden"),
+            L.Dense(units, name="head"),
+        ],
+        name="small",
+    )
+
+
+def data(rows=24):
+    return np.random.default_rng(0).normal(size=(rows, 5)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def integers():
+    return finalize(calibrate(small(), data()))
+
+
+def of_another_model(monkeypatch, other):
+    """Lets the exporter write the file of another model, as a wrong converter would."""
+    wrong = TFLiteExporter.content
+    traced = tfcompress.exporters.tracing.trace(other, 1, convertible=True)
+    monkeypatch.setattr(
+        TFLiteExporter, "content", lambda self, _, data=None: wrong(self, traced, data)
+    )
+
+
+def test_a_float_file_of_other_numbers_is_refused(tmp_path, monkeypatch):
+    model, other = small(), small()
+    other.get_layer("head").bias.assign([0.0, 0.1, 0.0])
+    of_another_model(monkeypatch, other)
+    with pytest.raises(ExportError, match=r"output 'head' is off by 0\.1"):
+        export(model, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_integer_file_of_other_numbers_is_refused_and_says_where(
+    integers, tmp_path, monkeypatch
+):
+    other = finalize(calibrate(small(), data()))
+    kernel, bias = other.get_layer("hidden").get_weights()
+    other.get_layer("hidden").set_weights([kernel, bias + 0.5])
+    of_another_model(monkeypatch, other)
+    with pytest.raises(ExportError, match=r"steps; the first layer .* is hidden"):
+        export(integers, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_few_steps_are_told(integers, tmp_path, monkeypatch):
+    other = keras.models.clone_model(integers)
+    other.set_weights(integers.get_weights())
+    step = integers.get_layer("head_quantizer").step()
+    kernel, bias = other.get_layer("head").get_weights()
+    other.get_layer("head").set_weights([kernel, bias + np.float32(2 * step)])
+    of_another_model(monkeypatch, other)
+    with pytest.warns(CompressionWarning, match=r"off by [23](\.\d+)? steps"):
+        export(integers, tmp_path / "m.tflite")
+
+
+def test_the_manifest_says_what_was_compared(integers, tmp_path):
+    file = export(integers, tmp_path / "m.tflite")
+    assert read_manifest(file)["compared"] == {"samples": 4, "bound": "1 step"}
+    served = export(small(), tmp_path / "served", format="saved_model")
+    noted = read_manifest(served)["compared"]
+    assert noted == {"samples": 4, "bound": "0.001 of the largest value"}
+
+
+def test_models_without_samples_say_so(tmp_path):
+    """Numbers that a model takes cannot always be guessed."""
+
+    @keras.saving.register_keras_serializable("tests_comparing")
+    class Table(L.Layer):
+        def call(self, positions):
+            import tensorflow as tf
+
+            rows = tf.constant(np.arange(6.0, dtype="float32").reshape(3, 2))
+            return tf.gather(rows, positions - 7)
+
+    inputs = keras.Input((2,), dtype="int32", name="positions")
+    model = keras.Model(inputs, Table(name="table")(inputs))
+    served = export(model, tmp_path / "served", format="saved_model")
+    assert read_manifest(served)["compared"] == {"samples": 0, "bound": None}
+
+
+@pytest.mark.parametrize("length", [6, None])
+def test_samples_are_numbers_that_an_embedding_knows(length, tmp_path):
+    words = keras.Input((length,), dtype="int32", name="words")
+    x = L.GlobalAveragePooling1D()(L.Embedding(3, 4)(words))
+    model = keras.Model(words, L.Dense(2, name="scores")(x))
+    file = export(model, tmp_path / "m.tflite")
+    assert read_manifest(file)["compared"]["samples"] == 4
+
+
+def test_texts(tmp_path):
+    text = keras.Input((1,), dtype="string", name="text")
+    numbers = L.StringLookup(vocabulary=["one", "two"])(text)
+    model = keras.Model(text, L.Flatten()(L.Embedding(4, 2)(numbers)))
+    served = export(model, tmp_path / "served", format="saved_model")
+    assert read_manifest(served)["compared"]["samples"] == 4
+
+
+@pytest.mark.parametrize("layer", ["UpSampling1D", "UpSampling2D", "bilinear"])
+def test_upsampling_of_free_sizes(layer, tmp_path):
+    if layer == "UpSampling1D":
+        inputs = keras.Input((None, 2), name="signal")
+        x = L.Conv1D(2, 3, padding="same")(L.UpSampling1D(2)(inputs))
+    else:
+        inputs = keras.Input((None, None, 2), name="image")
+        how = "bilinear" if layer == "bilinear" else "nearest"
+        x = L.UpSampling2D((2, 3), interpolation=how)(L.Conv2D(3, 1)(inputs))
+        x = L.Conv2D(2, 3, padding="same")(x)
+    file = export(keras.Model(inputs, x), tmp_path / "m.tflite")
+    assert read_manifest(file)["compared"]["samples"] == 4
+
+
+def test_finalize_names_the_layer_that_cannot_be_called(monkeypatch):
+    @keras.saving.register_keras_serializable("tests_comparing")
+    class Fragile(L.Layer):
+        broken = False
+
+        def call(self, inputs):
+            if Fragile.broken and not isinstance(inputs, keras.KerasTensor):
+                raise ValueError("no kernel for this")
+            return inputs * 2.0
+
+    inputs = keras.Input((5,), name="x")
+    x = Fragile(name="fragile")(L.Dense(3, name="first")(inputs))
+    model = keras.Model(inputs, L.Dense(2, name="last")(x))
+    built = tfcompress.finalization.build
+
+    def build_broken(graph):
+        Fragile.broken = True
+        return built(graph)
+
+    monkeypatch.setattr(tfcompress.finalization, "build", build_broken)
+    monkeypatch.setattr(
+        tfcompress.finalization,
+        "attempts",
+        lambda model, graph, rows: [([data(2)], [np.zeros((2, 2), "float32")])],
+    )
+    with pytest.raises(UnsupportedLayerError, match=r"'fragile' fails.*no kernel"):
+        finalize(model)
+
+
+def test_finalize_refuses_a_model_that_computes_something_else(monkeypatch):
+    model, built = small(), tfcompress.finalization.build
+
+    def build_other(graph):
+        other = built(graph)
+        bias = other.get_layer("hidden").bias
+        bias.assign(np.array(bias) + 0.3)
+        return other
+
+    monkeypatch.setattr(tfcompress.finalization, "build", build_other)
+    message = "outputs of 'head' .* first behind 'hidden'"
+    with pytest.raises(UnsupportedLayerError, match=message):
+        finalize(model)
