@@ -12,7 +12,9 @@ import numpy as np
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Node, Tensor, build, trace
-from tfcompress.core.select import Filters, select
+from tfcompress.core.kernel_values import warn_of_lost_values
+from tfcompress.core.select import Filters, refuse_quantized, select
+from tfcompress.layer_rules import kernels_of
 from tfcompress.layer_rules import macs as count_macs
 from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
 from tfcompress.restructuring.low_rank import Form, Link, Option
@@ -95,6 +97,7 @@ def factorize(
     """
     _check_arguments(rank, energy, macs, size, conv)
     graph = trace(model, "factorize the model")
+    refuse_quantized(model, "factorize")
     chosen = select(model, filters, lambda layer: isinstance(layer, _FACTORIZED))
     names = {id(layer): path for path, layer in chosen}
     calls: dict[int, list[Node]] = {}
@@ -118,6 +121,15 @@ def factorize(
         ranks = _without_growth(forms, wanted, names, asked_for)
     else:
         ranks = _for_target(model, forms, macs, size)
+    warn_of_lost_values(
+        (
+            (names[key], keras.ops.convert_to_numpy(variable), kernel.output_axes)
+            for key in ranks
+            for kernel, variable in kernels_of(calls[key][0].operation)
+        ),
+        "factorize",
+        "Factorize first, then prune and cluster",
+    )
     made = {key: forms[key].links(found) for key, found in ranks.items()}
     nodes = [part for node in graph.nodes for part in _parts(node, made)]
     return build(dataclasses.replace(graph, nodes=nodes))
