@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from tfcompress.cli.pixels import PIXELS_HELP
 from tfcompress.core.errors import CompressionError
 
 # Results go to standard output, all else to standard error: `--json | jq` works.
@@ -27,6 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Modules = Annotated[
     list[str], typer.Option("--import", help="Module with your own layers.")
 ]
+
+Pixels = Annotated[str | None, typer.Option("--pixels", help=PIXELS_HELP)]
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -7,9 +7,12 @@ import json
 import os
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfcompress.cli.app import messages
+from tfcompress.cli.pixels import chosen_pixels, scaled
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import is_inside
@@ -80,12 +83,39 @@ def load_subject(path: Path) -> Any:
     return load_model(path) if is_keras(path) else Artifact.read(path)
 
 
-def load_data(where: str, shape: tuple[int | None, ...] | None = None) -> Any:
+def read_data(where: str, subjects: Sequence[Any], pixels: str | None = None) -> Any:
+    """Returns data for models or artifacts, and says how images are scaled.
+
+    Args:
+        where: see `DATA_HELP`.
+        subjects: what will read them; all take the same.
+        pixels: what the user says of the values of pixels.
+    """
+    if not Path(where).is_dir():
+        return load_data(where)
+    values, reason = chosen_pixels(subjects, pixels)
+    inputs = list(getattr(subjects[0], "inputs", None) or ())
+    shape = tuple(inputs[0].shape) if len(inputs) == 1 else None
+    stored = any(getattr(port, "scale", None) is not None for port in inputs)
+    dtype = "float32" if stored or not inputs else str(inputs[0].dtype)
+    data = load_data(where, shape, values, dtype)
+    messages.print(f"Pixels: {values}, {reason}.", highlight=False, soft_wrap=True)
+    return data
+
+
+def load_data(
+    where: str,
+    shape: tuple[int | None, ...] | None = None,
+    pixels: str = "0..1",
+    dtype: str = "float32",
+) -> Any:
     """Returns data: `(x, y)`, a data set, or what a function returns.
 
     Args:
         where: see `DATA_HELP`.
         shape: of the model's input, which images are brought to.
+        pixels: one of `PIXELS`, to which images are brought.
+        dtype: of the model's input.
 
     Raises:
         InvalidArgumentError: if there are none.
@@ -94,7 +124,7 @@ def load_data(where: str, shape: tuple[int | None, ...] | None = None) -> Any:
     if path.suffix == ".npz":
         return _arrays(path)
     if path.is_dir():
-        return _images(path, shape)
+        return _images(path, shape, scaled(pixels, dtype))
     module, separator, name = where.partition(":")
     if not separator:
         raise InvalidArgumentError(
@@ -103,15 +133,17 @@ def load_data(where: str, shape: tuple[int | None, ...] | None = None) -> Any:
     return _called(module, name)
 
 
-def only_inputs(data: Any, count: int) -> Any:
-    """Returns the first inputs of data, without their labels."""
-    from tfcompress.compression.data import Data
+def only_inputs(data: Any, count: int, subject: Any) -> Any:
+    """Returns the first inputs of data for a model or artifact, without labels."""
+    from tfcompress.core.data import columns_of
 
-    if isinstance(data, (list, dict)) or _is_array(data):
-        import keras
+    ports = getattr(subject, "inputs", None)
+    if not ports:  # a subclassed model, which does not say what it takes
+        from tfcompress.compression.data import Data
 
-        return keras.tree.map_structure(lambda array: array[:count], data)
-    return Data("inputs", data, _BATCH).head(count)[0]
+        return Data("inputs", data, _BATCH).head(count)[0]
+    columns = list(columns_of(data, ports, "inputs", count).values())
+    return columns[0] if len(columns) == 1 else columns
 
 
 def labelled(data: Any) -> tuple[Any, Any]:
@@ -119,12 +151,6 @@ def labelled(data: Any) -> tuple[Any, Any]:
     from tfcompress.compression.data import Data
 
     return Data("data", data, _BATCH).head(_ALL)
-
-
-def input_shape(subject: Any) -> tuple[int | None, ...] | None:
-    """Returns the shape of the first input of a model or artifact, if it is known."""
-    inputs = getattr(subject, "inputs", None)
-    return tuple(inputs[0].shape) if inputs else None
 
 
 def named_value(text: str) -> tuple[str, Any]:
@@ -195,9 +221,13 @@ def _arrays(path: Path) -> Any:
     return tuple(part for part in (x, y, weight) if part is not None)
 
 
-def _images(path: Path, shape: tuple[int | None, ...] | None) -> Any:
+def _images(
+    path: Path, shape: tuple[int | None, ...] | None, scale: Callable[[Any], Any]
+) -> Any:
     import keras
 
+    flat = shape is not None and len(shape) == 3
+    shape = (*shape, 1) if flat and shape is not None else shape
     if shape is None or len(shape) != 4 or shape[-1] not in (1, 3):
         raise InvalidArgumentError(
             "A directory of images is for models that take one image.",
@@ -219,9 +249,4 @@ def _images(path: Path, shape: tuple[int | None, ...] | None) -> Any:
             received=f"{path} ({error})",
             expected="a folder for each class with .png, .jpg, .bmp or .gif files",
         ) from error
-    # Most models take values from 0 to 1; one that rescales by itself has a layer.
-    return found.map(lambda x, y: (x / 255.0, y))
-
-
-def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "__array__")
+    return found.map(lambda x, y: (scale(x[..., 0] if flat else x), y))

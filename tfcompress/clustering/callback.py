@@ -14,7 +14,7 @@ from tfcompress.core.callback import FitCallback
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.lora import leave_out_lora, lora_variables
-from tfcompress.core.select import Filters, exclude, select
+from tfcompress.core.select import Filters, exclude, select, walk
 from tfcompress.layer_rules import kernels_of
 
 _SCOPES = ("layer", "global")
@@ -164,6 +164,7 @@ class ClusterWeights(FitCallback):
                 for kernel in book.kernels:
                     values = kernel.expand(book.entries.value)
                     kernel.variable.assign(values)
+            self._share_scales(books)
             self._training = SharedTraining(self.model.optimizer, books)
             calls = int(calls_of(innermost(self.model.optimizer)).numpy())
             self._training.resume(calls - self._tied_at)
@@ -176,6 +177,13 @@ class ClusterWeights(FitCallback):
                 f"{values} values at step {step}."
             )
         return True
+
+    def _share_scales(self, books: list[Codebook]) -> None:
+        """Lets quantized kernels round equal weights to equal integers."""
+        shared = {id(kernel.variable) for book in books for kernel in book.kernels}
+        for _, layer in walk(self.model):
+            if hasattr(layer, "share_scales"):
+                layer.share_scales(shared)
 
     def _first_step(self, epoch: int) -> int:
         if not isinstance(self.begin_step, float):
@@ -239,7 +247,7 @@ class ClusterWeights(FitCallback):
                 fix="set layer.trainable = True on the layers to cluster",
             )
         if self.filters is None and not isinstance(given, Mapping):
-            known = found.keys() | lora_variables(model)
+            known = found.keys() | lora_variables(model) | _steps_of_quantizers(model)
             _name_left_out(v for k, v in trainable.items() if k not in known)
         order = {key: position for position, key in enumerate(trainable)}
         return [found[key] for key in sorted(found, key=lambda key: order[key])]
@@ -248,6 +256,17 @@ class ClusterWeights(FitCallback):
 def _distinct(book: Codebook) -> int:
     zeros = any(kernel.size > int(kernel.alive.numpy()) for kernel in book.kernels)
     return book.count + zeros
+
+
+def _steps_of_quantizers(model: keras.Model) -> set[int]:
+    """Returns the `id`s of what quantizers learn beside the kernels."""
+    return {
+        id(variable)
+        for _, layer in walk(model)
+        if hasattr(layer, "share_scales")
+        for states in layer.states
+        for variable in states.values()
+    }
 
 
 def _name_left_out(variables: Any) -> None:

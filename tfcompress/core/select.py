@@ -182,6 +182,52 @@ def require_built(model: Any, purpose: str) -> None:
             fix="add keras.Input(shape) as the first layer, call model.build(shape), "
             "or call the model once on data",
         )
+    refuse_keras_quantization(model, purpose)
+
+
+def refuse_keras_quantization(model: keras.Model, purpose: str) -> None:
+    """Raises for layers that `keras.Model.quantize` has rounded, by their names.
+
+    They store integers and compute in floats, with operations that only Keras runs.
+    """
+    if not isinstance(model, keras.Model):
+        return  # which someone else says
+    rounded = {
+        path: mode
+        for path, layer in walk(model)
+        if (mode := getattr(layer, "quantization_mode", None)) is not None
+        and not isinstance(layer, keras.Model)
+    }
+    if rounded:
+        raise InvalidArgumentError(
+            f"Cannot {purpose}: Keras' own `model.quantize` has rounded layers of "
+            f"'{model.name}'.",
+            received=", ".join(f"{path} ({mode})" for path, mode in rounded.items()),
+            expected="the float model, from before model.quantize",
+            fix="quantize it with tfcompress.calibrate(model, data) or quantize_aware "
+            "('w8a8', or 'w4a8' for 4 bits), whose integers devices compute with",
+        )
+
+
+def refuse_quantized(model: keras.Model, action: str) -> None:
+    """Raises for a model in integers, whose structure can change no longer.
+
+    Args:
+        model: what the user gave.
+        action: what is to be done, such as "shrink".
+    """
+    layers = [
+        path
+        for path, layer in walk(model)
+        if type(layer).__module__.startswith("tfcompress.quantization")
+    ]
+    if layers:
+        raise InvalidArgumentError(
+            f"Cannot {action} '{model.name}': it is quantized already.",
+            received=", ".join(layers[:3]) + ", ..." * (len(layers) > 3),
+            expected="the float model",
+            fix=f"{action} first, then quantize what comes out",
+        )
 
 
 def exclude(

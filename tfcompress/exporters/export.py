@@ -7,9 +7,10 @@ from typing import Any
 import keras
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.select import refuse_keras_quantization
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.base import exporter_for, get_exporter
+from tfcompress.exporters.base import EXPORTERS, exporter_for, get_exporter
 from tfcompress.exporters.runners import Runner
 
 
@@ -72,6 +73,8 @@ def export(
     """
     require_chief("export a model", model)
     exporter = get_exporter(format)
+    if not isinstance(exporter, EXPORTERS.class_of("saved_model")):  # type: ignore
+        refuse_keras_quantization(model, f"export to {format!r}")
     return exporter.with_options(options).export(
         model, _target(filepath), input_signature, calibration_data
     )

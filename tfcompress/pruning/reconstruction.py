@@ -11,6 +11,7 @@ from keras import ops
 from tfcompress.core.copies import copy_model
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.kernel_values import warn_of_lost_values
 from tfcompress.core.layer_inputs import (
     Recorder,
     reason_against,
@@ -107,6 +108,15 @@ def reconstruct(
     inputs = inputs_of(data, model)
     given, pruned = copy_model(model), copy_model(model)
     sites = pattern.fitting(_solvable(pruned, filters), asked_for=filters is not None)
+    warn_of_lost_values(
+        (
+            (s.name, ops.convert_to_numpy(s.variable), s.kernel.output_axes)
+            for s in sites
+        ),
+        "reconstruct",
+        "Prune first, then cluster",
+        zeros_stay=True,
+    )
     twins = dict(walk(given))
     for site, calls in _in_order(pruned, sites, inputs):
         twin = Site(given, site.path, twins[site.path], site.kernel, site.variable)

@@ -11,7 +11,9 @@ import keras
 from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, build
 from tfcompress.core.inlining import unique_names
+from tfcompress.core.kernel_values import shares_values
 from tfcompress.core.select import Filters
+from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
 from tfcompress.quantization.plan import FloatLayer, plan
@@ -124,15 +126,26 @@ def _wrap_kernels(
     graph: Graph, quantizer_of: Callable[[Node], Quantizer], chosen: Callable
 ) -> Graph:
     wrapped: dict[int, QuantizedLayer] = {}
+    consumers, outputs = graph.consumers(), set(graph.output_tensors)
+    parted: list[str] = []
+
+    def scaled(node: Node) -> bool:
+        """Returns whether the operation behind scales each channel."""
+        readers = consumers.get(node.output, [])
+        one = len(readers) == 1 and node.output not in outputs
+        return one and flow_of(readers[0].operation) == "fold"
 
     def wrap(node: Node) -> Node:
         layer = node.operation
         if not chosen(layer) or flow_of(layer) != "compute":
             return node
         if id(layer) not in wrapped:
+            one_scale = None if scaled(node) else "auto"
+            if one_scale is None and _is_clustered(node):
+                parted.append(layer.name)
             # `build` copies both; layers that hold this one then hold its copy.
             wrapped[id(layer)] = QuantizedLayer(
-                layer, quantizer_of(node), trainable=layer.trainable
+                layer, quantizer_of(node), one_scale, trainable=layer.trainable
             )
         return dataclasses.replace(
             node,
@@ -140,4 +153,20 @@ def _wrap_kernels(
             weights=node.weights or layer.get_weights,
         )
 
-    return dataclasses.replace(graph, nodes=[wrap(node) for node in graph.nodes])
+    graph = dataclasses.replace(graph, nodes=[wrap(node) for node in graph.nodes])
+    if parted:
+        warnings.warn(
+            f"These layers share values, and the layer behind each of them (such as "
+            f"BatchNormalization) scales every channel: {', '.join(parted)}. In "
+            "integers they share values within a channel, not across channels.",
+            CompressionWarning,
+            stacklevel=4,
+        )
+    return graph
+
+
+def _is_clustered(node: Node) -> bool:
+    rule, weights = rule_of(node.operation), node.weights or node.operation.get_weights
+    if rule is None or not rule.kernels or not (arrays := weights()):
+        return False
+    return shares_values(arrays[0], rule.kernels[0].output_axes)

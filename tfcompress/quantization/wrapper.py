@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
+from tfcompress.core.kernel_values import shares_values
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import Kernel, holds, kernels_of
 from tfcompress.quantization.quantizers import Quantizer, quantizers
@@ -24,6 +25,10 @@ class QuantizedLayer(keras.layers.Wrapper):
     Args:
         layer: the layer; its rule in the table tells where its kernels are.
         quantizer: how kernels are rounded; instance, config or name.
+        one_scale: the kernels (by attribute) that get one scale for all channels, so
+            that weights which share a value share an integer; `"auto"` finds the
+            clustered ones among the first weights that are set, and None never has
+            any: what scales each channel is folded into this layer.
 
     Example:
 
@@ -33,12 +38,18 @@ class QuantizedLayer(keras.layers.Wrapper):
     """
 
     def __init__(
-        self, layer: keras.Layer, quantizer: Quantizer | dict | str, **kwargs: Any
+        self,
+        layer: keras.Layer,
+        quantizer: Quantizer | dict | str,
+        one_scale: Sequence[str] | str | None = (),
+        **kwargs: Any,
     ):
         kwargs.setdefault("name", layer.name)
         super().__init__(layer, **kwargs)
         self.quantizer = quantizers.get(quantizer)
         self.supports_masking = layer.supports_masking
+        whole = one_scale is None or isinstance(one_scale, str)
+        self.one_scale = one_scale if whole else tuple(one_scale)  # type: ignore
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
@@ -69,12 +80,36 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def rounded_kernels(self) -> dict[int, Any]:
         """Returns the rounded value of each kernel by the `id` of its variable."""
-        return {
-            id(variable): self.quantizer(
-                variable, kernel.reduction_axes(len(variable.shape)), **states
-            )
-            for (kernel, variable), states in zip(kernels_of(self.layer), self.states)
-        }
+        rounded = {}
+        for (kernel, variable), states in zip(kernels_of(self.layer), self.states):
+            rank = len(variable.shape)
+            axes, present = kernel.reduction_axes(rank), dict(states)
+            if self.has_one_scale(kernel):
+                axes = tuple(range(rank))
+                present = {n: ops.mean(s, keepdims=True) for n, s in states.items()}
+            rounded[id(variable)] = self.quantizer(variable, axes, **present)
+        return rounded
+
+    def has_one_scale(self, kernel: Kernel) -> bool:
+        """Returns whether all channels of a kernel have the same scale."""
+        known = isinstance(self.one_scale, tuple)
+        return known and kernel.attribute in self.one_scale  # type: ignore
+
+    def share_scales(self, variables: Collection[int]) -> bool:
+        """Gives kernels whose weights come to share values one scale each.
+
+        Args:
+            variables: the `id`s of the kernels' variables.
+
+        Returns:
+            Whether anything changed, and the training step is to be traced anew.
+        """
+        if self.one_scale is None:
+            return False
+        named = {k.attribute for k, v in kernels_of(self.layer) if id(v) in variables}
+        before = self.one_scale if isinstance(self.one_scale, tuple) else ()
+        self.one_scale = tuple(sorted({*before, *named}))
+        return self.one_scale != before
 
     def set_weights(self, weights: list) -> None:
         """Sets all weights, or the layer's alone and lets states start from them."""
@@ -82,6 +117,12 @@ class QuantizedLayer(keras.layers.Wrapper):
             super().set_weights(weights)
             return
         self.layer.set_weights(weights)
+        if self.one_scale == "auto":
+            self.one_scale = tuple(
+                kernel.attribute
+                for kernel, variable in kernels_of(self.layer)
+                if shares_values(ops.convert_to_numpy(variable), kernel.output_axes)
+            )
         for (kernel, variable), states in zip(kernels_of(self.layer), self.states):
             for name, value in self._first_states(kernel, variable):
                 states[name].assign(value)
@@ -107,6 +148,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         return {
             **super().get_config(),
             "quantizer": keras.saving.serialize_keras_object(self.quantizer),
+            "one_scale": self.one_scale,
         }
 
 

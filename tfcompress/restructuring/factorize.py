@@ -13,8 +13,9 @@ import numpy as np
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, Tensor, build, tied_operations, trace
-from tfcompress.core.select import Filters, exclude, select
-from tfcompress.layer_rules import macs_of_nodes
+from tfcompress.core.kernel_values import warn_of_lost_values
+from tfcompress.core.select import Filters, exclude, refuse_quantized, select
+from tfcompress.layer_rules import kernels_of, macs_of_nodes
 from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
 from tfcompress.restructuring.low_rank import Form, Link, Option
 from tfcompress.restructuring.matrix_forms import (
@@ -96,6 +97,7 @@ def factorize(
     """
     _check_arguments(rank, energy, macs, size, conv)
     graph = trace(model, "factorize the model")
+    refuse_quantized(model, "factorize")
     chosen = select(model, filters, lambda layer: isinstance(layer, _FACTORIZED))
     tied = tied_operations(graph)
     names = {id(layer): path for path, layer in chosen if id(layer) not in tied}
@@ -130,6 +132,15 @@ def factorize(
     else:
         name, share = ("macs", macs) if macs is not None else ("size", size)
         ranks = _for_target(graph, forms, name, float(share or 0), model.count_params())
+    warn_of_lost_values(
+        (
+            (names[key], keras.ops.convert_to_numpy(variable), kernel.output_axes)
+            for key in ranks
+            for kernel, variable in kernels_of(calls[key][0].operation)
+        ),
+        "factorize",
+        "Factorize first, then prune and cluster",
+    )
     made = {key: forms[key].links(found) for key, found in ranks.items()}
     nodes = [part for node in graph.nodes for part in _parts(node, made)]
     return build(dataclasses.replace(graph, nodes=nodes))

@@ -12,9 +12,10 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
-from tfcompress.core.select import Filters
+from tfcompress.core.kernel_values import two_of_four, warn
+from tfcompress.core.select import Filters, refuse_quantized, walk
+from tfcompress.layer_rules import kernels_of, macs_of_nodes
 from tfcompress.layer_rules import macs as count_macs
-from tfcompress.layer_rules import macs_of_nodes
 from tfcompress.restructuring.constants import ExactRemoval
 from tfcompress.restructuring.dependencies import ChannelGroup, Dependencies, analyse
 from tfcompress.restructuring.gradients import taylor_importance
@@ -101,6 +102,8 @@ def shrink(
     (16, 576)
     """
     _check_arguments(sparsity, macs, round_to)
+    if isinstance(model, keras.Model):
+        refuse_quantized(model, "shrink")
     dependencies = analyse(model)
     _check_weights(model)
     if filters is None:
@@ -113,8 +116,36 @@ def shrink(
     scores = channel_scores(dependencies, groups, criterion, gradients)
     plan = _Plan(model, dependencies, groups, limits, scores)
     if macs is None:
-        return plan.with_sparsity(float(sparsity or 0.0), round_to)
-    return plan.with_macs(macs, round_to)
+        smaller = plan.with_sparsity(float(sparsity or 0.0), round_to)
+    else:
+        smaller = plan.with_macs(macs, round_to)
+    _warn_of_patterns(model, smaller)
+    return smaller
+
+
+def _warn_of_patterns(model: keras.Model, smaller: keras.Model) -> None:
+    """Names layers in which two of four weights were zero, and are so no longer."""
+    broken = _in_pattern(model) - _in_pattern(smaller)
+    if broken:
+        warn(
+            f"the pattern 2:4 of {', '.join(sorted(broken))}, whose input channels "
+            "are other neighbours now. Shrink first, then prune to a pattern"
+        )
+
+
+def _in_pattern(model: keras.Model) -> set[str]:
+    return {
+        layer.name
+        for _, layer in walk(model)
+        for kernel, variable in kernels_of(layer)
+        if (kernel.input_axes, kernel.output_axes) == ((-2,), (-1,))
+        and len(variable.shape) > 1
+        and two_of_four(_as_places(ops.convert_to_numpy(variable)))
+    }
+
+
+def _as_places(values: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *values.shape[-2:])
 
 
 def _remove_constant(

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tfcompress.cli.app import Json, app, show, working
-from tfcompress.cli.inputs import DATA_HELP, input_shape, load_data, only_inputs
+from tfcompress.cli.app import Json, Pixels, app, show, working
+from tfcompress.cli.inputs import DATA_HELP, only_inputs, read_data
 
 
 @app.command()
@@ -20,6 +20,7 @@ def benchmark(
     inputs: Annotated[
         str | None, typer.Option(help=f"Real inputs (else random): {DATA_HELP}")
     ] = None,
+    pixels: Pixels = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     runs: Annotated[int, typer.Option(help="Timed calls of each.")] = 50,
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory too.")] = False,
@@ -37,7 +38,7 @@ def benchmark(
     if inputs is None:
         found = _random(described[0], taken)
     else:
-        found = only_inputs(load_data(inputs, input_shape(described[0])), taken)
+        found = only_inputs(read_data(inputs, described, pixels), taken, described[0])
     with working(f"{runs} calls of each"):
         results = measure(described, found, threads, runs, memory)
     lines = [str(result) for result in results]

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, Modules, app, messages, show
+from tfcompress.cli.app import FAILED, Json, Modules, Pixels, app, messages, show
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
-    input_shape,
     labelled,
-    load_data,
     load_model,
+    read_data,
 )
 
 _LIMIT = "a number, '250 kB', or a share of the baseline's such as '25%'"
@@ -61,6 +60,7 @@ def compress(
     save_recipe: Annotated[
         Path | None, typer.Option(help="Write the recipe of the best candidate here.")
     ] = None,
+    pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
@@ -82,12 +82,11 @@ def compress(
         trials, epochs, minutes, str(output), seed=seed, verbose=int(not as_json)
     )
     loaded = load_model(model, compiled=True)
-    shape = input_shape(loaded)
     name, _, direction = (metric or "").partition(":")
     result = tfcompress.compress(
         loaded,
-        load_data(train, shape),
-        load_data(validation, shape),
+        read_data(train, [loaded], pixels),
+        read_data(validation, [loaded], pixels),
         budget,
         target,
         recipe,
@@ -99,7 +98,7 @@ def compress(
     if save_recipe is not None:
         result.recipe.save(save_recipe)
     if html is not None:
-        judged = () if test is None else labelled(load_data(test, shape))
+        judged = () if test is None else labelled(read_data(test, [loaded], pixels))
         result.report(*judged).to_html(html)
         messages.print(f"The report is {html}", highlight=False)
     if not result.met:

@@ -7,15 +7,14 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import Json, Modules, app, show, working
+from tfcompress.cli.app import Json, Modules, Pixels, app, show, working
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
-    input_shape,
-    load_data,
     load_model,
     named_value,
     only_inputs,
+    read_data,
 )
 from tfcompress.core.errors import InvalidArgumentError
 
@@ -36,6 +35,7 @@ def export(
     option: Annotated[
         list[str], typer.Option(help="name=value of the format; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it)
+    pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
@@ -56,8 +56,8 @@ def export(
             expected=f"--calibration with {DATA_HELP}",
         )
     if scheme is not None:
-        data = load_data(str(calibration), input_shape(loaded))
-        typical = only_inputs(data, samples)
+        data = read_data(str(calibration), [loaded], pixels)
+        typical = only_inputs(data, samples, loaded)
         with working("Calibrating"):
             loaded = tfcompress.calibrate(loaded, typical, scheme)
     with working(f"Writing {path}"):

@@ -7,15 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, Modules, app, messages, show, working
+from tfcompress.cli.app import (
+    FAILED,
+    Json,
+    Modules,
+    Pixels,
+    app,
+    messages,
+    show,
+    working,
+)
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
-    input_shape,
     labelled,
-    load_data,
     load_subject,
     named_value,
+    read_data,
 )
 from tfcompress.core.errors import InvalidArgumentError
 
@@ -37,6 +45,7 @@ def report(
     packed: Annotated[bool, typer.Option(help="Packed sizes too.")] = True,
     html: Annotated[Path | None, typer.Option(help="Write one page here.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write one picture here.")] = None,
+    pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
@@ -60,7 +69,7 @@ def report(
     subjects = [load_subject(path) for path in (baseline, *artifacts)]
     given: dict[str, Any] = {"packed": packed}
     if data is not None:
-        inputs, labels = labelled(load_data(data, input_shape(subjects[0])))
+        inputs, labels = labelled(read_data(data, subjects, pixels))
         with working("Comparing answers"):
             if trust:
                 given["trust"] = tfcompress.trust(

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, Modules, app, show, working
+from tfcompress.cli.app import FAILED, Json, Modules, Pixels, app, show, working
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
-    input_shape,
-    load_data,
     load_subject,
     only_inputs,
+    read_data,
 )
 
 
@@ -33,6 +32,7 @@ def verify(
     min_integer_coverage: Annotated[
         float | None, typer.Option(help="Least share of the work in integers, 0 to 1.")
     ] = None,
+    pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
@@ -44,7 +44,7 @@ def verify(
 
     import_modules(modules)
     expected = load_subject(reference)
-    found = only_inputs(load_data(inputs, input_shape(expected)), samples)
+    found = only_inputs(read_data(inputs, [expected], pixels), samples, expected)
     with working("Running both"):
         result = compare(
             artifact,

@@ -43,16 +43,16 @@ def without_fake_quantization(graph: Graph) -> tuple[Graph, list]:
 def fold_batch_norms(graph: Graph) -> Graph:
     """Folds BatchNormalization into the wrapped kernels right before it."""
     wrapped = [n.operation for n in graph.nodes if _is_wrapped(n)]
-    quantizers = {wrapper.name: wrapper.quantizer for wrapper in wrapped}
+    settings = {w.name: (w.quantizer, w.one_scale) for w in wrapped}
     nodes = [_unwrapped(n) if _is_wrapped(n) else n for n in graph.nodes]
     made: dict[int, QuantizedLayer] = {}
 
     def wrap(node: Node) -> Node:
         layer = node.operation
-        if node.name not in quantizers:
+        if node.name not in settings:
             return node
         if id(layer) not in made:
-            made[id(layer)] = QuantizedLayer(layer, quantizers[node.name])
+            made[id(layer)] = QuantizedLayer(layer, *settings[node.name])
         return dataclasses.replace(node, operation=made[id(layer)])
 
     folded = fold_scales(dataclasses.replace(graph, nodes=nodes))
@@ -127,8 +127,8 @@ def _is_wrapped(node: Node) -> bool:
 
 
 def _is_equalized(node: Node) -> bool:
-    if not _is_wrapped(node):
-        return False
+    if not _is_wrapped(node) or node.operation.one_scale:
+        return False  # factors of its channels would part the values that they share
     layer = node.operation.layer
     plain = getattr(layer, "groups", 1) == 1
     plain &= getattr(layer, "depth_multiplier", 1) == 1

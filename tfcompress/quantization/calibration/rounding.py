@@ -162,6 +162,12 @@ def _round(wrapper: Any, model: keras.Model, data: Inputs, adaptive: bool) -> No
         matrix, restored = as_matrix(ops.convert_to_numpy(variable), axes)
         importance = np.ones(len(matrix)) if gram is None else np.diag(gram)
         levels = wrapper.quantizer.levels
+        if wrapper.has_one_scale(kernel):
+            # Weights that share a value are to share an integer: none moves alone.
+            flat = matrix.reshape(-1, 1)
+            step = best_steps(flat, levels, np.ones(len(flat)))
+            states["step"].assign(np.full(states["step"].shape, step.item()))
+            continue
         step = best_steps(matrix, levels, importance)
         states["step"].assign(step.reshape(states["step"].shape))
         if adaptive and gram is not None:
