@@ -161,12 +161,7 @@ class _Masking(MaskArithmetic):
     def as_mask(self, value: Any, sign: float, output: Tensor) -> _Mask | None:
         """Returns what an added value means as a mask; None for what is none."""
         if not isinstance(value, Tensor):
-            array = as_array(value)
-            seen = array * sign > BELOW
-            rest = np.where(seen, array, 0.0).astype("float32")
-            if None not in output.shape[1:]:
-                rest = np.broadcast_to(rest, (1, *output.shape[1:]))
-            return None if seen.all() else _Mask(seen, rest if rest.any() else None)
+            return self.known_mask(as_array(value), sign, output.shape[1:])
         if not self.is_arithmetic(value):
             return None
         seen = self.zeros(value, sign)
@@ -183,9 +178,19 @@ class _Masking(MaskArithmetic):
         def visible(x: Any, seen: Any) -> list:
             return [2.0 * ops.where(seen, 0.5 * x, 0.0)]
 
-        (rest,) = self.add([copy, seen], visible)
+        rest = self.add([copy, seen], visible)[0]
         self.arithmetic += [node.operation for node in self.added[begin:]]
         return _Mask(seen, rest)
+
+    def known_mask(self, added: np.ndarray, sign: float, shape: Any) -> _Mask | None:
+        """Returns what a constant that is added means as a mask."""
+        seen = added * sign > BELOW
+        if seen.all():
+            return None
+        rest: Any = np.where(seen, added, 0.0).astype("float32")
+        if None not in shape:
+            rest = np.broadcast_to(rest, (1, *shape))
+        return _Mask(seen, rest if rest.any() else None)
 
 
 def _read(graph: Graph, nodes: list[Node]) -> list[Node]:
