@@ -122,7 +122,7 @@ class _Placement:
                 isinstance(node.operation, Bounded) and self.find(node.inputs[0])
             )
             if rounded:
-                self.again.add(node.output)
+                self.again.update(node.output_tensors)
 
     def ask_for_symmetry(self, node: Node) -> None:
         """LiteRT's exact kernel for products wants the second factor around zero."""

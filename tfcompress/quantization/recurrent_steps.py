@@ -41,13 +41,16 @@ class RecurrentSteps(keras.layers.Layer):
 
     Args:
         model: a Functional model of the first step and a later one. Its inputs: what
-            the kernel gives for the first step, for a later one, the states; with a
-            mask, whether the first and the later step are seen. Its outputs: the
-            states and the output of the first step, and those of the later one.
+            the kernel gives for the first step, for a later one, the states, and those
+            of the first step if they are given; with a mask, whether the first and the
+            later step are seen. Its outputs: the states and the output of the first
+            step, and those of the later one.
         states: how many states there are.
         return_sequences: whether to return the outputs of all steps.
         backwards: whether to begin at the end.
         in_time_order: whether outputs are in the order of time, not of computation.
+        given_states: whether calls say with which states to begin.
+        return_state: whether to return the last states behind the outputs.
     """
 
     def __init__(
@@ -59,23 +62,40 @@ class RecurrentSteps(keras.layers.Layer):
         in_time_order: bool = False,
         **kwargs: Any,
     ):
+        # Not arguments like the others, of which there are many enough.
+        self.given_states = bool(kwargs.pop("given_states", False))
+        self.return_state = bool(kwargs.pop("return_state", False))
         super().__init__(**kwargs)
         self.supports_masking = True
         self.model, self.states = model, states
         self.return_sequences = return_sequences
         self.backwards, self.in_time_order = backwards, in_time_order
-        read, made = model.inputs, model.outputs
-        seen = read[2 + states :]
-        first, later = [read[0], *seen[:1]], [read[1], *seen[1:], *read[2 : 2 + states]]
+        first, later = self._inputs_of(model.inputs)
+        made = model.outputs
         # As functions: these models are views of the one that holds the weights.
         self._first = keras.Model(first, made[: states + 1]).__call__
         self._later = keras.Model(later, made[states + 1 : 2 * (states + 1)]).__call__
+
+    def _inputs_of(self, read: list) -> tuple[list, list]:
+        """Returns which inputs of the model the first and a later step have."""
+        count = self.states
+        before, rest = read[2 : 2 + count], read[2 + count :]
+        initial = rest[: count * self.given_states]
+        seen = rest[count * self.given_states :]
+        first = [read[0], *seen[:1], *initial]
+        return first, [read[1], *seen[1:], *before]
 
     @property
     def _flips(self) -> bool:
         return self.backwards and self.in_time_order
 
-    def call(self, inputs: Any, mask: Any = None, training: bool = False) -> Any:
+    def call(
+        self,
+        inputs: Any,
+        mask: Any = None,
+        initial_state: Any = None,
+        training: bool = False,
+    ) -> Any:
         length = inputs.shape[1]
         sequences = [inputs]
         if mask is not None:
@@ -84,7 +104,8 @@ class RecurrentSteps(keras.layers.Layer):
         if self.backwards:
             sequences = [ops.flip(one, 0) for one in sequences]
         with at_step(0, length):
-            *states, output = self._first([s[0] for s in sequences], training=training)
+            now = [*(one[0] for one in sequences), *(initial_state or [])]
+            *states, output = self._first(now, training=training)
         observing = self._observing() if training else []
         moving = [ops.convert_to_tensor(variable) for variable in observing]
 
@@ -103,11 +124,15 @@ class RecurrentSteps(keras.layers.Layer):
             for variable, value in zip(observing, last[self.states :]):
                 variable.assign(ops.mean(from_all(value), axis=0))
             outputs = ops.concatenate([output[None], outputs], 0)
+            states = last[: self.states]
         else:
             outputs = output[None]
-        if not self.return_sequences:
-            return outputs[-1]
-        return ops.swapaxes(ops.flip(outputs, 0) if self._flips else outputs, 0, 1)
+        if self.return_sequences:
+            outputs = ops.flip(outputs, 0) if self._flips else outputs
+            result = ops.swapaxes(outputs, 0, 1)
+        else:
+            result = outputs[-1]
+        return (result, *states) if self.return_state else result
 
     def _observing(self) -> list:
         """Returns the variables that calls of the step change."""
@@ -119,23 +144,27 @@ class RecurrentSteps(keras.layers.Layer):
         ]
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
-        return mask if self.return_sequences else None
+        mask = mask if self.return_sequences else None
+        return [mask, *[None] * self.states] if self.return_state else mask
 
-    def compute_output_shape(self, inputs_shape: Any, mask_shape: Any = None) -> Any:
+    def compute_output_shape(
+        self, inputs_shape: Any, mask_shape: Any = None, initial_state_shape: Any = None
+    ) -> Any:
         batch, length, _ = inputs_shape
-        units = self.model.outputs[-1].shape[-1]
-        return (batch, length, units) if self.return_sequences else (batch, units)
+        state = (batch, self.model.outputs[-1].shape[-1])
+        result = (batch, length, state[1]) if self.return_sequences else state
+        return (result, *[state] * self.states) if self.return_state else result
 
-    def unrolled(self, node: Node, own_ranges: bool) -> tuple[list[Node], Tensor]:
-        """Returns the nodes that a call of this layer stands for, and its output."""
-        length = node.inputs[0].shape[1] or 0
+    def unrolled(self, node: Node, own_ranges: bool) -> tuple[list[Node], list[Tensor]]:
+        """Returns the nodes that a call of this layer stands for, and its outputs."""
+        sequence, mask = node.args[0], node.kwargs.get("mask")
+        length = sequence.shape[1] or 0
         order = range(length)[:: -1 if self.backwards else 1]
-        nodes, given = _steps_of(node.inputs, order)
+        nodes, given = _steps_of([sequence, *([] if mask is None else [mask])], order)
         inner = trace(self.model)
-        read, made, count = inner.input_tensors, inner.output_tensors, self.states
-        seen = read[2 + count :]
-        first, later = [read[0], *seen[:1]], [read[1], *seen[1:], *read[2 : 2 + count]]
-        states: list[Tensor] = []
+        made, count = inner.output_tensors, self.states
+        first, later = self._inputs_of(inner.input_tensors)
+        states: list[Tensor] = list(node.kwargs.get("initial_state") or [])
         outputs: list[Tensor] = []
         for position, now in enumerate(given):
             mapping = dict(zip(later if position else first, [*now, *states]))
@@ -144,11 +173,12 @@ class RecurrentSteps(keras.layers.Layer):
             nodes += _with_own_ranges(step) if own_ranges else step
             *states, output = [mapping[tensor] for tensor in wanted]
             outputs.append(output)
+        ends = states if self.return_state else []
         if not self.return_sequences:
-            return nodes, outputs[-1]
+            return nodes, [outputs[-1], *ends]
         outputs = outputs[::-1] if self._flips else outputs
         stack, (result,) = _traced(outputs, lambda *s: [ops.stack(s, axis=1)])
-        return [*nodes, *stack], result
+        return [*nodes, *stack], [result, *ends]
 
     def with_model(self, model: keras.Model) -> RecurrentSteps:
         """Returns this layer with another model of its steps."""
@@ -159,6 +189,8 @@ class RecurrentSteps(keras.layers.Layer):
             self.return_sequences,
             self.backwards,
             self.in_time_order,
+            given_states=self.given_states,
+            return_state=self.return_state,
             **config,
         )
 
@@ -170,6 +202,8 @@ class RecurrentSteps(keras.layers.Layer):
             "return_sequences": self.return_sequences,
             "backwards": self.backwards,
             "in_time_order": self.in_time_order,
+            "given_states": self.given_states,
+            "return_state": self.return_state,
         }
 
     @classmethod
@@ -254,7 +288,8 @@ def unrolled(graph: Graph, own_ranges: bool = False) -> Graph:
     for node in graph.nodes:
         node = node.reading(mapping)
         if isinstance(node.operation, RecurrentSteps):
-            inner, mapping[node.output] = node.operation.unrolled(node, own_ranges)
+            inner, outputs = node.operation.unrolled(node, own_ranges)
+            mapping.update(zip(node.output_tensors, outputs))
             nodes += inner
         else:
             nodes.append(node)

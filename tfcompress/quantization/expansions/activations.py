@@ -24,7 +24,7 @@ def activation(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     if name not in _BY_NAME:
         raise StaysFloat(
             f"LiteRT has no integer kernel for its activation '{name}'",
-            f"use one of {', '.join(sorted(INTEGER | set(_BY_NAME)))}",
+            f"use one of {', '.join(sorted(KNOWN))}",
         )
     return _BY_NAME[name](parts, x)
 
@@ -151,6 +151,9 @@ _BY_NAME = {
     "softplus": softplus,
     "softsign": softsign,
 }
+
+# Names of all activation functions that have an integer form.
+KNOWN = INTEGER | set(_BY_NAME)
 
 for _name, _of in (
     ("Celu", celu),

@@ -6,6 +6,9 @@ for each step, with the same kernel. See `recurrent_steps.py` for how they are r
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,125 +16,250 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.activations import activation_name
+from tfcompress.core.errors import CompressionWarning
+from tfcompress.quantization.expansions.activations import KNOWN
 from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
 
-# `(parts, inputs of the step, state, number of the step) -> state`; the first state is
-# None, and the last output of a state is its first entry.
-Step = Callable[[Parts, Any, Any, int], tuple]
+# `(inputs of the step, state, number of the step) -> state`; a state that nobody gives
+# is None, and the last output of a state is its first entry.
+Step = Callable[[Any, Any, int], tuple]
 
 
-@expansion(layers.LSTM)
-def lstm(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Cells:
+    """A cell, and how a recurrent layer runs it."""
+
+    name: str
+    cell: Any
+    dtype_policy: Any
+    return_sequences: bool
+    return_state: bool
+    go_backwards: bool
+    zero_output_for_mask: bool
+
+    @classmethod
+    def of(cls, layer: Any, **changes: Any) -> _Cells:
+        values = {one.name: getattr(layer, one.name) for one in dataclasses.fields(cls)}
+        return cls(**{**values, **changes})
+
+
+class _Kind:
+    """What one kind of cell computes; built for one call of its layer."""
+
+    def __init__(self, cell: Any, parts: Parts):
+        self.cell, self.parts, self.units = cell, parts, cell.units
+        self.order: Any = slice(None)
+
+    def recurrent(self) -> dict[str, Any]:
+        """Returns which columns each matrix that the state is multiplied with has."""
+        return {"_recurrent": self.order}
+
+    def step(self, given: Any, state: Any, at: int) -> tuple:
+        raise NotImplementedError
+
+    def dense(self, state: Any, suffix: str = "_recurrent") -> Any:
+        return self.parts(layers.Dense, suffix)(state)
+
+    def times(self, suffix: str, left: Any, right: Any) -> Any:
+        return self.parts(layers.Multiply, suffix)([left, right])
+
+    def plus(self, suffix: str, left: Any, right: Any) -> Any:
+        return self.parts(layers.Add, suffix)([left, right])
+
+    def activated(self, x: Any, suffix: str) -> Any:
+        return _activated(self.parts, self.cell.activation, x, f"_activated{suffix}")
+
+    def gates(self, x: Any, at: int) -> Any:
+        function = self.cell.recurrent_activation
+        return _activated(self.parts, function, x, f"_gates_{at}")
+
+
+class _LSTM(_Kind):
     """Source: Hochreiter and Schmidhuber, 1997, with a forget gate."""
-    units = layer.units
-    # Input, forget and output gate side by side: one sigmoid for the three.
-    order = np.r_[0 : 2 * units, 3 * units : 4 * units, 2 * units : 3 * units]
 
-    def step(parts: Parts, given: Any, state: Any, at: int) -> tuple:
+    def __init__(self, cell: Any, parts: Parts):
+        super().__init__(cell, parts)
+        # Input, forget and output gate side by side: one sigmoid for the three.
+        units = self.units
+        self.order = np.r_[0 : 2 * units, 3 * units : 4 * units, 2 * units : 3 * units]
+
+    def step(self, given: Any, state: Any, at: int) -> tuple:
+        units = self.units
         if state is not None:
-            recurrent = parts(layers.Dense, "_recurrent")(state[0])
-            given = parts(layers.Add, f"_sum_{at}")([given, recurrent])
-        gates = ops.sigmoid(given[:, : 3 * units])
-        new = ops.tanh(given[:, 3 * units :])
-        carry = _times(parts, f"_new_{at}", gates[:, :units], new)
+            given = self.plus(f"_sum_{at}", given, self.dense(state[0]))
+        gates = self.gates(given[:, : 3 * units], at)
+        new = self.activated(given[:, 3 * units :], f"_new_{at}")
+        carry = self.times(f"_new_{at}", gates[:, :units], new)
         if state is not None:
-            kept = _times(parts, f"_kept_{at}", gates[:, units : 2 * units], state[1])
-            carry = parts(layers.Add, f"_carry_{at}")([kept, carry])
-        output = gates[:, 2 * units :]
-        return _times(parts, f"_state_{at}", output, ops.tanh(carry)), carry
-
-    return _in_steps(layer, parts, x, options, order, step)
+            kept = self.times(f"_kept_{at}", gates[:, units : 2 * units], state[1])
+            carry = self.plus(f"_carry_{at}", kept, carry)
+        out = self.activated(carry, f"_carry_{at}")
+        return self.times(f"_state_{at}", gates[:, 2 * units :], out), carry
 
 
-@expansion(layers.GRU)
-def gru(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
-    """Source: Cho et al., 2014; the reset gate after the product, as in cuDNN."""
-    units, bias = layer.units, None
-    if not layer.reset_after:
-        raise StaysFloat("it has reset_after=False", "use reset_after=True")
-    if layer.use_bias:
-        bias = layer.get_weights()[2][1]
+class _GRU(_Kind):
+    """Source: Cho et al., 2014; the reset gate before the product, or after it."""
 
-    def step(parts: Parts, given: Any, state: Any, at: int) -> tuple:
-        both, new = given[:, : 2 * units], given[:, 2 * units :]
+    def recurrent(self) -> dict[str, Any]:
+        if self.cell.reset_after:
+            return super().recurrent()
+        edge = 2 * self.units
+        return {"_recurrent": slice(edge), "_candidate": slice(edge, None)}
+
+    def step(self, given: Any, state: Any, at: int) -> tuple:
+        units, edge, after = self.units, 2 * self.units, self.cell.reset_after
+        bias = None
+        if after and self.cell.use_bias:
+            bias = ops.convert_to_numpy(self.cell.bias)[1]
+        both, new = given[:, :edge], given[:, edge:]
         if state is not None:
-            recurrent = parts(layers.Dense, "_recurrent")(state[0])
-            both = parts(layers.Add, f"_sum_{at}")([both, recurrent[:, : 2 * units]])
+            product = self.dense(state[0])
+            both = self.plus(f"_sum_{at}", both, product[:, :edge])
         elif bias is not None:
-            both = both + bias[: 2 * units]
-        gates = ops.sigmoid(both)
+            both = both + bias[:edge]
+        gates = self.gates(both, at)
         update, reset = gates[:, :units], gates[:, units:]
         if state is not None:
-            past = _times(parts, f"_reset_{at}", reset, recurrent[:, 2 * units :])
-            new = parts(layers.Add, f"_new_{at}")([new, past])
+            if after:
+                past = self.times(f"_reset_{at}", reset, product[:, edge:])
+            else:
+                left = self.times(f"_reset_{at}", reset, state[0])
+                past = self.dense(left, "_candidate")
+            new = self.plus(f"_new_{at}", new, past)
         elif bias is not None:
-            new = parts(layers.Add, f"_new_{at}")([new, reset * bias[2 * units :]])
-        new = ops.tanh(new)
+            new = self.plus(f"_new_{at}", new, reset * bias[edge:])
+        new = self.activated(new, f"_new_{at}")
+        minus = self.parts(layers.Subtract, f"_change_{at}")
         if state is None:
-            old = _times(parts, f"_kept_{at}", update, new)
-            return (parts(layers.Subtract, f"_state_{at}")([new, old]),)
-        change = parts(layers.Subtract, f"_change_{at}")([state[0], new])
-        kept = _times(parts, f"_kept_{at}", update, change)
-        return (parts(layers.Add, f"_state_{at}")([new, kept]),)
-
-    return _in_steps(layer, parts, x, options, None, step)
+            return (minus([new, self.times(f"_kept_{at}", update, new)]),)
+        kept = self.times(f"_kept_{at}", update, minus([state[0], new]))
+        return (self.plus(f"_state_{at}", new, kept),)
 
 
-@expansion(layers.SimpleRNN)
-def simple_rnn(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+class _Simple(_Kind):
     """`tanh(W x + U h + b)`."""
 
-    def step(parts: Parts, given: Any, state: Any, at: int) -> tuple:
+    def step(self, given: Any, state: Any, at: int) -> tuple:
         if state is not None:
-            recurrent = parts(layers.Dense, "_recurrent")(state[0])
-            given = parts(layers.Add, f"_sum_{at}")([given, recurrent])
-        return (ops.tanh(given),)
+            given = self.plus(f"_sum_{at}", given, self.dense(state[0]))
+        return (self.activated(given, f"_state_{at}"),)
 
-    return _in_steps(layer, parts, x, options, None, step)
+
+_KINDS = {
+    layers.LSTMCell: (_LSTM, 2),
+    layers.GRUCell: (_GRU, 1),
+    layers.SimpleRNNCell: (_Simple, 1),
+}
+
+
+@expansion(layers.RNN, layers.LSTM, layers.GRU, layers.SimpleRNN)
+def recurrent(
+    layer: Any, parts: Parts, x: Any, initial_state: Any = None, **options: Any
+) -> Any:
+    """A layer that runs a cell, or cells upon each other."""
+    _check(layer, x)
+    mask = options.get("mask")
+    if not isinstance(layer.cell, layers.StackedRNNCells):
+        return _in_steps(_Cells.of(layer), parts, x, _listed(initial_state), mask)
+    if initial_state is not None or layer.return_state:
+        raise StaysFloat(
+            "the states of several cells come from outside, or go there",
+            "use a layer for each cell, such as LSTM(8, return_state=True)",
+        )
+    if mask is not None and layer.go_backwards:
+        raise StaysFloat(
+            "it has a mask and goes backwards", "use a layer for each of its cells"
+        )
+    last = len(layer.cell.cells) - 1
+    for number, cell in enumerate(layer.cell.cells):
+        cells = _Cells.of(
+            layer,
+            name=f"{layer.name}_{number}",
+            cell=cell,
+            return_sequences=layer.return_sequences or number < last,
+            go_backwards=layer.go_backwards and not number,
+            zero_output_for_mask=layer.zero_output_for_mask and number == last,
+        )
+        inner = parts.inner.setdefault(cells.name, Parts(cells))
+        x = _in_steps(cells, inner, x, None, mask)
+    return x
 
 
 @expansion(layers.Bidirectional)
-def bidirectional(layer: Any, parts: Parts, x: Any, **options: Any) -> Any:
+def bidirectional(
+    layer: Any, parts: Parts, x: Any, initial_state: Any = None, **options: Any
+) -> Any:
     """Two layers, one of which reads the sequence from its end."""
-    known = {layers.LSTM: lstm, layers.GRU: gru, layers.SimpleRNN: simple_rnn}
-    function = known.get(type(layer.forward_layer))
-    if function is None or type(layer.backward_layer) is not type(layer.forward_layer):
+    both = layer.forward_layer, layer.backward_layer
+    for one in both:
+        _check(one, x)
+        if isinstance(one.cell, layers.StackedRNNCells):
+            raise StaysFloat("it holds several cells", "use a Bidirectional for each")
+    if layer.forward_layer.go_backwards:
         raise StaysFloat(
-            f"it holds a {type(layer.forward_layer).__name__} and a "
-            f"{type(layer.backward_layer).__name__}",
-            "use two LSTM, two GRU or two SimpleRNN layers",
+            "its forward layer has go_backwards=True",
+            "let the forward layer go forwards, and the backward layer backwards",
         )
-    both = []
-    for one in (layer.forward_layer, layer.backward_layer):
+    given = _listed(initial_state) or []
+    half = len(given) // 2
+    made = []
+    for one, states in zip(both, (given[:half], given[half:])):
         own = parts.inner.setdefault(one.name, Parts(one))
-        both.append(function(one, own, x, **options, in_time_order=True))
-    if layer.merge_mode == "concat":
-        return parts(layers.Concatenate)(both)
+        cells = _Cells.of(one)
+        made.append(_in_steps(cells, own, x, states or None, options.get("mask"), True))
+    ends: list = []
+    if layer.return_state:
+        ends = [state for one in made for state in one[1:]]
+        made = [one[0] for one in made]
     merges = {"sum": layers.Add, "mul": layers.Multiply, "ave": layers.Average}
-    merge = merges.get(layer.merge_mode)
-    return parts(merge)(both) if merge else both
+    if layer.merge_mode is None:
+        return (*made, *ends) if ends else made
+    merge = merges.get(layer.merge_mode, layers.Concatenate)
+    merged = parts(merge)(made)
+    return (merged, *ends) if ends else merged
 
 
-def _times(parts: Parts, suffix: str, left: Any, right: Any) -> Any:
-    return parts(layers.Multiply, suffix)([left, right])
+def _listed(states: Any) -> list | None:
+    if states is None:
+        return None
+    states = list(states) if isinstance(states, (list, tuple)) else [states]
+    if not all(isinstance(state, keras.KerasTensor) for state in states):
+        raise StaysFloat(
+            "its initial state is a constant", "use an Input, or a layer's output"
+        )
+    return states
+
+
+def _activated(parts: Parts, function: Any, x: Any, suffix: str) -> Any:
+    name = getattr(function, "__name__", "")
+    if name == "linear":
+        return x
+    if name in ("tanh", "sigmoid"):
+        return getattr(ops, name)(x)
+    return parts(layers.Activation, suffix, activation=name)(x)
 
 
 def _in_steps(
-    layer: Any, parts: Parts, x: Any, options: dict, order: Any, step: Step
+    cells: _Cells,
+    parts: Parts,
+    x: Any,
+    initial: list | None,
+    mask: Any,
+    in_time_order: bool = False,
 ) -> Any:
     """Returns the outputs of a recurrent layer."""
-    _check(layer, x, options)
-    mask = options.get("mask")
-    kernel, recurrent, *bias = layer.get_weights()
-    order = slice(None) if order is None else order
-    inside = [b[1][order] for b in bias if b.ndim == 2]
+    cell = cells.cell
+    make_kind, states = _KINDS[_type_of(cell)]
+    inner = parts.inner.setdefault("steps", Parts(cells))
+    kind = make_kind(cell, inner)
+    kernel, matrix, *bias = map(ops.convert_to_numpy, _weights(cell))
+    order = kind.order
+    inside = [b[1] for b in bias if b.ndim == 2]
     outside = [(b[0] if b.ndim == 2 else b)[order] for b in bias]
-    cell = layer.cell
-    if layer.dropout:
+    if cell.dropout:
         shape = (None, 1, x.shape[-1])  # the same inputs at every step
-        x = parts(layers.Dropout, "_dropout", rate=layer.dropout, noise_shape=shape)(x)
+        x = parts(layers.Dropout, "_dropout", rate=cell.dropout, noise_shape=shape)(x)
     given = parts(
         layers.Dense,
         "_inputs",
@@ -140,79 +268,126 @@ def _in_steps(
         use_bias=bool(outside),
         kernel_regularizer=cell.kernel_regularizer,
     )(x)
-    inner = parts.inner.setdefault("steps", Parts(layer))
-    # Made once; both steps call it by its name.
-    inner(
-        layers.Dense,
-        "_recurrent",
-        weights=[recurrent[:, order], *inside],
-        units=kernel.shape[-1],
-        use_bias=bool(inside),
-        kernel_regularizer=cell.recurrent_regularizer,
-    ).build((None, layer.units))
-    model, states = _two_steps(layer, inner, step, kernel.shape[-1], mask is not None)
+    # Made once; all steps call them by their names.
+    for suffix, columns in kind.recurrent().items():
+        own = [matrix[:, columns], *(b[columns] for b in inside)]
+        inner(
+            layers.Dense,
+            suffix,
+            weights=own,
+            units=own[0].shape[-1],
+            use_bias=bool(inside),
+            kernel_regularizer=cell.recurrent_regularizer,
+        ).build((None, cell.units))
+    model = _two_steps(
+        kind, states, kernel.shape[-1], mask is not None, cells, initial is not None
+    )
     steps = RecurrentSteps(
         model,
         states,
-        layer.return_sequences,
-        layer.go_backwards,
-        bool(options.get("in_time_order")),
-        name=layer.name,
-        dtype=layer.dtype_policy,
+        cells.return_sequences,
+        cells.go_backwards,
+        in_time_order,
+        given_states=initial is not None,
+        return_state=cells.return_state,
+        name=cells.name,
+        dtype=cells.dtype_policy,
     )
-    return parts.add(steps, model.get_weights())(given, mask=mask)
+    made = parts.add(steps, model.get_weights())
+    return made(given, mask=mask, initial_state=initial)
+
+
+def _weights(cell: Any) -> list:
+    return [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
 
 
 def _two_steps(
-    layer: Any, parts: Parts, step: Step, width: int, masked: bool
-) -> tuple[keras.Model, int]:
-    """Returns a model of the first and a later step, and the number of states.
+    kind: _Kind,
+    states: int,
+    width: int,
+    masked: bool,
+    cells: _Cells,
+    with_initial: bool,
+) -> keras.Model:
+    """Returns a model of the first and a later step.
 
     Its last outputs only say which tensors share a range: those that are the same
     state at different steps.
     """
     given = [keras.Input((width,)) for _ in range(2)]
     seen = [keras.Input((1,), dtype="bool") for _ in given] if masked else []
-    hidden = getattr(layer, "zero_output_for_mask", False)
+    hidden = cells.zero_output_for_mask
+    before = [keras.Input((kind.units,)) for _ in range(states)]
+    initial = [keras.Input((kind.units,)) for _ in range(states * with_initial)]
+    # Rounded to the step of the state, whatever step they come with.
+    start = [
+        kind.parts(layers.Rescaling, f"_initial_{number}", scale=1.0)(state)
+        for number, state in enumerate(initial)
+    ]
 
     def one(at: int, state: Any) -> list:
-        new = list(step(parts, given[at], state, at))
+        new = list(kind.step(given[at], state, at))
         if not masked:
             return [*new, new[0]]
         old = [0.0] * len(new) if state is None else state
         new = [ops.where(seen[at], *pair) for pair in zip(new, old)]
         return [*new, ops.where(seen[at], new[0], 0.0) if hidden else new[0]]
 
-    first = one(0, None)
-    states = [keras.Input((layer.units,)) for _ in first[1:]]
-    later = one(1, states)
+    first, later = one(0, start or None), one(1, before)
     shared = [
-        ops.stack([*pair, *([before] if masked else [])])
-        for *pair, before in zip(first, later, states)
+        ops.stack(
+            [*pair, *([old] if masked else []), *([begin] if begin is not None else [])]
+        )
+        for *pair, old, begin in itertools.zip_longest(
+            first[:-1], later[:-1], before, start
+        )
     ]
     if hidden:
         shared.append(ops.stack([first[-1], later[-1]]))
-    read = [*given, *states, *seen]
-    return keras.Model(read, [*first, *later, *shared]), len(states)
+    read = [*given, *before, *initial, *seen]
+    return keras.Model(read, [*first, *later, *shared])
 
 
-def _check(layer: Any, x: Any, options: dict) -> None:
-    if options.get("initial_state") is not None or layer.return_state or layer.stateful:
+def _type_of(cell: Any) -> type | None:
+    """Returns which of Keras' cells a cell computes as, `None` for none of them."""
+    for kind in _KINDS:
+        if isinstance(cell, kind):
+            return kind if type(cell).call is kind.call else None
+    return None
+
+
+def _check(layer: Any, x: Any) -> None:
+    stacked = isinstance(layer.cell, layers.StackedRNNCells)
+    cells = layer.cell.cells if stacked else [layer.cell]
+    for cell in cells:
+        if _type_of(cell) is None:
+            raise StaysFloat(
+                f"its cell is a {type(cell).__name__}",
+                "use LSTMCell, GRUCell or SimpleRNNCell",
+            )
+        for name in ("activation", "recurrent_activation"):
+            function = getattr(cell, name, keras.activations.linear)
+            if getattr(function, "__name__", None) not in KNOWN:
+                raise StaysFloat(
+                    f"LiteRT has no integer kernel for its {name} "
+                    f"'{getattr(function, '__name__', function)}'",
+                    f"use one of {', '.join(sorted(KNOWN))}",
+                )
+    if layer.stateful:
         raise StaysFloat(
-            "its state comes from outside, or goes there",
-            "use it without initial_state, return_state and stateful",
-        )
-    if layer.recurrent_dropout:
-        raise StaysFloat("it has recurrent_dropout", "use dropout instead")
-    gate = getattr(layer, "recurrent_activation", None)
-    names = activation_name(layer), getattr(gate, "__name__", "sigmoid")
-    if names != ("tanh", "sigmoid"):
-        raise StaysFloat(
-            f"its activations are {names[0]} and {names[1]}",
-            "use tanh, and sigmoid as recurrent_activation",
+            "it is stateful: its state stays in the layer, where no integers are",
+            "let the application keep the state: use return_state=True, and give "
+            "the state back as initial_state",
         )
     if x.shape[1] is None:
         raise StaysFloat(
             "the length of its sequences is free",
             "give the Input a fixed length, such as keras.Input((64, 8))",
+        )
+    if any(cell.recurrent_dropout for cell in cells):
+        warnings.warn(
+            f"'{layer.name}' has recurrent_dropout, which does nothing in a "
+            "quantization-aware model. To go on training with noise, use dropout.",
+            CompressionWarning,
+            stacklevel=2,
         )
