@@ -132,6 +132,170 @@ def test_file_equals_finalized_model(name, tmp_path):
     assert result.max_error_steps <= 1.001
 
 
+def streaming(layer, states):
+    """Gets its state from the application, and gives it back."""
+    x = keras.Input((3, 4), name="series")
+    before = [keras.Input((5,), name=f"state_{i}") for i in range(states)]
+    y, *after = layer(x, initial_state=before)
+    return keras.Model([x, *before], [L.Dense(2)(y), *after])
+
+
+def translator():
+    source, target = keras.Input((4, 3)), keras.Input((3, 3))
+    _, *states = L.LSTM(5, return_state=True, name="encoder")(source)
+    decoder = L.LSTM(5, return_sequences=True, return_state=True, name="decoder")
+    y, *_ = decoder(target, initial_state=states)
+    return keras.Model([source, target], L.Dense(2)(y))
+
+
+def both_ways(merge_mode, **other):
+    x = keras.Input((3, 4), name="series")
+    layer = L.GRU(5, return_sequences=True, return_state=True)
+    made = L.Bidirectional(layer, merge_mode=merge_mode, **other)(x)
+    return keras.Model(x, [L.Dense(2)(one) for one in made])
+
+
+def masked_from_a_state():
+    words, state = keras.Input((4,), dtype="int32"), keras.Input((5,))
+    large = keras.initializers.RandomNormal(stddev=1.0, seed=1)
+    embedding = L.Embedding(9, 5, large, mask_zero=True)
+    gru = L.GRU(5, return_sequences=True, zero_output_for_mask=True)
+    mask = embedding.compute_mask(words)
+    y = gru(embedding(words), initial_state=state, mask=mask)
+    return keras.Model([words, state], L.Dense(2)(y))
+
+
+def masked_with_states():
+    """The outputs keep the mask of the sequence, whatever is returned beside them."""
+    words = keras.Input((4,), dtype="int32")
+    large = keras.initializers.RandomNormal(stddev=1.0, seed=1)
+    x = L.Embedding(9, 5, large, mask_zero=True)(words)
+    y, state = L.GRU(5, return_sequences=True, return_state=True)(x)
+    return keras.Model(words, [L.Dense(2)(L.GRU(5)(y)), state])
+
+
+def cells(*kinds, length=3, **options):
+    x = keras.Input((length, 4), name="series")
+    return keras.Model(x, L.Dense(2)(L.RNN(list(kinds), **options)(x)))
+
+
+STREAMS = {
+    "lstm": lambda: streaming(L.LSTM(5, return_state=True), 2),
+    "gru": lambda: streaming(L.GRU(5, return_state=True), 1),
+    "reset_before": lambda: streaming(
+        L.GRU(5, return_state=True, reset_after=False), 1
+    ),
+    "relu": lambda: streaming(L.SimpleRNN(5, "relu", return_state=True), 1),
+    "translator": translator,
+    "concat": lambda: both_ways("concat"),
+    "apart": lambda: both_ways(None),
+    "two_kinds": lambda: both_ways(
+        "mul",
+        backward_layer=L.SimpleRNN(
+            5, go_backwards=True, return_sequences=True, return_state=True
+        ),
+    ),
+    "masked_from_a_state": masked_from_a_state,
+    "masked_with_states": masked_with_states,
+    "cells": lambda: cells(
+        L.LSTMCell(5), L.GRUCell(3), return_sequences=True, go_backwards=True
+    ),
+    "one_step": lambda: cells(
+        L.LSTMCell(5, "relu", recurrent_activation="hard_sigmoid"), length=1
+    ),
+}
+
+
+def stream_of(name):
+    keras.utils.set_random_seed(3)
+    model, rng = STREAMS[name](), np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(variable + rng.normal(0, 0.1, variable.shape))
+    samples = [
+        rng.integers(0, 9, (16, *tensor.shape[1:])).astype("int32")
+        if "int" in tensor.dtype
+        else np.tanh(rng.normal(size=(16, *tensor.shape[1:]))).astype("float32")
+        for tensor in model.inputs
+    ]
+    return model, samples if len(samples) > 1 else samples[0]
+
+
+def arrays_of(outputs):
+    return [as_numpy(value) for value in keras.tree.flatten(outputs)]
+
+
+QUICK = ("lstm", "masked_with_states", "one_step")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in STREAMS],
+)
+def test_states_and_cells_compute_the_same(name, tmp_path):
+    model, samples = stream_of(name)
+    aware = tfcompress.quantize_aware(model)  # a warning would be an error
+    for wanted, got in zip(arrays_of(model(samples)), arrays_of(aware(samples))):
+        assert np.abs(got - wanted).max() < 0.07 * np.abs(wanted).max()
+    aware(samples, training=True)
+    final = tfcompress.finalize(aware)
+    steps = arrays_of(final(samples))
+    for wanted, got in zip(arrays_of(aware(samples)), steps):
+        assert np.abs(got - wanted).max() < 0.05 * np.abs(wanted).max()
+    if name == "lstm":
+        aware.save(tmp_path / "aware.keras")
+        again = keras.saving.load_model(tmp_path / "aware.keras")
+        for wanted, got in zip(arrays_of(aware(samples)), arrays_of(again(samples))):
+            np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "one_step")) for n in STREAMS],
+)
+def test_files_with_states_equal_the_finalized_model(name, tmp_path):
+    model, samples = stream_of(name)
+    aware = tfcompress.quantize_aware(model)
+    aware(samples, training=True)
+    final = tfcompress.finalize(aware)
+    artifact = tfcompress.export(final, tmp_path / "model.tflite")
+    assert artifact.integer_coverage == 1.0
+    result = tfcompress.verify(artifact, final, samples)
+    assert result.max_error_steps <= 1.001
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnCell(L.Layer):
+    state_size = output_size = 4
+
+    def call(self, inputs, states):
+        return inputs + states[0], [inputs + states[0]]
+
+    def compute_output_shape(self, *_):
+        return (None, 4)
+
+
+def test_what_has_no_integer_form_is_named():
+    backwards = L.GRU(3, go_backwards=True, return_sequences=True)
+    layers = {
+        "its cell is a OwnCell": L.RNN(OwnCell(), name="own"),
+        "its activation": L.LSTM(3, activation="squareplus", name="wave"),
+        "it is stateful": L.GRU(3, stateful=True, name="stream"),
+        "forward layer": L.Bidirectional(
+            backwards, backward_layer=L.GRU(3, return_sequences=True), name="turned"
+        ),
+    }
+    for reason, layer in layers.items():
+        x = keras.Input(batch_shape=(8, 3, 4))
+        with pytest.warns(
+            tfcompress.CompressionWarning, match=f"{layer.name} .*{reason}"
+        ):
+            tfcompress.quantize_aware(keras.Model(x, layer(x)))
+    model = classifier(L.LSTM(3, recurrent_dropout=0.2, name="noisy"))
+    with pytest.warns(tfcompress.CompressionWarning, match="'noisy' has recurrent_dr"):
+        tfcompress.quantize_aware(model)
+
+
 def test_what_cannot_be_unrolled_stays_in_float():
     x = keras.Input((None, 4), name="series")
     model = keras.Model(x, L.Dense(2)(L.LSTM(3, name="open")(x)))

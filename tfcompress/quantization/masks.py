@@ -59,9 +59,11 @@ def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:
 def _mask_nodes(node: Node, masks: dict[Tensor, Tensor]) -> list[Node]:
     """Returns the nodes that make the mask of what `node` puts out, and notes it."""
     first = node.args[0] if node.args else next(iter(node.kwargs.values()))
-    read = keras.tree.map_structure(masks.get, first)
+    read = node.kwargs.get("mask")  # a mask that is given counts for more
+    if read is None:
+        read = keras.tree.map_structure(masks.get, first)
     made = node.output_tensors
-    if len(made) != 1 or not _has_tensor(first):
+    if not made or not _has_tensor(first):
         return []
     given = [t for t in keras.tree.flatten((first, read)) if isinstance(t, Tensor)]
     given = list(dict.fromkeys(given))
@@ -73,12 +75,16 @@ def _mask_nodes(node: Node, masks: dict[Tensor, Tensor]) -> list[Node]:
         (first, read),
     )
     mask = node.operation.compute_mask(inputs, previous)
-    mask = mask[0] if isinstance(mask, list | tuple) else mask
-    if mask is None:
+    # One mask is that of the first output; a layer that returns states has several.
+    each = list(mask) if isinstance(mask, list | tuple) else [mask]
+    pairs = [(tensor, one) for tensor, one in zip(made, each) if one is not None]
+    if not pairs:
         return []
-    inner = trace_operations(keras.Model([*symbolic.values()], mask))
+    inner = trace_operations(
+        keras.Model([*symbolic.values()], [one for _, one in pairs])
+    )
     inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
-    masks[made[0]] = inner.output_tensors[0]
+    masks.update(zip([tensor for tensor, _ in pairs], inner.output_tensors))
     return inner.nodes
 
 
