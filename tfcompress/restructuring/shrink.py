@@ -87,8 +87,8 @@ def shrink(
         layer without a channel rule, which a `CompressionWarning` names.
 
     Raises:
-        InvalidArgumentError: if `macs` cannot be met with any width (the nearest that
-            can is named, and the layers that hold the work), no channel can go, an
+        InvalidArgumentError: if the target cannot be met with any width (the nearest
+            that can is named, and the layers that hold the work), no channel can go, an
             argument is out of its range, or a weight is NaN.
         UnsupportedLayerError: if `macs` is given and a layer cannot be counted.
 
@@ -187,7 +187,14 @@ class _Plan:
             reached = 1 - float(counts.sum()) / total
             if abs(reached - sparsity) <= most:
                 break
-        if step != round_to or abs(reached - sparsity) > most:
+        else:
+            raise InvalidArgumentError(
+                f"sparsity={sparsity} cannot be met.",
+                received=f"{total} channels in {len(self.groups)} groups",
+                expected=f"sparsity={reached:.3g}, the nearest that works",
+                fix="take that sparsity, or a larger max_layer_sparsity",
+            )
+        if step != round_to:
             _say_nearest(
                 f"sparsity={sparsity}", f"sparsity={reached:.3g}", round_to, step
             )
@@ -265,13 +272,9 @@ def _steps(round_to: int) -> list[int]:
 
 
 def _say_nearest(target: str, reached: str, round_to: int, step: int) -> None:
-    what = (
-        f"the widths that remain are multiples of {step} ({reached})"
-        if step != round_to
-        else f"the model has {reached}, the nearest that can"
-    )
     warnings.warn(
-        f"{target} cannot be met with round_to={round_to}: {what}.",
+        f"{target} cannot be met with round_to={round_to}: the widths that remain are "
+        f"multiples of {step} ({reached}).",
         CompressionWarning,
         stacklevel=4,
     )
