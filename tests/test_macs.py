@@ -309,7 +309,14 @@ NOT_SEEN = {
     "TorchModuleWrapper",
     "MelSpectrogram",
 }
-OPENED = {"Dot", "Lambda", "Layer", "Pipeline", "STFTSpectrogram"}
+OPENED = {
+    "Dot",
+    "Lambda",
+    "Layer",
+    "Pipeline",
+    "ReversibleEmbedding",
+    "STFTSpectrogram",
+}
 ABSTRACT = {"Wrapper"}
 
 
