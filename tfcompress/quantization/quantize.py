@@ -160,7 +160,7 @@ def _wrap_kernels(
             f"BatchNormalization) scales every channel: {', '.join(parted)}. In "
             "integers they share values within a channel, not across channels.",
             CompressionWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return graph
 
