@@ -103,13 +103,9 @@ def factorize(
     names = {id(layer): path for path, layer in chosen if id(layer) not in tied}
     left_out = [path for path, layer in chosen if id(layer) in tied]
     if left_out:
-        exclude(
-            left_out,
-            "factorized",
-            "other layers use the same weights",
-            "nothing, if they may stay as they are; else give each its own",
-            asked_for=filters is not None,
-        )
+        fix = "nothing, if they may stay; else give each layer its own"
+        reason, asked_for = "others use the same weights", filters is not None
+        exclude(left_out, "factorized", reason, fix, asked_for)
     calls: dict[int, list[Node]] = {}
     for node in graph.nodes:
         if id(node.operation) in names:
