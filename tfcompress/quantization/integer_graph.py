@@ -51,7 +51,7 @@ def integer_graph(graph: Graph) -> Graph:
     graph = _unwrap(unrolled(graph))
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
-    graph = with_usable_ranges(graph, _linear_weights, _next_rounding)
+    graph = with_usable_ranges(graph, _kernel_and_bias, _output_axes, _next_rounding)
     graph = _use_convolutions(graph)
     graph = with_constants_on_grids(graph, _rounding_before)
     return _with_integer_sums(_round_weights(graph))
@@ -239,11 +239,6 @@ def _with_rounded_weights(node: Node, input_step: float | None) -> Node:
 def _kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:
     kernel, *bias = node.weights() if node.weights else node.operation.get_weights()
     return np.asarray(kernel), (np.asarray(bias[0]) if bias else None)
-
-
-def _linear_weights(node: Node) -> tuple[np.ndarray, np.ndarray | None, tuple]:
-    kernel, bias = _kernel_and_bias(node)
-    return kernel, bias, _output_axes(node, kernel.ndim)
 
 
 def _output_axes(node: Node, rank: int) -> tuple[int, ...]:

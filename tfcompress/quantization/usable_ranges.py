@@ -31,12 +31,15 @@ _LARGEST_BIAS = 2.0**30
 _SUMS = (layers.Add, layers.Subtract, layers.ReLU, layers.LeakyReLU, AddConstant)
 
 
-def with_usable_ranges(graph: Graph, kernel_of: Any, following: Any) -> Graph:
+def with_usable_ranges(
+    graph: Graph, kernel_of: Any, axes_of: Any, following: Any
+) -> Graph:
     """Returns `graph` with wider ranges where integer kernels could not use them.
 
     Args:
         graph: the graph of a trained model, scales folded into its kernels.
-        kernel_of: `node -> (kernel, bias or None, output axes)` of a linear node.
+        kernel_of: `node -> (kernel, bias or None)` of a linear node.
+        axes_of: `(node, rank of the kernel) -> output axes` of a linear node.
         following: `(node, consumers) -> FakeQuantize` that rounds its output, or None.
 
     Raises:
@@ -47,7 +50,9 @@ def with_usable_ranges(graph: Graph, kernel_of: Any, following: Any) -> Graph:
     for node in graph.nodes:
         rounding = following(node, consumers) if node.output_tensors else None
         if flow_of(node.operation) == "compute" and node.weights is not None:
-            node = _with_usable_weights(node, kernel_of(node), steps, rounding)
+            kernel, bias = kernel_of(node)
+            weights = kernel, bias, axes_of(node, kernel.ndim)
+            node = _with_usable_weights(node, weights, steps, rounding)
         elif rounding is not None:
             steps.widen(rounding, steps.unit(node) / _LARGEST_FACTOR)
         nodes.append(node)
