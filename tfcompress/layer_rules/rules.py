@@ -202,13 +202,13 @@ def changes_nothing(node: Node) -> bool:
     if isinstance(layer, layers.Pipeline):
         inner = [dataclasses.replace(node, operation=one) for one in layer.layers]
         return all(map(changes_nothing, inner))
-    rule, call = rule_of(layer), type(layer).call
+    rule, call = rule_of(layer), getattr(type(layer), "call", None)
     alone = len(node.args) == 1 and isinstance(node.args[0], Tensor)
     if rule is None or not rule.training_only or not alone:
         return False
     # A subclass may go on for ever, as Monte Carlo dropout does. A `training=True` of
     # the call has no say: `predict` and exports overrule it.
-    return call is rule.layer_type.call
+    return call is getattr(rule.layer_type, "call", None)
 
 
 def has_call_of_its_own(layer_type: type, known: type) -> bool:

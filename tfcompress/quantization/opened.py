@@ -41,7 +41,7 @@ def is_unknown(layer: Any) -> bool:
     if rule is None:
         return True
     # It inherits from a layer that the table knows, and computes something else.
-    same = type(layer).call is rule.layer_type.call
+    same = type(layer).call is getattr(rule.layer_type, "call", None)
     return not same and rule.flow == "compute" and rule.layer_type is not type(layer)
 
 

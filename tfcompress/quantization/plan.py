@@ -48,8 +48,9 @@ _EIGHT_BITS_ONLY = (
 # Measured: the converter refuses these with activations of 16 bits.
 _EIGHT_BIT_OPERATIONS = frozenset(
     {
-        *("Concatenate", "Stack", "Where", "Greater", "GreaterEqual", "Less"),
-        *("LessEqual", "Equal", "NotEqual"),
+        *("Concatenate", "DepthToSpace", "Repeat", "Roll", "SpaceToDepth", "Tile"),
+        *("Where", "Greater", "GreaterEqual", "Less", "LessEqual", "Equal"),
+        *("NotEqual", "AddConstant", "PReLU", "Flip"),
     }
 )
 _EIGHT_BIT_ACTIVATIONS = frozenset({"gelu", "log"})

@@ -248,9 +248,9 @@ _BY_NAME = {
 # Names of all activation functions that have an integer form.
 KNOWN = INTEGER | set(_BY_NAME)
 
-for _name, _of in (("Celu", celu), ("Elu", elu)):
+for _name, _with_alpha in (("Celu", celu), ("Elu", elu)):
     expansion(_name)(
-        lambda operation, parts, x, _of=_of, **_: _of(
+        lambda operation, parts, x, _of=_with_alpha, **_: _of(
             parts, x, float(getattr(operation, "alpha", 1.0))
         )
     )

@@ -21,6 +21,14 @@ def one_hot(operation: Any, parts: Parts, x: Any) -> Any:
     return _hot(x, operation.num_classes)
 
 
+@expansion("Cast")
+def cast(operation: Any, parts: Parts, x: Any) -> Any:
+    """The converter makes a one-hot operation of comparisons, if it is left the choice."""
+    if x.dtype != "bool" or "float" not in str(operation.dtype):
+        return None
+    return ops.cast(ops.cast(x, "int32"), operation.dtype)
+
+
 @expansion(layers.CategoryEncoding)
 def category_encoding(
     layer: Any, parts: Parts, tokens: Any, count_weights: Any = None, **_: Any
