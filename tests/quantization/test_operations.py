@@ -279,15 +279,20 @@ OWN = {
 def test_what_users_write_reaches_integers(tmp_path):
     samples = np.random.default_rng(0).normal(size=(32, 9, 7, 3)).astype("float32")
     model = model_of(lambda x: {name: make(x) for name, make in OWN.items()})
+    plain = model.predict(samples, verbose=0)
     final = tfcompress.finalize(tfcompress.calibrate(model, samples))
     artifact = tfcompress.export(final, tmp_path / "m.tflite")
     assert artifact.integer_coverage == 1.0
     got = tfcompress.load(artifact.path).run(samples)
-    expected, plain = (m.predict(samples, verbose=0) for m in (final, model))
+    expected = final.predict(samples, verbose=0)
     steps = {o.name: o.step for o in artifact.outputs}
     off = {n: np.abs(got[n] - expected[n]).max() / steps[n] for n in OWN}
     assert {n: gap for n, gap in off.items() if gap > 1.001} == {}
-    change = {n: np.abs(expected[n] - plain[n]).max() / np.ptp(plain[n]) for n in OWN}
+    # All are made of convolutions whose outputs span three and more.
+    change = {
+        n: np.abs(expected[n] - plain[n]).max() / max(3.0, np.ptp(plain[n]))
+        for n in OWN
+    }
     assert {n: c for n, c in change.items() if c > 0.03} == {}
 
 

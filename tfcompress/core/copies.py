@@ -64,7 +64,7 @@ class Copies:
                 return self._held(held[key])
 
         try:
-            with _marked(held), warnings.catch_warnings():
+            with _marked(held), _named(operation), warnings.catch_warnings():
                 # Nothing goes into a file: functions are taken as they are.
                 warnings.filterwarnings(
                     "ignore", "The object being serialized includes"
@@ -299,6 +299,21 @@ def _marked(layers: dict[str, Any]) -> Iterator[None]:
                 del layer.get_config
 
 
+@contextlib.contextmanager
+def _named(operation: Any) -> Iterator[None]:
+    """Inside, functions without a name, which no config can hold, have another's."""
+    nameless = {
+        name: value
+        for name, value in vars(operation).items()
+        if isinstance(value, functools.partial) and name != "get_config"
+    }
+    try:
+        vars(operation).update(dict.fromkeys(nameless, keras.activations.linear))
+        yield
+    finally:
+        vars(operation).update(nameless)
+
+
 def _with_mark(get_config: Callable[[], dict], key: str) -> dict:
     try:
         config = get_config()
@@ -344,7 +359,8 @@ def _functions(operation: Any, config: dict) -> dict[str, Callable]:
             continue
         for attribute in (key, f"_{key}"):
             function = getattr(operation, attribute, None)
-            if isinstance(function, types.FunctionType) and not _is_of_keras(function):
+            callables = types.FunctionType | functools.partial
+            if isinstance(function, callables) and not _is_of_keras(function):
                 functions[key] = function
                 break
     return functions

@@ -41,6 +41,8 @@ OPERATION_FLOWS: dict[str, Flow] = {
             *("Squeeze", "Swapaxes", "Take", "Tile", "Transpose"),
             *("Amax", "Amin", "Max", "Min", "MaxPool", "DepthToSpace", "SpaceToDepth"),
             *("Maximum", "Minimum"),  # of a tensor and a number
+            # Answers to what lies in a range.
+            *("Greater", "GreaterEqual", "Less", "LessEqual"),
         ),
         "select",
     ),
@@ -196,19 +198,23 @@ def rule_of_type(layer_type: type) -> LayerRule | None:
     return None
 
 
+def knows(layer: Any) -> bool:
+    """Returns whether the table says what a layer computes, not its kernels alone."""
+    known = next((cls for cls in type(layer).__mro__ if cls in _rules), None)
+    return known is not None and not has_call_of_its_own(type(layer), known)
+
+
 def changes_nothing(node: Node) -> bool:
     """Returns whether a node gives on its input unchanged once training is over."""
     layer = node.operation
     if isinstance(layer, layers.Pipeline):
         inner = [dataclasses.replace(node, operation=one) for one in layer.layers]
         return all(map(changes_nothing, inner))
-    rule, call = rule_of(layer), getattr(type(layer), "call", None)
+    rule = rule_of(layer)
     alone = len(node.args) == 1 and isinstance(node.args[0], Tensor)
-    if rule is None or not rule.training_only or not alone:
-        return False
-    # A subclass may go on for ever, as Monte Carlo dropout does. A `training=True` of
-    # the call has no say: `predict` and exports overrule it.
-    return call is getattr(rule.layer_type, "call", None)
+    # A `training=True` of the call has no say: `predict` and exports overrule it. A
+    # subclass with a `call` of its own has: Monte Carlo dropout goes on for ever.
+    return rule is not None and rule.training_only and alone
 
 
 def has_call_of_its_own(layer_type: type, known: type) -> bool:

@@ -37,6 +37,9 @@ _COMPARISONS: dict[str, tuple[str, Callable]] = {
     "Equal": ("Equal", ops.equal),
     "NotEqual": ("NotEqual", ops.not_equal),
 }
+# A number is compared with one beside a value, in steps, so that the noise of floats
+# has no say; integers round it to that value.
+_BESIDE = 0.25
 _ARGUMENTS = {
     **dict.fromkeys(("Maximum", "Minimum", "Where"), ("x1", "x2")),
     **dict.fromkeys(("Concatenate", "Stack"), ("xs", "x")),
@@ -185,16 +188,23 @@ def _comparison(node: Node, rounding: FakeQuantize) -> Node:
     nearest = np.round(position)
     position = np.where(np.abs(position - nearest) < 1e-4, nearest, position)
     if kind in ("Greater", "LessEqual"):
-        position = np.floor(position)
         if np.all(number < low - step / 2):
             # Even the smallest value is larger.
             kind = {"Greater": "GreaterEqual", "LessEqual": "Less"}[kind]
+            position = np.full_like(position, low / step) - _BESIDE
+        else:
+            position = np.clip(np.floor(position), low / step, high / step) + _BESIDE
     elif kind in ("Less", "GreaterEqual"):
-        position = np.ceil(position)
         if np.all(number > high + step / 2):
             kind = {"Less": "LessEqual", "GreaterEqual": "Greater"}[kind]
+            position = np.full_like(position, high / step) + _BESIDE
+        else:
+            position = np.clip(np.ceil(position), low / step, high / step) - _BESIDE
+    value = (position * step).astype("float32")
+    if kind in ("Equal", "NotEqual"):
+        value = rounding.rounded(value)
     fresh = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-    answer = _COMPARISONS[kind][1](fresh, rounding.rounded(position * step))
+    answer = _COMPARISONS[kind][1](fresh, value)
     (compared,) = trace_operations(keras.Model(fresh, answer)).nodes
     args = (tensor, *compared.args[1:])
     return dataclasses.replace(compared, args=args, outputs=node.outputs)

@@ -63,15 +63,21 @@ def _merged(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
     nodes = []
     for node in graph.nodes:
         if chosen(node.operation) and isinstance(node.operation, _ACTIVATIONS):
-            config = {**node.operation.get_config(), "name": None}
             given = [mapping.get(tensor, tensor) for tensor in node.inputs]
-            key = (type(node.operation), *given, repr(config))
+            key = (*given, *_computation(node.operation))
             if key in first:
                 mapping[node.output] = first[key]
                 continue
             first[key] = node.output
         nodes.append(node)
     return graph.substitute(mapping, nodes)
+
+
+def _computation(layer: Any) -> tuple:
+    """Returns what two activations have in common that compute the same."""
+    if isinstance(layer, keras.layers.Activation):
+        return type(layer), layer.activation
+    return type(layer), repr({**layer.get_config(), "name": None})
 
 
 class _Expander:
@@ -145,7 +151,7 @@ class _Expander:
         """
         if node.name in self.refusals:
             return False
-        trial = _Expander()
+        trial = _Expander(self.tied)
         nodes = [one for part in inner.nodes for one in trial.split(part, {})]
         float_kinds = [
             type(one.operation).__name__

@@ -26,7 +26,7 @@ from tfcompress.core.graph import (
     trace_operations,
 )
 from tfcompress.core.select import walk
-from tfcompress.layer_rules import rule_of
+from tfcompress.layer_rules import knows
 from tfcompress.quantization.expansions.base import Parts, StaysFloat
 from tfcompress.quantization.primitives import AddConstant, ScaleOffset
 
@@ -37,12 +37,8 @@ def is_unknown(layer: Any) -> bool:
         return False
     if type(layer).__module__.split(".")[0] in ("keras", "tfcompress"):
         return False
-    rule = rule_of(layer)
-    if rule is None:
-        return True
-    # It inherits from a layer that the table knows, and computes something else.
-    same = type(layer).call is getattr(rule.layer_type, "call", None)
-    return not same and rule.flow == "compute" and rule.layer_type is not type(layer)
+    # A class that inherits from one that the table knows may compute something else.
+    return not knows(layer)
 
 
 def opened(layer: Any, parts: Parts, *args: Any, **kwargs: Any) -> Any:

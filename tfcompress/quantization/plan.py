@@ -132,8 +132,7 @@ def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
         graph, lambda node: wanted(node.operation) and _computes(node.operation)
     )
     graph, refusals = expand(graph, wanted)
-    refusals |= _uneven_inputs(graph) | _random_for_ever(graph)
-    refusals |= _closed(graph, closed)
+    refusals |= _uneven_inputs(graph) | _closed(graph, closed)
 
     def chosen(operation: Any) -> bool:
         return wanted(operation) and operation.name not in refusals
@@ -226,21 +225,6 @@ def _names_in_wrappers(model: keras.Model) -> dict[str, str]:
         for _, wrapper in walk(model)
         if isinstance(wrapper, keras.layers.TimeDistributed)
         for _, layer in walk(wrapper)
-    }
-
-
-def _random_for_ever(graph: Graph) -> dict[str, StaysFloat]:
-    """Returns why layers that only training needs are needed after it as well."""
-    return {
-        node.name: StaysFloat(
-            "its class has a `call` of its own, which may change its input after "
-            "training as well",
-            "if it does not, say so by register_layer_rule(LayerRule(..., "
-            "training_only=True))",
-        )
-        for node in graph.nodes
-        if getattr(rule_of(node.operation), "training_only", False)
-        and not changes_nothing(node)
     }
 
 

@@ -23,7 +23,7 @@ def one_hot(operation: Any, parts: Parts, x: Any) -> Any:
 
 @expansion("Cast")
 def cast(operation: Any, parts: Parts, x: Any) -> Any:
-    """The converter makes a one-hot operation of comparisons, if it is left the choice."""
+    """The converter makes a one-hot operation of comparisons, if it may choose."""
     if x.dtype != "bool" or "float" not in str(operation.dtype):
         return None
     return ops.cast(ops.cast(x, "int32"), operation.dtype)
@@ -43,7 +43,7 @@ def discretization(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """The number of the bin, and its encoding."""
     if layer.output_mode == "int" or layer.sparse or layer.bin_boundaries is None:
         return None
-    config = {**layer.get_config(), "output_mode": "int", "dtype": "int64"}
+    config = {**layer.get_config(), "output_mode": "int"}
     bins = parts.add(type(layer).from_config(config), [])(x)
     return _encoded(bins, len(layer.bin_boundaries) + 1, layer.output_mode)
 
