@@ -26,7 +26,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
-    parser.add_argument("--checks", nargs="+", default=["integers"])
+    parser.add_argument(
+        "--checks", nargs="+", default=["integers", "macs", "prune", "shrink"]
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--again", action="store_true", help="repeat what was wrong")
     arguments = parser.parse_args()

@@ -19,8 +19,10 @@ import keras
 import numpy as np
 
 import tfcompress
+from tests.graph_macs import graph_macs
 from tests.random_models import outputs_of, random_inputs
 from tfcompress.core.select import walk
+from tfcompress.layer_rules import model_kernels
 
 RIGHT = ("equal", "refused")
 SAMPLES = 32
@@ -37,6 +39,10 @@ _JUMPS = (
     "Argmax",
     "Discretization",
 )
+
+# How far counts of MACs, and shares of them, may be off.
+_FEW, _NEAR = 0.01, 0.05
+_SPARSITY, _SHARE = 0.5, 0.7
 
 Outcome = tuple[str, str]
 
@@ -94,6 +100,76 @@ def check_integers(model: keras.Model, seed: int = 0) -> Outcome:
         if not np.isfinite(off) or (off > _FAR and not jumps and not words):
             return "silent", f"{name}: {off:.2f} of the spread off the float model"
     return _check_file(model, final, inputs, integers, words)
+
+
+def check_macs(model: keras.Model) -> Outcome:
+    """`macs` is the count of the traced TensorFlow graph, or a refusal."""
+    try:
+        counted = tfcompress.macs(model)
+    except tfcompress.CompressionError as error:
+        return _refusal(model, error)
+    except Exception as error:
+        return _raw("macs", error)
+    try:
+        traced = graph_macs(model)
+    except ValueError as error:
+        return "refused", f"the traced graph cannot be counted: {error}"
+    off = abs(counted - traced) / max(traced, 1)
+    kind = "equal" if off <= _FEW else "silent"
+    return kind, f"{counted} counted, {traced} in the traced graph"
+
+
+def check_prune(model: keras.Model) -> Outcome:
+    """Every kernel that pruning does not name reaches the sparsity asked for."""
+    inputs = random_inputs(model, SAMPLES)
+    targets = keras.tree.map_structure(
+        lambda t: np.zeros((SAMPLES, *t.shape[1:]), "float32"), model.output
+    )
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    copy.compile(keras.optimizers.SGD(0.0), "mse")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            copy.fit(
+                *(inputs, targets),
+                batch_size=SAMPLES // 2,
+                callbacks=[tfcompress.PruneWeights(_SPARSITY, frequency=1)],
+                verbose=0,
+            )
+        except tfcompress.CompressionError as error:
+            return _refusal(model, error)
+        except Exception as error:
+            return _raw("fit", error)
+        words = " ".join(str(w.message) for w in told)
+    for path, _, variable in model_kernels(copy):
+        kernel = np.asarray(variable)
+        zeros = float(np.mean(kernel == 0))
+        if zeros < _SPARSITY - 1 / kernel.size and path.split("/")[-1] not in words:
+            return "silent", f"{path}: {zeros:.2f} zeros, {_SPARSITY} asked for"
+    return "equal", "all kernels"
+
+
+def check_shrink(model: keras.Model) -> Outcome:
+    """`shrink(macs=0.7)` ends near it by the traced count, or in a refusal."""
+    try:
+        before = graph_macs(model)
+    except ValueError as error:
+        return "refused", f"the traced graph cannot be counted: {error}"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            smaller = tfcompress.shrink(model, macs=_SHARE, round_to=1)
+        except tfcompress.CompressionError as error:
+            # Random models are small: that no width meets the target names layers.
+            return _refusal(model, error)
+        except Exception as error:
+            return _raw("shrink", error)
+        words = [w for w in told if w.category is tfcompress.CompressionWarning]
+    share = graph_macs(smaller) / max(before, 1)
+    if abs(share - _SHARE) > _NEAR * _SHARE and not words:
+        return "silent", f"{share:.3f} of the MACs are left, {_SHARE} asked for"
+    return "equal", f"{share:.3f} of the MACs are left"
 
 
 def _check_file(
