@@ -84,7 +84,7 @@ class Round(Shape):
 @pytest.mark.parametrize(
     "identifier",
     [3, None, 0.5, [1], Paint(), len, keras.saving.serialize_keras_object(Paint())],
-    ids=str,
+    ids=["int", "none", "float", "list", "another kind", "function", "another config"],
 )
 def test_what_is_no_such_thing_is_refused_at_once(identifier):
     with pytest.raises(InvalidArgumentError, match=r"Unknown shape.*'round'.*of Shape"):

@@ -9,15 +9,11 @@ that the kernels add.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
-from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
-from tfcompress.layer_rules import rule_of
-from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.as_convolution import (
     affine_parameters,
     average_nodes,
@@ -25,25 +21,20 @@ from tfcompress.quantization.as_convolution import (
     identity_nodes,
 )
 from tfcompress.quantization.constants import with_constants_on_grids
+from tfcompress.quantization.exact_sums import with_integer_sums
 from tfcompress.quantization.fake_quantize import FakeQuantize
-from tfcompress.quantization.float_border import FloatBorder
-from tfcompress.quantization.integer_average import IntegerAverage
-from tfcompress.quantization.integer_linear import IntegerLinear
-from tfcompress.quantization.integer_sums import (
-    IntegerAdd,
-    IntegerSum,
-    SumScales,
-    mean_scales,
+from tfcompress.quantization.graph_roundings import (
+    flow,
+    input_step,
+    kernel_and_bias,
+    next_rounding,
+    output_axes,
+    rounding_before,
 )
-from tfcompress.quantization.placement import flow_of
-from tfcompress.quantization.primitives import AddConstant
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.usable_ranges import with_usable_ranges
 from tfcompress.quantization.wrapper import QuantizedLayer
-
-_AVERAGES = layers.AveragePooling1D | layers.AveragePooling2D
-_LAST = "channels_last"
 
 
 def integer_graph(graph: Graph) -> Graph:
@@ -51,14 +42,10 @@ def integer_graph(graph: Graph) -> Graph:
     graph = _unwrap(unrolled(graph))
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
-    graph = with_usable_ranges(graph, _kernel_and_bias, _output_axes, _next_rounding)
+    graph = with_usable_ranges(graph, kernel_and_bias, output_axes, next_rounding)
     graph = _use_convolutions(graph)
-    graph = with_constants_on_grids(graph, _rounding_before)
-    return _with_integer_sums(_round_weights(graph))
-
-
-def _flow(node: Node | None) -> str:
-    return flow_of(node.operation) if node is not None else "float"
+    graph = with_constants_on_grids(graph, rounding_before)
+    return with_integer_sums(_round_weights(graph))
 
 
 def _called_once(graph: Graph) -> set[int]:
@@ -112,9 +99,9 @@ def fold_scales(graph: Graph) -> Graph:
     for node in graph.nodes:
         before = producers.get(node.inputs[0]) if node.inputs else None
         foldable = (
-            _flow(node) == "fold"
+            flow(node) == "fold"
             and before is not None
-            and _flow(before) == "compute"
+            and flow(before) == "compute"
             and before.weights is not None
             and id(before.operation) in single
             and len(consumers[node.inputs[0]]) == 1
@@ -130,8 +117,8 @@ def fold_scales(graph: Graph) -> Graph:
 
 
 def _folded(linear: Node, affine: Node) -> Node | None:
-    kernel, bias = _kernel_and_bias(linear)
-    axes = _output_axes(linear, kernel.ndim)
+    kernel, bias = kernel_and_bias(linear)
+    axes = output_axes(linear, kernel.ndim)
     channels = int(np.prod([kernel.shape[axis] for axis in axes]))
     parameters = affine_parameters(affine.operation, channels)
     if parameters is None:
@@ -156,13 +143,13 @@ def _use_convolutions(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         replaced = None
-        rounding = _next_rounding(node, consumers)
-        if rounding is not None and _flow(node) == "fold":
-            absorbed = _flow(producers.get(node.inputs[0])) == "compute"
+        rounding = next_rounding(node, consumers)
+        if rounding is not None and flow(node) == "fold":
+            absorbed = flow(producers.get(node.inputs[0])) == "compute"
             if not absorbed:
-                source = _input_step(node.inputs[0], producers)
+                source = input_step(node.inputs[0], producers)
                 replaced = depthwise_nodes(node, rounding.step(), source)
-        elif rounding is not None and _flow(node) == "average":
+        elif rounding is not None and flow(node) == "average":
             replaced = average_nodes(node, rounding.step())
         elif isinstance(node.operation, FakeQuantize) and node.kwargs.get("again"):
             replaced = _rounded_again(node, len(nodes))
@@ -186,19 +173,6 @@ def _rounded_again(node: Node, position: int) -> list[Node] | None:
     return [*nodes, dataclasses.replace(node, args=(between,), kwargs=kwargs)]
 
 
-def _next_rounding(
-    node: Node, consumers: dict[Tensor, list[Node]]
-) -> FakeQuantize | None:
-    """Returns what rounds a node's output, with a fused activation in between."""
-    for reader in consumers.get(node.output_tensors[0], []):
-        if isinstance(reader.operation, FakeQuantize):
-            return reader.operation
-        clipped = isinstance(reader.operation, layers.Identity)
-        if clipped or _flow(reader) == "activate":
-            return _next_rounding(reader, consumers)
-    return None
-
-
 def _round_weights(graph: Graph) -> Graph:
     """Rounds kernels to what is stored, and biases to the grid of the accumulator.
 
@@ -209,8 +183,8 @@ def _round_weights(graph: Graph) -> Graph:
     producers = graph.producers()
     steps: dict[int, set[float | None]] = {}
     for node in graph.nodes:
-        if _flow(node) == "compute":
-            step = _input_step(node.inputs[0], producers)
+        if flow(node) == "compute":
+            step = input_step(node.inputs[0], producers)
             steps.setdefault(id(node.operation), set()).add(step)
     nodes = []
     for node in graph.nodes:
@@ -222,8 +196,8 @@ def _round_weights(graph: Graph) -> Graph:
 
 
 def _with_rounded_weights(node: Node, input_step: float | None) -> Node:
-    kernel, bias = _kernel_and_bias(node)
-    kernel, kernel_step = as_stored(kernel, _output_axes(node, kernel.ndim))
+    kernel, bias = kernel_and_bias(node)
+    kernel, kernel_step = as_stored(kernel, output_axes(node, kernel.ndim))
     if bias is None:
         return dataclasses.replace(node, weights=lambda: [kernel])
     if input_step is not None:
@@ -234,170 +208,3 @@ def _with_rounded_weights(node: Node, input_step: float | None) -> Node:
             # The converter divides equal numbers, all of them, by the first one's step.
             bias[0] = np.nextafter(bias[0], np.float32(0))
     return dataclasses.replace(node, weights=lambda: [kernel, bias])
-
-
-def _kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:
-    kernel, *bias = node.weights() if node.weights else node.operation.get_weights()
-    return np.asarray(kernel), (np.asarray(bias[0]) if bias else None)
-
-
-def _output_axes(node: Node, rank: int) -> tuple[int, ...]:
-    rule = rule_of(node.operation)
-    axes = rule.kernels[0].output_axes if rule and rule.kernels else (-1,)
-    return tuple(axis % rank for axis in axes)
-
-
-def _rounding_before(
-    tensor: Tensor, producers: dict[Tensor, Node]
-) -> FakeQuantize | None:
-    node = producers.get(tensor)
-    while node is not None and _flow(node) in ("select", "concatenate", "average"):
-        node = producers.get(node.inputs[0])
-    operation: Any = node.operation if node is not None else None
-    return operation if isinstance(operation, FakeQuantize) else None
-
-
-def _input_step(tensor: Tensor, producers: dict[Tensor, Node]) -> float | None:
-    rounding = _rounding_before(tensor, producers)
-    return rounding.step() if rounding is not None else None
-
-
-def _with_integer_sums(graph: Graph) -> Graph:
-    """Rounds each sum to the step of the next tensor as integer kernels do."""
-    producers, consumers = graph.producers(), graph.consumers()
-    wrapped: dict[int, IntegerLinear] = {}
-    summed: dict[Tensor, Tensor] = {}
-    nodes: list[Node] = []
-    for tensor in graph.input_tensors:
-        for reader in consumers.get(tensor, []):
-            if isinstance(reader.operation, FakeQuantize):
-                _add_sum(nodes, summed, tensor, f"{tensor.name}_sum", reader.operation)
-    for node in graph.nodes:
-        if isinstance(node.operation, _AVERAGES):
-            nodes.append(_as_integer_average(node, producers))
-            continue
-        rounding = _next_rounding(node, consumers) if node.output_tensors else None
-        if rounding is None or rounding.num_bits > 8:
-            nodes.append(node)
-        elif isinstance(node.operation, AddConstant | layers.Add | layers.Subtract):
-            nodes.append(_as_integer_add(node, rounding.step(), producers))
-        elif _flow(node) == "compute":
-            nodes.append(_as_integer_linear(node, rounding.step(), producers, wrapped))
-        else:
-            nodes.append(node)
-            scales = _sum_scales(node, rounding, producers)
-            # What is computed in float is rounded as an input of the model is.
-            if scales is not None or isinstance(node.operation, FloatBorder):
-                name = f"{node.name}_sum"
-                _add_sum(nodes, summed, node.output_tensors[0], name, rounding, scales)
-    # Each reads what it is made of, everyone else reads the sum.
-    sums = {node for node in nodes if isinstance(node.operation, IntegerSum)}
-    read = [node if node in sums else node.reading(summed) for node in nodes]
-    return dataclasses.replace(graph.substitute(summed, []), nodes=read)
-
-
-def _add_sum(
-    nodes: list[Node],
-    summed: dict[Tensor, Tensor],
-    tensor: Tensor,
-    name: str,
-    rounding: FakeQuantize,
-    scales: SumScales | None = None,
-) -> None:
-    if tensor in summed or rounding.num_bits > 8:
-        return
-    step = np.float32(rounding.step())
-    scales = scales or SumScales(None, float(np.float32(1) / step))
-    layer = IntegerSum(scales, float(step), name=name)
-    summed[tensor] = Tensor(tensor.shape, "float32")
-    nodes.append(Node(layer, (tensor,), {}, summed[tensor]))
-
-
-def _as_integer_linear(
-    node: Node,
-    step: float,
-    producers: dict[Tensor, Node],
-    wrapped: dict[int, IntegerLinear],
-) -> Node:
-    """Wraps a linear layer so that it adds integers up, if it is given integers.
-
-    Args:
-        node: the call of the layer.
-        step: that of its output.
-        producers: what makes each tensor.
-        wrapped: the wrappers of layers that are called more than once.
-    """
-    layer, source = node.operation, _input_step(node.inputs[0], producers)
-    first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    clips = activation_name(layer) not in ("linear", "relu")
-    if source is None or first or clips or not (node.weights or layer.built):
-        return node
-    weights = node.weights or layer.get_weights
-    if id(layer) not in wrapped:
-        kernel, _ = _kernel_and_bias(node)
-        _, own = as_stored(kernel, _output_axes(node, kernel.ndim))
-        config = {**layer.get_config(), "dtype": "float32"}
-        wrapped[id(layer)] = IntegerLinear(
-            type(layer).from_config(config), own.reshape(-1).tolist()
-        )
-    return dataclasses.replace(
-        node,
-        operation=wrapped[id(layer)],
-        kwargs={**node.kwargs, "steps": (source, step)},
-        weights=weights,
-    )
-
-
-def _as_integer_average(node: Node, producers: dict[Tensor, Node]) -> Node:
-    rounding, layer = _rounding_before(node.inputs[0], producers), node.operation
-    if rounding is None or rounding.num_bits > 8 or layer.data_format != _LAST:
-        return node
-    pooling = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
-    step = float(np.float32(rounding.step()))
-    wrapped = IntegerAverage(pooling, step, rounding.zero_point())
-    return dataclasses.replace(node, operation=wrapped)
-
-
-def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:
-    operation = node.operation
-    if isinstance(operation, AddConstant):
-        own = _input_step(node.inputs[0], producers)
-        if own is None:
-            return node
-        config = {**operation.get_config(), "steps": (own, step)}
-        return dataclasses.replace(node, operation=AddConstant.from_config(config))
-    steps = [_input_step(tensor, producers) for tensor in node.inputs]
-    if len(steps) != 2 or None in steps:
-        return node
-    subtract = isinstance(operation, layers.Subtract)
-    layer = IntegerAdd(steps, step, subtract, name=node.name)  # type: ignore[arg-type]
-    return dataclasses.replace(node, operation=layer)
-
-
-def _sum_scales(
-    node: Node, rounding: FakeQuantize, producers: dict[Tensor, Node]
-) -> SumScales | None:
-    """Returns the scales of a product, a mean or a ReLU on its own; `None` where no
-    integers are given.
-    """
-    operation = node.operation
-    if getattr(operation, "data_format", "channels_last") == "channels_first":
-        return None
-    found = [_rounding_before(tensor, producers) for tensor in node.inputs]
-    given = [one for one in found if one is not None]
-    if not given or len(given) < len(found):
-        return None
-    kind = type(operation).__name__
-    if isinstance(operation, layers.Multiply) or kind == "Matmul":
-        steps = [given[0].step(), given[-1].step(), rounding.step()]
-        first, last, target = map(np.float32, steps)
-        return SumScales(steps[0] * steps[1], float(first * last / target))
-    if activation_name(operation) in ("relu", "relu6"):
-        ratio = np.float32(given[0].step()) / np.float32(rounding.step())
-        return SumScales(given[0].step(), float(ratio), fixed_point=True)
-    means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
-    read, made = node.inputs[0].shape[1:], node.output.shape[1:]
-    if (isinstance(operation, means) or kind == "Mean") and None not in read:
-        count = math.prod(filter(None, read)) // math.prod(filter(None, made))
-        return mean_scales(given[0], rounding, count)
-    return None
