@@ -21,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+CHECKS = ["integers", "macs", "prune", "shrink"]
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

@@ -21,6 +21,7 @@ import numpy as np
 import tfcompress
 from tests.graph_macs import graph_macs
 from tests.random_models import outputs_of, random_inputs
+from tfcompress.core.copies import copy_model
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import model_kernels
 
@@ -50,7 +51,8 @@ Outcome = tuple[str, str]
 def _names(model: keras.Model) -> list[str]:
     names = [layer.name for _, layer in walk(model)]
     operations = [operation.name for operation in model.operations]
-    return [*names, *operations, *(tensor.name for tensor in model.inputs)]
+    inputs = [tensor.name for tensor in model.inputs]
+    return [model.name, *names, *operations, *inputs]
 
 
 def _refusal(model: keras.Model, error: Exception) -> Outcome:
@@ -125,8 +127,8 @@ def check_prune(model: keras.Model) -> Outcome:
     targets = keras.tree.map_structure(
         lambda t: np.zeros((SAMPLES, *t.shape[1:]), "float32"), model.output
     )
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    schedule = tfcompress.ConstantSparsity(_SPARSITY, frequency=1)
+    copy = copy_model(model)
     copy.compile(keras.optimizers.SGD(0.0), "mse")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -134,7 +136,7 @@ def check_prune(model: keras.Model) -> Outcome:
             copy.fit(
                 *(inputs, targets),
                 batch_size=SAMPLES // 2,
-                callbacks=[tfcompress.PruneWeights(_SPARSITY, frequency=1)],
+                callbacks=[tfcompress.PruneWeights(schedule)],
                 verbose=0,
             )
         except tfcompress.CompressionError as error:

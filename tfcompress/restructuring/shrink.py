@@ -200,6 +200,12 @@ class _Plan:
             )
         return self._smaller(counts)
 
+    def _holders(self, counts: list[int]) -> str:
+        """Returns the names of the layers that hold most of the work."""
+        nodes = self.dependencies.graph.nodes
+        order = sorted(range(len(nodes)), key=lambda position: -counts[position])
+        return ", ".join(f"'{nodes[i].name}'" for i in order[:3] if counts[i])
+
     def with_macs(self, share: float, round_to: int) -> keras.Model:
         counts = macs_of_nodes(self.dependencies.graph)
         full = sum(counts)
@@ -216,7 +222,9 @@ class _Plan:
         else:
             raise InvalidArgumentError(
                 f"macs={share} cannot be met.",
-                received=f"a model of {full} multiply-accumulates" + self._fixed(),
+                received=f"a model of {full} multiply-accumulates, most of them in "
+                + self._holders(counts)
+                + self._fixed(),
                 expected=f"macs={reached:.3g}, the nearest that works",
                 fix="take that share, or a larger max_layer_sparsity; "
                 "channel_groups(model) shows which channels are fixed",
