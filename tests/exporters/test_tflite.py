@@ -163,8 +163,9 @@ def test_subclassed_model_with_a_signature(folder):
     with pytest.raises(InvalidArgumentError, match="is not built"):
         export(model, folder / "sub.tflite", input_signature=signature)
     expected = keras.ops.convert_to_numpy(model(x))
-    with pytest.raises(InvalidArgumentError, match="pass `input_signature="):
-        export(model, folder / "sub.tflite")
+    # Once called it knows its inputs, and is exported as any model.
+    by_itself = export(model, folder / "by_itself.tflite")
+    np.testing.assert_allclose(load(by_itself)(x), expected, atol=1e-6)
     artifact = export(model, folder / "sub.tflite", input_signature=signature)
     assert artifact.inputs[0].name == "features"
     np.testing.assert_allclose(load(artifact)(x), expected, atol=1e-6)

@@ -219,7 +219,7 @@ class Unheard(L.Layer):
         self.scale = self.add_weight(shape=(shape[-1], 2), name="scale")
 
     def call(self, x):
-        return keras.ops.matmul(x, self.scale)
+        return keras.ops.matmul(keras.ops.sort(x), self.scale)
 
 
 def unheard_model():
@@ -231,7 +231,8 @@ def unheard_model():
 def test_layer_without_a_rule_is_named_in_one_warning():
     with pytest.warns(tfcompress.CompressionWarning, match=r"odd \(Unheard\)") as seen:
         quantized = tfcompress.quantize_aware(unheard_model())
-    assert len(seen) == 1
+    # NumPy has a word for Keras' copies of arrays, each time.
+    assert [w.category for w in seen].count(tfcompress.CompressionWarning) == 1
     assert isinstance(quantized.get_layer("known"), QuantizedLayer)
 
 

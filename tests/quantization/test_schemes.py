@@ -153,7 +153,7 @@ def test_sixteen_bits_have_no_softmax():
     model = keras.Sequential(
         [keras.Input((4,)), layers.Dense(3, activation="softmax", name="probs")]
     )
-    with pytest.raises(UnsupportedLayerError, match=r"(?s)probs_softmax.*'w8a8'"):
+    with pytest.raises(UnsupportedLayerError, match=r"(?s)probs .Activation.*'w8a8'"):
         quantize_aware(model, "w8a16")
 
 

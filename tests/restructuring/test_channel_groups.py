@@ -128,8 +128,9 @@ def test_subclasses_inherit_until_they_have_a_rule():
     assert channel_groups(around(Scaled(6, name="s")))[1].channels == 6
     register_layer_rule(LayerRule(Scaled))
     groups = channel_groups(around(Scaled(6, name="s")))
-    assert [g.name for g in groups] == ["before", "after"]
+    assert [g.name for g in groups] == ["before", "s", "after"]
     assert groups[0].fixed[0].startswith("feeds 's' (Scaled), which has no channel")
+    assert groups[1].fixed[0] == "comes from 's' (Scaled), which has no channel rule"
 
 
 def test_an_unknown_rule_name_is_an_error():

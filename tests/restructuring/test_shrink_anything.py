@@ -118,11 +118,16 @@ def test_zero_units_go_and_the_outputs_stay(make):
 
 
 @pytest.mark.filterwarnings("ignore:These channels are left:UserWarning")
-def test_a_layer_that_would_lose_weights_stays_whole():
+def test_a_layer_that_calls_another_on_a_constant_loses_no_weights():
     model = text_classifier()
     smaller = shrink(model, macs=0.5, round_to=1)
-    assert isinstance(smaller.get_layer("embed"), TokensAndPositions)
-    assert any("comes from 'embed'" in str(group) for group in channel_groups(model))
+    tables = [one for one in smaller.layers if isinstance(one, layers.Embedding)]
+    # Words and positions: as many as before, and with as many channels as each other.
+    assert [table.embeddings.shape[0] for table in tables] == [20, 10]
+    assert tables[0].embeddings.shape[1] == tables[1].embeddings.shape[1] < 8
+    assert all(table.embeddings.trainable for table in tables)
+    tied = [g for g in channel_groups(model) if "tied: embed/" in str(g)]
+    assert str(tied[0]).count("embed/embedding") == 3  # the name, and both tables
 
 
 def test_units_and_heads_are_not_rounded():

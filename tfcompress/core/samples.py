@@ -154,7 +154,7 @@ def run(model: Any, structure: Any, arrays: list[np.ndarray]) -> list[np.ndarray
     Example:
 
     >>> model = keras.Sequential([keras.Input((2,)), layers.ReLU()])
-    >>> run(model, model.input, [np.array([[-1.0, 2.0]])])[0].tolist()
+    >>> run(model, model.inputs[0], [np.array([[-1.0, 2.0]])])[0].tolist()
     [[0.0, 2.0]]
     """
     tensors = [keras.ops.convert_to_tensor(array) for array in _plain(arrays)]

@@ -57,11 +57,13 @@ class Bound:
         average: whether the bound is that of the mean over all values of an output, as
             where the format itself rounds numbers, and not of each.
         steps: whether rounded outputs are held to steps.
+        promised: how many steps they may be off without a word.
     """
 
     share: float = 1e-3
     average: bool = False
     steps: bool = True
+    promised: float = PROMISED_STEPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +278,7 @@ def _failure(
         return _Failure(info.name, largest, mean, "", True) if failed else None
     if info.step and bound.steps:
         largest, mean = largest / info.step, mean / info.step
-        failed, serious = largest > PROMISED_STEPS, largest > _MOST_STEPS
+        failed, serious = largest > bound.promised, largest > _MOST_STEPS
         if not tried.finished:
             failed = serious = mean > _UNFINISHED_STEPS
         return _Failure(info.name, largest, mean, " steps", serious) if failed else None

@@ -12,7 +12,7 @@ import numpy as np
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
-from tfcompress.core.select import Filters, matches, select, walk
+from tfcompress.core.select import Filters, matches, require_built, select, walk
 from tfcompress.layer_rules import changes_nothing, rule_of
 from tfcompress.quantization.activations import activation_name, fixed_range
 from tfcompress.quantization.additive_masks import with_chosen_scores
@@ -105,6 +105,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
     Raises:
         InvalidArgumentError: for what `quantize_aware` refuses.
     """
+    require_built(model, _PURPOSE)
     with unique_names(model):
         return _plan(model, scheme, filters)
 

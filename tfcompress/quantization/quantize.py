@@ -12,7 +12,7 @@ from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, build
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.kernel_values import shares_values
-from tfcompress.core.select import Filters
+from tfcompress.core.select import Filters, require_built
 from tfcompress.layer_rules import rule_of
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
@@ -70,6 +70,7 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
+    require_built(model, "make the model quantization-aware")
     with unique_names(model):
         return _quantize_aware(model, scheme, filters)
 

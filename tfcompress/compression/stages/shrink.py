@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import ClassVar
 
 import keras
 
 from tfcompress.compression.run import Run
 from tfcompress.compression.stages.base import COUNT, SHARE, STAGES, Stage, argument
-from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.restructuring.shrink import shrink
 
 
@@ -50,19 +50,14 @@ class Shrink(Stage):
         Raises:
             InvalidArgumentError: if the target cannot be met with widths of any kind.
         """
-        round_to = self.round_to
-        while True:
-            try:
-                return shrink(
-                    model,
-                    sparsity=self.sparsity,
-                    macs=self.macs,
-                    criterion=self.criterion,
-                    round_to=round_to,
-                    max_layer_sparsity=self.max_layer_sparsity,
-                )
-            except InvalidArgumentError:
-                if round_to == 1:
-                    raise
+        with warnings.catch_warnings():
             # A recipe is for models of all sizes; small ones have few round widths.
-            round_to = max(round_to // 2, 1)
+            warnings.filterwarnings("ignore", ".*cannot be met with round_to")
+            return shrink(
+                model,
+                sparsity=self.sparsity,
+                macs=self.macs,
+                criterion=self.criterion,
+                round_to=self.round_to,
+                max_layer_sparsity=self.max_layer_sparsity,
+            )

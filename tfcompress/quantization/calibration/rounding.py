@@ -33,8 +33,8 @@ def rounded(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
 
     Example:
 
-    >>> rounded(np.array([[0.7, 70.0], [0.1, 10.0]]), axes=(0,)).round(3).tolist()
-    [[0.7, 70.0], [0.1, 10.0]]
+    >>> rounded(np.array([[7.0, 70.0], [1.0, 10.0]]), axes=(0,)).round(3).tolist()
+    [[7.0, 70.0], [1.0, 10.0]]
     """
     matrix, restored = as_matrix(values, axes)
     step = best_steps(matrix, INT4, np.ones(len(matrix)))
