@@ -128,8 +128,11 @@ def _made(operation):
     """
     (output,) = operation.outputs
     for reader in output.consumers():
-        if reader.type == "BatchToSpaceND":
-            (output,) = reader.outputs
+        # Of one spatial axis, another is taken off in between.
+        after = reader.outputs[0].consumers() if reader.type == "Squeeze" else [reader]
+        for one in after:
+            if one.type == "BatchToSpaceND":
+                (output,) = one.outputs
     return math.prod(_sizes(output))
 
 

@@ -142,6 +142,8 @@ def check_prune(model: keras.Model) -> Outcome:
         except tfcompress.CompressionError as error:
             return _refusal(model, error)
         except Exception as error:
+            if _fails(copy, inputs, targets):
+                return "refused", "Keras itself cannot train it"
             return _raw("fit", error)
         words = " ".join(str(w.message) for w in told)
     for path, _, variable in model_kernels(copy):
@@ -150,6 +152,15 @@ def check_prune(model: keras.Model) -> Outcome:
         if zeros < _SPARSITY - 1 / kernel.size and path.split("/")[-1] not in words:
             return "silent", f"{path}: {zeros:.2f} zeros, {_SPARSITY} asked for"
     return "equal", "all kernels"
+
+
+def _fails(model: keras.Model, *data: Any) -> bool:
+    """Returns whether a model cannot be fitted without the library either."""
+    try:
+        model.fit(*data, batch_size=SAMPLES // 2, verbose=0)
+    except Exception:
+        return True
+    return False
 
 
 def check_shrink(model: keras.Model) -> Outcome:

@@ -185,6 +185,22 @@ def test_zeros_stay_until_the_next_update(fit):
         np.testing.assert_array_equal(mask, masks[0])
 
 
+def test_the_first_kernel_may_have_no_gradient():
+    """Keras leaves out the constraints of variables without one."""
+    x = inputs = keras.Input((6,))
+    x = keras.layers.Dense(8, name="unreached")(x)
+    x = keras.layers.Dense(4, name="trained")(keras.ops.round(x))
+    model = keras.Model(inputs, x)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    data = np.ones((32, 6), "float32"), np.zeros((32, 4), "float32")
+    pruning = PruneWeights(ConstantSparsity(0.5, frequency=1))
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        model.fit(*data, epochs=2, verbose=0, callbacks=[pruning])
+    for name in ("unreached", "trained"):
+        kernel = keras.ops.convert_to_numpy(model.get_layer(name).kernel)
+        assert np.mean(kernel == 0) == 0.5
+
+
 def test_verbose_tells_plan_and_outcome(fit, capsys):
     fit(mlp(), PruneWeights(schedule(0.75), verbose=1))
     assert capsys.readouterr().out.splitlines() == [

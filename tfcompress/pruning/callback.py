@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
@@ -9,7 +11,7 @@ from tfcompress.core.callback import FitCallback, run_when
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Criterion, criteria
-from tfcompress.pruning.kernels import PrunedKernel
+from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
 from tfcompress.pruning.patterns import Pattern, patterns
 from tfcompress.pruning.sites import select_sites
@@ -105,7 +107,9 @@ class PruneWeights(FitCallback):
             kernel.attach()
         # Keras applies constraints one variable after the other when all variables
         # have been updated, so the first one can renew the masks of all.
-        self._kernels[0].before = lambda: self._refresh(schedule)
+        renewal = OncePerStep(lambda: self._refresh(schedule))
+        for kernel in self._kernels:
+            kernel.before = functools.partial(renewal.come, kernel)
         if self.verbose:
             size = sum(site.size for site in sites)
             count = len(sites)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,32 @@ class MaskedVariable:
     def weights(self) -> Any:
         """Returns the values after the user's own constraint, as float32."""
         return ops.cast(self.chain.constrained(self.variable), "float32")
+
+
+class OncePerStep:
+    """Runs something when the first kernel of a training step comes.
+
+    Which one that is depends on the gradients: Keras leaves out variables that have
+    none, such as the kernels of a head without a loss, and their constraints.
+
+    Args:
+        function: what to run.
+    """
+
+    def __init__(self, function: Callable[[], None]):
+        self._function = function
+        # Of each replica, which has a thread of its own.
+        self._came: dict[int, set[int]] = {}
+
+    def come(self, kernel: PrunedKernel) -> None:
+        """Says that the constraint of a kernel is applied."""
+        came = self._came.setdefault(threading.get_ident(), set())
+        first = not came or id(kernel) in came  # one that comes again: another step
+        if first:
+            came.clear()
+        came.add(id(kernel))
+        if first:
+            self._function()
 
 
 class PrunedKernel(MaskedVariable):
