@@ -130,6 +130,19 @@ def test_a_layer_that_calls_another_on_a_constant_loses_no_weights():
     assert str(tied[0]).count("embed/embedding") == 3  # the name, and both tables
 
 
+def test_composites_may_hold_layers_of_the_same_names():
+    x = inputs = keras.Input((10,), dtype="int32")
+    x = TokensAndPositions(name="embed")(x)
+    for name in ("first", "second"):
+        x = TransformerBlock(name=name)(x)
+        block = x._keras_history.operation
+        for position, layer in enumerate(block._layers):
+            layer.name = f"part_{position}"
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+    smaller = shrink(model, macs=0.6, round_to=1)
+    assert macs(smaller) == pytest.approx(0.6 * macs(model), rel=0.05)
+
+
 def test_units_and_heads_are_not_rounded():
     smaller = shrink(
         keras.Sequential([keras.Input((6, 5)), layers.LSTM(20), layers.Dense(3)]), 0.5

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from tfcompress.core.graph import Graph, Tensor, tied_operations, trace
-from tfcompress.core.select import walk
+from tfcompress.core.inlining import unique_names
+from tfcompress.core.select import require_built, walk
 from tfcompress.restructuring import (  # noqa: F401  (they file their rules)
     kernel_flows,
     sequence_flows,
@@ -134,7 +135,9 @@ def analyse(model: keras.Model) -> Dependencies:
 
     Layers made of layers are opened: the graph is that of the layers in them.
     """
-    graph = trace(opened(model), _PURPOSE)
+    require_built(model, _PURPOSE)
+    with unique_names(model):
+        graph = trace(opened(model), _PURPOSE)
     ids = ChannelIds()
     channels: dict[Tensor, Axes] = {}
     for tensor in _leaves(graph.inputs):
