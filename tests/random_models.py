@@ -92,7 +92,8 @@ class Draw:
 
     def name(self, kind: str) -> str:
         self.names += 1
-        return f"{kind.lower()}_{self.names}"
+        # Never one that Keras gives itself, which depends on what was made before.
+        return f"my_{kind.lower()}_{self.names}"
 
     def layer(self, kind: str, *arguments: Any, **options: Any) -> Any:
         """Returns a layer of Keras with a name of its own."""

@@ -236,7 +236,7 @@ def _of_graph(model: keras.Model, limits: Limits) -> Iterator[Finding]:
         return
     parts = dict(walk(final))
     for path, operation in layers_with(function, final, limits.missing).items():
-        kind = type(parts[path]).__name__ if path else operation
+        kind = type(parts[path]).__name__ if path in parts else operation
         yield Finding(
             "error",
             path,

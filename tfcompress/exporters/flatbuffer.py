@@ -15,7 +15,15 @@ from tfcompress.exporters.artifact import OperatorCount, TensorInfo
 
 # Operators that move between number formats, or hand over to other graphs: they
 # compute nothing themselves.
-_NOT_COMPUTE = {"QUANTIZE", "DEQUANTIZE", "DELEGATE", "WHILE", "IF", "CALL_ONCE"}
+_NOT_COMPUTE = {
+    "QUANTIZE",
+    "DEQUANTIZE",
+    "CAST",
+    "DELEGATE",
+    "WHILE",
+    "IF",
+    "CALL_ONCE",
+}
 _NOT_COMPUTE |= {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "SHAPE"}
 # Which input is the kernel, its axis that is no part of the sums, and whether each
 # value of the third input (and not of the output) meets the rest of it.

@@ -1,7 +1,7 @@
 """Operations of TensorFlow that LiteRT has no form for, and the layers they are from.
 
-Each was given to the converter alone, in TensorFlow 2.21. `Erf` is not among them: the
-converter knows it as a part of GELU.
+Each was given to the converter alone, in TensorFlow 2.21. The converter knows `Erf` as
+a part of GELU, so that one counts where nothing else is computed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RANDOM = """
 """
 _NUMBERS = """
     Acos Acosh AdjustHue AdjustSaturation Asin Asinh Atan Atanh AvgPool3D BitwiseAnd
-    BitwiseOr Cholesky Cosh DenseBincount Digamma Erfc Erfinv IRFFT Igamma
+    BitwiseOr Cholesky Cosh DenseBincount Digamma Erf Erfc Erfinv IRFFT Igamma
     ImageProjectiveTransformV3 Invert LeftShift MatrixDeterminant MatrixInverse
     MatrixSolve MaxPool3D Ndtri Qr SelfAdjointEigV2 Sinh Svd Tan
 """
@@ -33,6 +33,13 @@ MISSING = {
     **dict.fromkeys(_NUMBERS.split(), "replace the layer that computes it"),
     **dict.fromkeys(_TEXTS.split(), "let the application turn texts into numbers"),
 }
+
+
+_PARTS_OF_GELU = ("Erf", "Erfc")
+# What Keras calls operations otherwise than TensorFlow.
+_KERAS_NAMES = {
+    f"A{name}": f"Arc{name}" for name in ("cos", "cosh", "sin", "sinh", "tan", "tanh")
+} | {"DenseBincount": "Bincount", "Invert": "BitwiseInvert", "MatrixInverse": "Inv"}
 
 
 def layers_with(
@@ -49,17 +56,33 @@ def layers_with(
         The operation's type by the layer's path; by "" where no layer is known.
     """
     wanted = set(operations)
-    paths = {layer.name: path for path, layer in walk(model)}
+    paths = named_paths(model)
+    kinds = {type(one).__name__: one.name for one in _operations(model)}
     found: dict[str, str] = {}
     bodies = function.graph.as_graph_def()
     nodes = [*bodies.node, *(n for f in bodies.library.function for n in f.node_def)]
     for node in nodes:
-        if node.op in wanted:
-            found.setdefault(_layer_of(node.name, paths), node.op)
+        kind = _KERAS_NAMES.get(node.op, node.op)
+        if node.op not in wanted or (node.op in _PARTS_OF_GELU and kind not in kinds):
+            continue
+        # Operations open no scope of their own, as layers do.
+        path = layer_of(node.name, paths) or kinds.get(kind, "")
+        found.setdefault(path, node.op)
     return found
 
 
-def _layer_of(scope: str, paths: dict[str, str]) -> str:
+def named_paths(model: keras.Model) -> dict[str, str]:
+    """Returns the paths of layers, and the names of operations, by their names."""
+    operations = {operation.name: operation.name for operation in _operations(model)}
+    return {**operations, **{layer.name: path for path, layer in walk(model)}}
+
+
+def _operations(model: keras.Model) -> list[Any]:
+    every = getattr(model, "operations", None) or []
+    return [one for one in every if not isinstance(one, keras.Layer)]
+
+
+def layer_of(scope: str, paths: dict[str, str]) -> str:
     """Returns the innermost layer in the scopes of a node, "net/conv_1/Conv2D"."""
     for part in reversed(scope.split("/")):
         # A scope that is opened a second time gets a number.

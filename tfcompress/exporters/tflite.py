@@ -1,5 +1,6 @@
 """The "tflite" format: one file for LiteRT, on phones and small boards."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +24,12 @@ from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import published
 from tfcompress.exporters.metadata import ModelDescription, with_metadata
-from tfcompress.exporters.operations import MISSING, layers_with
+from tfcompress.exporters.operations import (
+    MISSING,
+    layer_of,
+    layers_with,
+    named_paths,
+)
 from tfcompress.exporters.probing import probe
 from tfcompress.exporters.promises import check_promises
 from tfcompress.exporters.publishing import check_free, disk_error
@@ -340,6 +346,13 @@ def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Excepti
             "try `batch_size=1`, `unroll=True` in recurrent layers, or "
             'format="saved_model"',
         )
+    paths = named_paths(traced.model)
+    scopes = re.findall(r'"([^"@]+)@', failure.message)
+    places = dict.fromkeys(layer_of(scope, paths) for scope in scopes)
+    named = ", ".join(f"'{place}'" for place in places if place)
+    if named:
+        kinds = dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op", failure.message))
+        failure.reason = f"{', '.join(kinds) or 'operations'} in {named}"
     return failure.as_error(
         "The TFLite converter refused the model; nothing was written.",
         "change the layer it names; in recurrent layers try `unroll=True`, and "

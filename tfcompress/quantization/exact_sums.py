@@ -22,6 +22,7 @@ from tfcompress.quantization.graph_roundings import (
 )
 from tfcompress.quantization.integer_average import IntegerAverage
 from tfcompress.quantization.integer_linear import IntegerLinear
+from tfcompress.quantization.integer_resize import IntegerResize
 from tfcompress.quantization.integer_sums import (
     IntegerAdd,
     IntegerSum,
@@ -32,6 +33,7 @@ from tfcompress.quantization.primitives import AddConstant
 from tfcompress.quantization.storage import as_stored
 
 _AVERAGES = layers.AveragePooling1D | layers.AveragePooling2D
+_RESIZES = layers.UpSampling2D | layers.Resizing
 _LAST = "channels_last"
 
 
@@ -48,6 +50,9 @@ def with_integer_sums(graph: Graph) -> Graph:
     for node in graph.nodes:
         if isinstance(node.operation, _AVERAGES):
             nodes.append(_as_integer_average(node, producers))
+            continue
+        if isinstance(node.operation, _RESIZES):
+            nodes.append(_as_integer_resize(node, producers))
             continue
         rounding = next_rounding(node, consumers) if node.output_tensors else None
         if rounding is None or rounding.num_bits > 8:
@@ -129,6 +134,22 @@ def _as_integer_average(node: Node, producers: dict[Tensor, Node]) -> Node:
     step = float(np.float32(rounding.step()))
     wrapped = IntegerAverage(pooling, step, rounding.zero_point())
     return dataclasses.replace(node, operation=wrapped)
+
+
+def _as_integer_resize(node: Node, producers: dict[Tensor, Node]) -> Node:
+    layer, rounding = node.operation, rounding_before(node.inputs[0], producers)
+    free = None in (*node.inputs[0].shape[1:], *node.output.shape[1:])
+    # Of a Resizing: what is not one resizing of the whole picture.
+    more = ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias")
+    plain = layer.interpolation == "bilinear" and layer.data_format == _LAST
+    if rounding is None or rounding.num_bits > 8 or free or not plain:
+        return node
+    if any(getattr(layer, name, False) for name in more):
+        return node
+    config = {**layer.get_config(), "dtype": "float32"}
+    step = float(np.float32(rounding.step()))
+    wrapped = IntegerResize(type(layer).from_config(config), step)
+    return dataclasses.replace(node, operation=wrapped, kwargs={})
 
 
 def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:

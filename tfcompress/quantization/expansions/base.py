@@ -97,6 +97,11 @@ class Parts:
         return self.made.setdefault(layer.name, Part(layer, weights))
 
 
+def nothing(parts: Parts, x: Any, suffix: str = "") -> Any:
+    """Returns zeros, as `x - x` is: converters compute that themselves, and fail."""
+    return parts(keras.layers.Rescaling, suffix, scale=0.0)(x)
+
+
 def expansion(*kinds: type | str) -> Callable[[Expansion], Expansion]:
     """Registers a function as the expansion of layer types or `keras.ops` names."""
 

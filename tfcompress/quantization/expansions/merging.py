@@ -7,7 +7,12 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.expansions.base import (
+    Parts,
+    StaysFloat,
+    expansion,
+    nothing,
+)
 from tfcompress.quantization.expansions.normalization import (
     SMALLEST_SQUARE,
     normalized,
@@ -31,6 +36,12 @@ def pairs(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     for index, tensor in enumerate(inputs[1:], 1):
         total = parts(kind, "" if index == last else f"_{index}")([total, tensor])
     return total
+
+
+@expansion(layers.Subtract)
+def difference(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
+    """Of a tensor and itself there is none."""
+    return nothing(parts, inputs[0]) if inputs[0] is inputs[1] else None
 
 
 @expansion("applications.CustomScaleLayer")

@@ -13,7 +13,12 @@ from typing import Any
 from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.expansions.base import (
+    Parts,
+    StaysFloat,
+    expansion,
+    nothing,
+)
 from tfcompress.quantization.primitives import GuardedLog, ScaleOffset, UnitSpectralNorm
 
 # Of a row that is made as long as 1: a thousandth squared.
@@ -75,6 +80,8 @@ def _check_axis(layer: Any, x: Any) -> None:
 
 
 def _centered(parts: Parts, x: Any) -> Any:
+    if x.shape[-1] == 1:
+        return nothing(parts, x, "_centered")
     return parts(layers.Subtract, "_centered")([x, ops.mean(x, -1, keepdims=True)])
 
 

@@ -14,6 +14,7 @@ from tfcompress.quantization.expansions.base import (
     Parts,
     StaysFloat,
     expansion,
+    nothing,
 )
 from tfcompress.quantization.primitives import AddConstant, Bounded
 
@@ -44,6 +45,8 @@ def _merge(name: str) -> Expansion:
                     f"its tensors have {len(x1.shape)} and {len(x2.shape)} axes",
                     "reshape them to the same number of axes",
                 )
+            if name == "Subtract" and x1 is x2:
+                return nothing(parts, x1)
             return parts(_MERGES[name])([x1, x2])
         return _with_constant(name, parts, x1, x2)
 
@@ -98,6 +101,32 @@ for _name, _activation in _ACTIVATIONS.items():
             layers.Activation, activation=_activation
         )(x)
     )
+
+
+@expansion("Matmul")
+def matmul(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
+    """A product with a fixed matrix is a Dense layer that does not train."""
+    if _is_tensor(x1) and _is_tensor(x2):
+        return None
+    tensor, matrix = (x1, _constant(x2)) if _is_tensor(x1) else (x2, _constant(x1))
+    last = tensor is x1
+    if matrix.ndim != 2 or len(tensor.shape) < (2 if last else 3):
+        raise StaysFloat(
+            f"its constant has shape {matrix.shape}", "use a constant of two axes"
+        )
+    kernel = matrix if last else matrix.T
+    rank = len(tensor.shape)
+    order = (*range(rank - 2), rank - 1, rank - 2)
+    dense = parts(
+        layers.Dense,
+        weights=[kernel],
+        units=kernel.shape[1],
+        use_bias=False,
+        trainable=False,
+    )
+    if last:
+        return dense(tensor)
+    return ops.transpose(dense(ops.transpose(tensor, order)), order)
 
 
 @expansion("TrueDivide", "Divide")

@@ -1,0 +1,84 @@
+"""Small graphs that random models brought up: the file is the finalized model."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfcompress
+from tfcompress.core.errors import ExportError
+from tfcompress.quantization.integer_resize import IntegerResize
+
+pytestmark = [
+    pytest.mark.export,
+    # What is always zero is told, and is what some of these models compute.
+    pytest.mark.filterwarnings("ignore:Always zero on the calibration data"),
+]
+MATRIX = np.linspace(-1.3, 1.1, 24).reshape(6, 4).astype("float32")
+ODD = {
+    "product with a matrix": lambda x: ops.matmul(x, MATRIX),
+    "matrix before": lambda x: ops.matmul(MATRIX[:5, :].T, x),
+    "nothing": lambda x: x - x,
+    "nothing of a layer": lambda x: layers.Subtract()([x, x]),
+    "one channel": lambda x: layers.LayerNormalization()(layers.Dense(1)(x)),
+    "linear activation": lambda x: layers.Activation("linear")(ops.sigmoid(x)),
+}
+
+
+def same(model, data, folder):
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    artifact = tfcompress.export(final, folder / "model.tflite")
+    assert artifact.integer_coverage == 1.0
+    difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
+    assert np.abs(difference).max() < 0.001 * artifact.outputs[0].step
+    return final
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_files_are_equal(odd, tmp_path, rng):
+    inputs = keras.Input((5, 6), name="x")
+    model = keras.Model(inputs, layers.Dense(3, name="last")(ODD[odd](inputs)))
+    same(model, rng.normal(size=(32, 5, 6)).astype("float32"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        layers.Resizing(7, 5),
+        layers.Resizing(2, 3),
+        layers.UpSampling2D((2, 3), interpolation="bilinear"),
+    ],
+    ids=["larger", "smaller", "upsampling"],
+)
+def test_bilinear_resizing_is_equal(resize, tmp_path, rng):
+    inputs = keras.Input((3, 4, 3), name="image")
+    x = layers.Flatten()(resize(inputs))
+    model = keras.Model(inputs, layers.Dense(4, name="last")(x))
+    data = rng.normal(size=(32, 3, 4, 3)).astype("float32")
+    final = same(model, data, tmp_path)
+    assert any(isinstance(layer, IntegerResize) for layer in final.layers)
+    final.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(data), final.predict(data))
+    assert tfcompress.macs(final) == tfcompress.macs(model)
+
+
+def test_operations_that_litert_lacks_are_named(tmp_path, rng):
+    inputs = keras.Input((6,), name="x")
+    bent = ops.erf(layers.Dense(4)(inputs))
+    model = keras.Model(inputs, layers.Dense(2)(bent))
+    with pytest.raises(
+        ExportError, match=rf"Erf in '{bent._keras_history.operation.name}'"
+    ):
+        tfcompress.export(model, tmp_path / "model.tflite")
+    diagnosis = tfcompress.doctor(model, "tflite", trial=False)
+    assert not diagnosis.deployable
+    assert diagnosis.findings[0].layer.startswith("erf")
+
+
+def test_exact_gelu_is_no_such_operation():
+    inputs = keras.Input((6,), name="x")
+    x = ops.gelu(layers.Dense(4)(inputs), approximate=False)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    for scheme in (None, "w8a8"):
+        assert tfcompress.doctor(model, "tflite", scheme, trial=False).deployable
