@@ -147,6 +147,12 @@ def test_quantized_models_compute_nearly_the_same(saved, ending):
     assert worst_step(saved, "quantized", ending) <= 4
 
 
+def test_trained_kernels_are_rounded_by_tfmots_ranges(tmp_path):
+    # TFMOT's range of a kernel is that of before the last step of training.
+    make(tmp_path, {"quantized_sequential": [".h5"]}, trained=True)
+    assert worst_step(tmp_path, "quantized_sequential", ".h5") < 0.01
+
+
 def test_ranges_are_those_of_tfmot(saved):
     import h5py
 

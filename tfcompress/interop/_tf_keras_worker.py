@@ -22,6 +22,8 @@ Refused = _FILES["Refused"]
 _WRAPPERS = ("QuantizeWrapper", "QuantizeWrapperV2")
 _OPERATIONS = ("TFOpLambda", "SlicingOpLambda", "InstanceProperty", "InstanceMethod")
 _MODELS = ("Functional", "Sequential", "Model")
+#: By what share steps of training may have moved the largest weight from its range.
+_MOVED = 0.02
 #: Of TFMOT's quantize_model: the formats that have a counterpart.
 _KNOWN_CONFIGS = (
     *("Default8BitQuantizeConfig", "Default8BitConvQuantizeConfig"),
@@ -264,7 +266,10 @@ def _layer(
     if kind in _WRAPPERS:
         found |= _quantized(layer)
         # A call puts rounded tensors in the place of kernels, which come first.
-        values = [kernel.numpy() for kernel, _, _ in layer._weight_vars]
+        values = [
+            _in_range(kernel.numpy(), ends["min_var"].numpy(), ends["max_var"].numpy())
+            for kernel, _, ends in layer._weight_vars
+        ]
         layer = layer.layer
         kind = type(layer).__name__
         found["plain_name"] = layer.name
@@ -281,6 +286,24 @@ def _layer(
         "defaults": _simple(_defaults(type(layer))),
         "weights": len(values),
     }
+
+
+def _in_range(kernel: Any, low: Any, high: Any) -> Any:
+    """Returns a kernel whose largest values are those that TFMOT rounds it by.
+
+    TFMOT takes its range before a step of training, and keeps it when the step has
+    moved the kernel. The range of a kernel here is its largest value.
+    """
+    import numpy as np
+
+    largest = np.maximum(-low, high)  # of each output channel, or of all
+    clipped = np.clip(kernel, -largest, largest)
+    axes = tuple(range(kernel.ndim - 1)) if largest.ndim else None
+    present = np.abs(clipped).max(axis=axes, keepdims=largest.ndim > 0)
+    # A range that was never taken (-6 to 6), or long ago, says nothing of the kernel.
+    near = present > (1 - _MOVED) * largest
+    at_the_end = near & (np.abs(clipped) >= present)
+    return np.where(at_the_end, np.sign(clipped) * largest, clipped)
 
 
 def _quantized(wrapper: Any) -> dict[str, Any]:
