@@ -34,6 +34,30 @@ def same(model, data, folder):
     return final
 
 
+@pytest.mark.parametrize(
+    "activation", ["softplus", "mish", "elu", "selu", "celu", "log_sigmoid"]
+)
+def test_what_reads_a_dense_layer_twice_reads_what_was_rounded(
+    activation, tmp_path, rng
+):
+    # The converter computed the layer again for the part that is a ReLU.
+    inputs = keras.Input((6,), name="x")
+    model = keras.Model(inputs, layers.Dense(8, activation=activation)(inputs))
+    same(model, rng.normal(size=(256, 6)).astype("float32"), tmp_path)
+
+
+@pytest.mark.parametrize("form", ["as it is", "reshaped", "einsum", "relu6"])
+def test_a_relu_beside_others_reads_what_was_rounded(form, tmp_path, rng):
+    inputs = keras.Input((4, 6), name="x")
+    layer = layers.EinsumDense("abc,cd->abd", (None, 8))
+    hidden = (layer if form == "einsum" else layers.Dense(8))(inputs)
+    seen = layers.Reshape((8, 4))(hidden) if form == "reshaped" else hidden
+    bent = layers.ReLU(6.0 if form == "relu6" else None)(seen)
+    joined = layers.Concatenate()([layers.Flatten()(bent), layers.Flatten()(hidden)])
+    model = keras.Model(inputs, joined)
+    same(model, rng.normal(size=(256, 4, 6)).astype("float32"), tmp_path)
+
+
 @pytest.mark.parametrize("odd", ODD)
 def test_files_are_equal(odd, tmp_path, rng):
     inputs = keras.Input((5, 6), name="x")

@@ -108,17 +108,26 @@ def _has_ties(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
     return (np.abs(values - np.floor(values) - 0.5) < _TIE).any(axis=0)
 
 
-def identity_nodes(node: Node, name: str) -> list[Node] | None:
+def identity_nodes(
+    node: Node, name: str, activation: str = "linear"
+) -> list[Node] | None:
     """Returns nodes that give on their input, computing something in between.
 
     Two roundings in a row are one to the converter; a depthwise convolution with ones
     stands between them, and rounds as float32 does.
+
+    Args:
+        node: what is replaced.
+        name: that of the convolution.
+        activation: of the convolution.
     """
     tensor = node.inputs[0]
     channels = tensor.shape[-1]
     if channels is None or (len(tensor.shape) != 4 and None in tensor.shape[1:]):
         return None
-    convolution = layers.DepthwiseConv2D(1, use_bias=False, name=name)
+    convolution = layers.DepthwiseConv2D(
+        1, use_bias=False, activation=activation, name=name
+    )
     return _on_images(node, convolution, [np.ones((1, 1, channels, 1), "float32")])
 
 

@@ -12,8 +12,10 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.as_convolution import (
     affine_parameters,
     average_nodes,
@@ -35,6 +37,9 @@ from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.usable_ranges import with_usable_ranges
 from tfcompress.quantization.wrapper import QuantizedLayer
+
+
+_FULLY_CONNECTED = layers.Dense | layers.EinsumDense
 
 
 def integer_graph(graph: Graph) -> Graph:
@@ -151,6 +156,8 @@ def _use_convolutions(graph: Graph) -> Graph:
                 replaced = depthwise_nodes(node, rounding.step(), source)
         elif rounding is not None and flow(node) == "average":
             replaced = average_nodes(node, rounding.step())
+        elif rounding is not None and _would_be_fused(node, producers):
+            replaced = identity_nodes(node, node.name, activation_name(node.operation))
         elif isinstance(node.operation, FakeQuantize) and node.kwargs.get("again"):
             replaced = _rounded_again(node, len(nodes))
         elif (
@@ -161,6 +168,24 @@ def _use_convolutions(graph: Graph) -> Graph:
             replaced = [dataclasses.replace(node, kwargs={**node.kwargs, "site": 0})]
         nodes.extend(replaced or [node])
     return dataclasses.replace(graph, nodes=nodes)
+
+
+def _would_be_fused(node: Node, producers: dict[Tensor, Node]) -> bool:
+    """Returns whether converters compute a product again for an activation behind it.
+
+    They do that for a ReLU that reads what a fully connected layer gives on to others
+    too, and the rounding between the two is gone.
+    """
+    if activation_name(node.operation) not in ("relu", "relu6"):
+        return False
+    before, rounded = producers.get(node.inputs[0]), False
+    while before is not None:
+        if isinstance(before.operation, FakeQuantize):
+            rounded = True
+        elif flow(before) != "select":
+            return rounded and isinstance(before.operation, _FULLY_CONNECTED)
+        before = producers.get(before.inputs[0])
+    return False
 
 
 def _rounded_again(node: Node, position: int) -> list[Node] | None:
