@@ -24,7 +24,7 @@ _NUMBERS = """
     ImageProjectiveTransformV3 Invert LeftShift MatrixDeterminant MatrixInverse
     MatrixSolve MaxPool3D Ndtri Qr SelfAdjointEigV2 Sinh Svd Tan
 """
-_TEXTS = "AsString StringLower StringToHashBucketFast"
+_TEXTS = "AsString SparseCross StringLower StringToHashBucketFast"
 #: What to do about each.
 MISSING = {
     **dict.fromkeys(

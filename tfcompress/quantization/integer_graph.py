@@ -38,7 +38,6 @@ from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.usable_ranges import with_usable_ranges
 from tfcompress.quantization.wrapper import QuantizedLayer
 
-
 _FULLY_CONNECTED = layers.Dense | layers.EinsumDense
 
 

@@ -1,0 +1,71 @@
+"""Lookups and encodings of numbers and words are in LiteRT what they are in Keras."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import tfcompress
+
+pytestmark = pytest.mark.export
+NUMBERS = np.array([3, 7, 9, 0, -5, 100], "int64")
+
+
+def same(model, data, folder):
+    for number, one in enumerate(
+        [model, tfcompress.finalize(tfcompress.calibrate(model, data))]
+    ):
+        artifact = tfcompress.export(one, folder / f"{number}.tflite")
+        wanted = one.predict(data, verbose=0)
+        np.testing.assert_allclose(
+            tfcompress.load(artifact.path)(data), wanted, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("mode", ["int", "masked", "one_hot", "multi_hot", "count"])
+def test_lookups_of_integers(mode, width, tmp_path, rng):
+    options = {"mask_token": 0} if mode == "masked" else {"output_mode": mode}
+    inputs = keras.Input((width,), dtype="int64", name="numbers")
+    x = layers.IntegerLookup(vocabulary=[7, 3, 100], **options)(inputs)
+    if mode in ("int", "masked"):
+        x = layers.Embedding(6, 4)(x)
+    elif mode == "one_hot":
+        x = layers.Flatten()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(x))
+    same(model, rng.choice(NUMBERS, (48, width)), tmp_path)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("mode", ["one_hot", "multi_hot", "count"])
+def test_encodings_of_categories(mode, width, tmp_path, rng):
+    inputs = keras.Input((width,), dtype="int32", name="categories")
+    x = layers.CategoryEncoding(5, output_mode=mode)(inputs)
+    if mode == "one_hot":
+        x = layers.Flatten()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(x))
+    same(model, rng.choice(5, (48, width)).astype("int32"), tmp_path)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_words_keep_their_shape(width, tmp_path):
+    inputs = keras.Input((width,), dtype="string", name="words")
+    x = layers.StringLookup(vocabulary=["a", "b", "c"])(inputs)
+    x = layers.Embedding(6, 4)(x)
+    x = ops.matmul(x, ops.transpose(x, (0, 2, 1)))
+    model = keras.Model(inputs, layers.Dense(3, name="last")(x))
+    artifact = tfcompress.export(model, tmp_path / "model.tflite")
+    words = np.array([["a"], ["c"], ["z"]] * 2, object).repeat(width, 1)
+    wanted = model.predict(ops.convert_to_tensor(words.astype(str)), verbose=0)
+    np.testing.assert_allclose(tfcompress.load(artifact.path)(words), wanted, atol=1e-6)
+
+
+def test_what_litert_has_no_form_for_is_named_before():
+    inputs = keras.Input((2,), dtype="int64", name="numbers")
+    x = layers.HashedCrossing(8, output_mode="one_hot", name="crossed")(
+        (inputs[:, :1], inputs[:, 1:])
+    )
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    diagnosis = tfcompress.doctor(model, "tflite", trial=False)
+    assert [finding.layer for finding in diagnosis.findings] == ["crossed"]
+    assert not diagnosis.deployable
