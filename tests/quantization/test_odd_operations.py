@@ -58,6 +58,26 @@ def test_a_relu_beside_others_reads_what_was_rounded(form, tmp_path, rng):
     same(model, rng.normal(size=(256, 4, 6)).astype("float32"), tmp_path)
 
 
+TWICE = {
+    "square of a convolution": lambda x: ops.square(layers.Conv1D(4, 2)(x)),
+    "twice a convolution": lambda x: layers.Add()([layers.Conv1D(4, 2)(x)] * 2),
+    "square of a mean": lambda x: ops.square(layers.AveragePooling1D(2, 1)(x)),
+    "square of attention": lambda x: ops.square(layers.MultiHeadAttention(2, 3)(x, x)),
+    "square of a reshaping": lambda x: ops.square(
+        layers.Reshape((3, 2, 5))(layers.Dense(6)(x))
+    ),
+}
+
+
+@pytest.mark.parametrize("form", TWICE)
+def test_a_tensor_that_is_read_twice_by_one_operation(form, tmp_path, rng):
+    # The converter refused its own reshaping behind the operation.
+    inputs = keras.Input((5, 6), name="x")
+    outputs = layers.Dense(3, name="last")(TWICE[form](inputs))
+    model = keras.Model(inputs, outputs)
+    same(model, rng.normal(size=(64, 5, 6)).astype("float32"), tmp_path)
+
+
 @pytest.mark.parametrize("odd", ODD)
 def test_files_are_equal(odd, tmp_path, rng):
     inputs = keras.Input((5, 6), name="x")

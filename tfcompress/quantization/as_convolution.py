@@ -109,7 +109,7 @@ def _has_ties(scale: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def identity_nodes(
-    node: Node, name: str, activation: str = "linear"
+    node: Node, name: str, activation: str = "linear", in_a_row: bool = False
 ) -> list[Node] | None:
     """Returns nodes that give on their input, computing something in between.
 
@@ -120,6 +120,8 @@ def identity_nodes(
         node: what is replaced.
         name: that of the convolution.
         activation: of the convolution.
+        in_a_row: whether the image is one row of all values, a shape that no tensor has
+            of itself. Converters put two equal reshapings behind what reads both.
     """
     tensor = node.inputs[0]
     channels = tensor.shape[-1]
@@ -128,6 +130,10 @@ def identity_nodes(
     convolution = layers.DepthwiseConv2D(
         1, use_bias=False, activation=activation, name=name
     )
+    if in_a_row and len(tensor.shape) != 4:
+        row = (1, math.prod(size or 1 for size in tensor.shape[1:]), 1)
+        ones = np.ones((1, 1, 1, 1), "float32")
+        return _with_reshapes(node, name, row, convolution, row, [ones])
     return _on_images(node, convolution, [np.ones((1, 1, channels, 1), "float32")])
 
 

@@ -38,6 +38,9 @@ from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.usable_ranges import with_usable_ranges
 from tfcompress.quantization.wrapper import QuantizedLayer
 
+_OF_TWO = layers.Multiply | layers.Add
+# What is a kernel of LiteRT without reshaping.
+_UNSHAPED = layers.Conv2D | layers.DepthwiseConv2D | layers.Conv2DTranspose
 _FULLY_CONNECTED = layers.Dense | layers.EinsumDense
 
 
@@ -156,7 +159,11 @@ def _use_convolutions(graph: Graph) -> Graph:
         elif rounding is not None and flow(node) == "average":
             replaced = average_nodes(node, rounding.step())
         elif rounding is not None and _would_be_fused(node, producers):
-            replaced = identity_nodes(node, node.name, activation_name(node.operation))
+            replaced = identity_nodes(
+                node, node.name, activation_name(node.operation) or "linear"
+            )
+        elif isinstance(node.operation, _OF_TWO) and _reads_one_twice(node):
+            replaced = _with_a_copy(node, producers, len(nodes))
         elif isinstance(node.operation, FakeQuantize) and node.kwargs.get("again"):
             replaced = _rounded_again(node, len(nodes))
         elif (
@@ -185,6 +192,40 @@ def _would_be_fused(node: Node, producers: dict[Tensor, Node]) -> bool:
             return rounded and isinstance(before.operation, _FULLY_CONNECTED)
         before = producers.get(before.inputs[0])
     return False
+
+
+def _reads_one_twice(node: Node) -> bool:
+    return len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
+
+
+def _with_a_copy(
+    node: Node, producers: dict[Tensor, Node], position: int
+) -> list[Node] | None:
+    """Returns nodes that read a tensor and a copy of it: `x * x`, or `x + x`.
+
+    Where a reshaping is before that, converters put it behind, and then find that the
+    scales of its input and its output differ.
+    """
+    tensor = node.inputs[0]
+    rounding = producers.get(tensor)
+    while rounding is not None and flow(rounding) == "select":
+        rounding = producers.get(rounding.inputs[0])
+    if rounding is None or not isinstance(rounding.operation, FakeQuantize):
+        return None
+    before = producers.get(rounding.inputs[0])
+    flat = len(tensor.shape) == 2
+    unshaped = before is None or isinstance(before.operation, _UNSHAPED) or flat
+    if unshaped and producers[tensor] is rounding:
+        return None
+    between, copy = (Tensor(tensor.shape, "float32") for _ in range(2))
+    read = dataclasses.replace(node, args=(tensor,), outputs=between)
+    nodes = identity_nodes(read, f"{node.name}_copy_{position}", in_a_row=True)
+    if nodes is None:
+        return None
+    kwargs = {**rounding.kwargs, "again": False}
+    again = dataclasses.replace(rounding, args=(between,), kwargs=kwargs, outputs=copy)
+    args = ([tensor, copy],) if len(node.args) == 1 else (tensor, copy)
+    return [*nodes, again, dataclasses.replace(node, args=args)]
 
 
 def _rounded_again(node: Node, position: int) -> list[Node] | None:
