@@ -3,6 +3,7 @@
 import keras
 import pytest
 
+from tests import random_checks
 from tests.random_models import LAYERS, LEFT_OUT, random_model
 
 pytestmark = pytest.mark.filterwarnings(
@@ -10,6 +11,9 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Layer .* was passed an input with a mask:UserWarning",
     "ignore::tfcompress.CompressionWarning",
 )
+
+
+COUNT, IN_ONE_TEST = 100, 10
 
 
 def _layer_classes():
@@ -30,3 +34,14 @@ def test_a_seed_is_a_model():
     ]
     for one, other in zip(first.get_weights(), second.get_weights()):
         assert (one == other).all()
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("start", range(0, COUNT, IN_ONE_TEST))
+def test_integers_are_equal_or_refused_by_name(start):
+    wrong = {}
+    for seed in range(start, start + IN_ONE_TEST):
+        outcome, detail = random_checks.check_integers(random_model(seed, steps=2))
+        if outcome not in random_checks.RIGHT:
+            wrong[seed] = outcome, detail
+    assert wrong == {}

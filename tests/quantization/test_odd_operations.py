@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import tfcompress
-from tfcompress.core.errors import ExportError
+from tfcompress.core.errors import CompressionWarning, ExportError
 from tfcompress.quantization.integer_resize import IntegerResize
 
 pytestmark = [
@@ -83,6 +83,27 @@ def test_files_are_equal(odd, tmp_path, rng):
     inputs = keras.Input((5, 6), name="x")
     model = keras.Model(inputs, layers.Dense(3, name="last")(ODD[odd](inputs)))
     same(model, rng.normal(size=(32, 5, 6)).astype("float32"), tmp_path)
+
+
+def test_normalization_over_five_axes(tmp_path, rng):
+    inputs = keras.Input((3, 2, 4, 5), name="x")
+    x = layers.LayerNormalization()(layers.Dense(6)(inputs))
+    model = keras.Model(inputs, layers.Dense(3, name="last")(layers.Flatten()(x)))
+    data = rng.normal(size=(32, 3, 2, 4, 5)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    # The converter leaves some of its parts in float.
+    with pytest.warns(CompressionWarning, match="layer_normalization"):
+        artifact = tfcompress.export(final, tmp_path / "model.tflite")
+    difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
+    assert np.abs(difference).max() < 1.001 * artifact.outputs[0].step
+
+
+def test_a_shared_attention_folds_its_scale_in_both_calls(tmp_path, rng):
+    inputs = keras.Input((6, 4), name="x")
+    attention = layers.MultiHeadAttention(1, 3, name="attention")
+    seen = attention(inputs, inputs)
+    model = keras.Model(inputs, attention(seen, inputs * 0.7))
+    same(model, rng.normal(size=(64, 6, 4)).astype("float32"), tmp_path)
 
 
 @pytest.mark.parametrize(

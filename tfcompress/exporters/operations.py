@@ -56,6 +56,8 @@ def layers_with(
         The operation's type by the layer's path; by "" where no layer is known.
     """
     wanted = set(operations)
+    if "BatchMatMulV2" in wanted:
+        wanted.add("Einsum")  # which the converter makes that of
     paths = named_paths(model)
     kinds = {type(one).__name__: one.name for one in _operations(model)}
     found: dict[str, str] = {}

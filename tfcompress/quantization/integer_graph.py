@@ -9,6 +9,8 @@ that the kernels add.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -55,13 +57,6 @@ def integer_graph(graph: Graph) -> Graph:
     return with_integer_sums(_round_weights(graph))
 
 
-def _called_once(graph: Graph) -> set[int]:
-    calls: dict[int, int] = {}
-    for node in graph.nodes:
-        calls[id(node.operation)] = calls.get(id(node.operation), 0) + 1
-    return {key for key, count in calls.items() if count == 1}
-
-
 def _unwrap(graph: Graph) -> Graph:
     """Replaces wrappers by their layers, with the kernels that they round to."""
     return dataclasses.replace(
@@ -97,51 +92,61 @@ def _integer_forms(graph: Graph) -> Graph:
 
 
 def fold_scales(graph: Graph) -> Graph:
-    """Folds scales and offsets into the linear operation right before them."""
+    """Folds scales and offsets into the linear operation right before them.
+
+    An operation that is called more than once is folded where all its calls are
+    followed by the same scale and offset.
+    """
     producers, consumers = graph.producers(), graph.consumers()
-    single = _called_once(graph)
     outputs = set(graph.output_tensors)
-    folded: dict[Node, Node] = {}
-    gone: set[Node] = set()
+    calls = Counter(id(node.operation) for node in graph.nodes)
+    found: dict[int, list[tuple[Node, Node]]] = {}
     for node in graph.nodes:
         before = producers.get(node.inputs[0]) if node.inputs else None
-        foldable = (
+        if (
             flow(node) == "fold"
             and before is not None
             and flow(before) == "compute"
             and before.weights is not None
-            and id(before.operation) in single
             and len(consumers[node.inputs[0]]) == 1
             and node.inputs[0] not in outputs
-        )
-        if foldable and before is not None:
-            replacement = _folded(before, node)
-            if replacement is not None:
-                folded[before] = replacement
-                gone.add(node)
+        ):
+            found.setdefault(id(before.operation), []).append((before, node))
+    folded: dict[Node, Node] = {}
+    gone: set[Node] = set()
+    for key, pairs in found.items():
+        scales = [_scale_and_offset(*pair) for pair in pairs]
+        first = scales[0]
+        if len(pairs) < calls[key] or first is None:
+            continue
+        if any(one is None or not np.array_equal(one, first) for one in scales):
+            continue
+        layer, weights = _folded(pairs[0][0], *first)
+        for linear, affine in pairs:
+            folded[linear] = dataclasses.replace(
+                linear, operation=layer, outputs=affine.outputs, weights=weights
+            )
+            gone.add(affine)
     nodes = [folded.get(node, node) for node in graph.nodes if node not in gone]
     return dataclasses.replace(graph, nodes=nodes)
 
 
-def _folded(linear: Node, affine: Node) -> Node | None:
-    kernel, bias = kernel_and_bias(linear)
+def _scale_and_offset(linear: Node, affine: Node) -> tuple[Any, Any] | None:
+    kernel, _ = kernel_and_bias(linear)
     axes = output_axes(linear, kernel.ndim)
     channels = int(np.prod([kernel.shape[axis] for axis in axes]))
-    parameters = affine_parameters(affine.operation, channels)
-    if parameters is None:
-        return None
-    scale, offset = parameters
+    return affine_parameters(affine.operation, channels)
+
+
+def _folded(linear: Node, scale: Any, offset: Any) -> tuple[Any, Callable[[], list]]:
+    """Returns a layer that computes a linear one and what follows, and its weights."""
+    kernel, bias = kernel_and_bias(linear)
+    axes = output_axes(linear, kernel.ndim)
     shape = [size if axis in axes else 1 for axis, size in enumerate(kernel.shape)]
     kernel = kernel * scale.reshape(shape)
     bias = offset if bias is None else bias * scale + offset
     config = {**linear.operation.get_config(), "use_bias": True}
-    layer = type(linear.operation).from_config(config)
-    return dataclasses.replace(
-        linear,
-        operation=layer,
-        outputs=affine.outputs,
-        weights=lambda: [kernel, bias],
-    )
+    return type(linear.operation).from_config(config), lambda: [kernel, bias]
 
 
 def _use_convolutions(graph: Graph) -> Graph:

@@ -87,9 +87,15 @@ def _centered(parts: Parts, x: Any) -> Any:
 
 def normalized(parts: Parts, x: Any, epsilon: float, mean: bool = True) -> Any:
     """Returns `x / sqrt(mean(x ** 2) + epsilon)`, or with the sum for the mean."""
-    rank, size = len(x.shape), x.shape[-1]
-    squares = ops.matmul(ops.expand_dims(x, rank - 1), ops.expand_dims(x, rank))
+    size, rows = x.shape[-1], x
+    deep = len(x.shape) > 4 and None not in x.shape[1:]
+    if deep:  # LiteRT multiplies matrices of at most five axes
+        rows = ops.reshape(x, (-1, math.prod(x.shape[1:-1]), size))
+    rank = len(rows.shape)
+    squares = ops.matmul(ops.expand_dims(rows, rank - 1), ops.expand_dims(rows, rank))
     squares = ops.squeeze(squares, rank)
+    if deep:
+        squares = ops.reshape(squares, (-1, *x.shape[1:-1], 1))
     scale = 1.0 / size if mean else 1.0
     variance = parts(layers.Rescaling, "_variance", scale=scale, offset=epsilon)(
         squares
