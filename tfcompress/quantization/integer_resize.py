@@ -34,7 +34,8 @@ class IntegerResize(keras.layers.Wrapper):
 
     Example:
 
-    >>> layer = IntegerResize(layers.UpSampling2D(2, interpolation="bilinear"), 1.0)
+    >>> upsampling = keras.layers.UpSampling2D(2, interpolation="bilinear")
+    >>> layer = IntegerResize(upsampling, 1.0)
     >>> layer(ops.array([[[[0.0], [4.0]]]])).numpy()[0, 0, :, 0].tolist()
     [0.0, 1.0, 3.0, 4.0]
     """
