@@ -87,15 +87,30 @@ def test_files_are_equal(odd, tmp_path, rng):
 
 def test_normalization_over_five_axes(tmp_path, rng):
     inputs = keras.Input((3, 2, 4, 5), name="x")
-    x = layers.LayerNormalization()(layers.Dense(6)(inputs))
+    x = layers.Dense(6, name="wide")(inputs)
+    x = layers.LayerNormalization(name="norm")(x)
     model = keras.Model(inputs, layers.Dense(3, name="last")(layers.Flatten()(x)))
     data = rng.normal(size=(32, 3, 2, 4, 5)).astype("float32")
     final = tfcompress.finalize(tfcompress.calibrate(model, data))
     # The converter leaves some of its parts in float.
-    with pytest.warns(CompressionWarning, match="layer_normalization"):
+    with pytest.warns(CompressionWarning, match="% of the work: wide"):
         artifact = tfcompress.export(final, tmp_path / "model.tflite")
     difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
     assert np.abs(difference).max() < 1.001 * artifact.outputs[0].step
+
+
+def test_dense_layers_with_a_relu_stay_what_they_are(tmp_path, rng):
+    # Of equal widths: what stands for a ReLU alone must not stand for the layer.
+    inputs = keras.Input((6,), name="x")
+    x = layers.Dense(8, activation="relu")(inputs)
+    x = layers.Dense(8, activation="relu")(x)
+    model = keras.Model(inputs, layers.Dense(8, name="last")(x))
+    data = rng.normal(size=(64, 6)).astype("float32")
+    final = same(model, data, tmp_path)
+    assert tfcompress.macs(final) == tfcompress.macs(model)
+    wanted = model.predict(data, verbose=0)
+    difference = final.predict(data, verbose=0) - wanted
+    assert np.abs(difference).max() < 0.05 * np.abs(wanted).max()
 
 
 def test_a_shared_attention_folds_its_scale_in_both_calls(tmp_path, rng):

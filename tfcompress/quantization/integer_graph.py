@@ -187,7 +187,8 @@ def _would_be_fused(node: Node, producers: dict[Tensor, Node]) -> bool:
     They do that for a ReLU that reads what a fully connected layer gives on to others
     too, and the rounding between the two is gone.
     """
-    if activation_name(node.operation) not in ("relu", "relu6"):
+    alone = flow(node) == "activate"
+    if not alone or activation_name(node.operation) not in ("relu", "relu6"):
         return False
     before, rounded = producers.get(node.inputs[0]), False
     while before is not None:
