@@ -39,7 +39,9 @@ _PARTS_OF_GELU = ("Erf", "Erfc")
 # What Keras calls operations otherwise than TensorFlow.
 _KERAS_NAMES = {
     f"A{name}": f"Arc{name}" for name in ("cos", "cosh", "sin", "sinh", "tan", "tanh")
-} | {"DenseBincount": "Bincount", "Invert": "BitwiseInvert", "MatrixInverse": "Inv"}
+}
+_KERAS_NAMES |= {"BatchMatMulV2": "Matmul", "DenseBincount": "Bincount"}
+_KERAS_NAMES |= {"Invert": "BitwiseInvert", "MatrixInverse": "Inv"}
 
 
 def layers_with(
@@ -56,8 +58,6 @@ def layers_with(
         The operation's type by the layer's path; by "" where no layer is known.
     """
     wanted = set(operations)
-    if "BatchMatMulV2" in wanted:
-        wanted.add("Einsum")  # which the converter makes that of
     paths = named_paths(model)
     kinds = {type(one).__name__: one.name for one in _operations(model)}
     found: dict[str, str] = {}
