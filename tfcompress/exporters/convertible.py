@@ -1,0 +1,123 @@
+"""Layers that converters misread, computed in another way while a model is traced."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from tfcompress.core.select import walk
+
+
+@contextlib.contextmanager
+def convertible_calls(model: keras.Model) -> Iterator[None]:
+    """Lets layers that converters misread compute the same in another way for a while.
+
+    A class that overrides `call` is left alone.
+    """
+    found = [
+        (layer, other)
+        for _, layer in walk(model)
+        for kind, other in _OTHER_CALLS.items()
+        if isinstance(layer, kind) and type(layer).call is kind.call
+    ]
+    try:
+        for layer, other in found:
+            layer.call = functools.partial(other, layer, layer.call)
+        yield
+    finally:
+        for layer, _ in found:
+            del layer.call
+
+
+def _upsampled(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
+    """Repeats rows and columns so that tensors of free sizes have known channels.
+
+    UpSampling layers repeat them one after the other, and with sizes that are free
+    TensorFlow then knows no size at all, which no convolution takes. Resizing an image
+    does the same.
+    """
+    import tensorflow as tf
+
+    size = layer.size if isinstance(layer.size, (tuple, list)) else (1, layer.size)
+    how = getattr(layer, "interpolation", "nearest")
+    first = getattr(layer, "data_format", "channels_last") == "channels_first"
+    if None not in inputs.shape[1:-1] or first or how not in ("nearest", "bilinear"):
+        return call(inputs)
+    flat = len(inputs.shape) == 3
+    images = tf.expand_dims(inputs, 1) if flat else inputs
+    sizes = tf.shape(images)[1:3] * tf.constant(size, tf.int32)
+    resized = tf.image.resize(images, sizes, how)
+    return tf.squeeze(resized, 1) if flat else resized
+
+
+def _looked_up(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
+    """Looks words up, and keeps the shape, which the tables of LiteRT do not."""
+    import tensorflow as tf
+
+    found = call(inputs)
+    sizes = found.shape[1:]
+    return found if None in sizes else tf.reshape(found, (-1, *sizes))
+
+
+def _looked_up_integers(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
+    """Compares with each number: LiteRT has no tables from integers to integers."""
+    import tensorflow as tf
+
+    with tf.init_scope():  # tables are read outside the graph that is traced
+        words = layer.get_vocabulary(include_special_tokens=False)
+        first = layer.vocabulary_size() - len(words)
+    tokens = [int(word) for word in words]
+    mode, known = layer.output_mode, len(tokens) <= _COMPARED
+    masks = mode != "int" and layer.mask_token is not None
+    others = layer.invert or layer.num_oov_indices != 1 or mode == "tf_idf"
+    if others or masks or not known or len(inputs.shape) < 2:
+        return _looked_up(layer, call, inputs)
+    keys = tf.cast(tf.convert_to_tensor(inputs), tf.int64)[..., None]
+    found = tf.cast(tf.equal(keys, tf.constant(tokens, tf.int64)), tf.int32)
+    # The number that stands for all others comes before the known ones.
+    places = tf.range(len(tokens), dtype=tf.int32) + 1
+    index = tf.reduce_sum(found * places, axis=-1) + (first - 1)
+    if mode == "int" and layer.mask_token is not None:
+        masked = tf.cast(tf.equal(keys[..., 0], int(layer.mask_token)), tf.int32)
+        index *= 1 - masked
+    if mode == "int":
+        return tf.cast(index, layer.compute_dtype)
+    encoded = _one_hot(index, first + len(tokens), mode)
+    return tf.cast(encoded, layer.compute_dtype)
+
+
+def _encoded(
+    layer: Any, call: Callable[..., Any], inputs: Any, count_weights: Any = None
+) -> Any:
+    """Counts numbers by comparisons: LiteRT has no counting of numbers in a row."""
+    import tensorflow as tf
+
+    index = tf.convert_to_tensor(inputs)
+    if layer.sparse or count_weights is not None or len(index.shape) < 2:
+        return call(inputs, count_weights)
+    encoded = _one_hot(tf.cast(index, tf.int32), layer.num_tokens, layer.output_mode)
+    return tf.cast(encoded, layer.compute_dtype)
+
+
+def _one_hot(index: Any, count: int, mode: str) -> Any:
+    import tensorflow as tf
+
+    hot = tf.one_hot(index, count)
+    if mode == "count":
+        return tf.reduce_sum(hot, -2)
+    if mode == "multi_hot":
+        return tf.reduce_max(hot, -2)
+    return tf.squeeze(hot, -2) if index.shape[-1] == 1 else hot
+
+
+# Vocabularies of more numbers than these take too many comparisons.
+_COMPARED = 4096
+_OTHER_CALLS: dict[Any, Callable[..., Any]] = {
+    keras.layers.UpSampling1D: _upsampled,
+    keras.layers.UpSampling2D: _upsampled,
+    keras.layers.StringLookup: _looked_up,
+    keras.layers.IntegerLookup: _looked_up_integers,
+    keras.layers.CategoryEncoding: _encoded,
+}
