@@ -9,6 +9,7 @@ that the kernels add.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -115,38 +116,37 @@ def fold_scales(graph: Graph) -> Graph:
     folded: dict[Node, Node] = {}
     gone: set[Node] = set()
     for key, pairs in found.items():
-        scales = [_scale_and_offset(*pair) for pair in pairs]
+        if len(pairs) < calls[key]:
+            continue
+        linear = pairs[0][0]
+        kernel, bias = kernel_and_bias(linear)
+        axes = output_axes(linear, kernel.ndim)
+        channels = math.prod(kernel.shape[axis] for axis in axes)
+        scales = [affine_parameters(affine.operation, channels) for _, affine in pairs]
         first = scales[0]
-        if len(pairs) < calls[key] or first is None:
+        if first is None or any(
+            one is None or not np.array_equal(one, first) for one in scales
+        ):
             continue
-        if any(one is None or not np.array_equal(one, first) for one in scales):
-            continue
-        layer, weights = _folded(pairs[0][0], *first)
-        for linear, affine in pairs:
-            folded[linear] = dataclasses.replace(
-                linear, operation=layer, outputs=affine.outputs, weights=weights
+        layer, weights = _folded(linear.operation, kernel, bias, axes, *first)
+        for call, affine in pairs:
+            folded[call] = dataclasses.replace(
+                call, operation=layer, outputs=affine.outputs, weights=weights
             )
             gone.add(affine)
     nodes = [folded.get(node, node) for node in graph.nodes if node not in gone]
     return dataclasses.replace(graph, nodes=nodes)
 
 
-def _scale_and_offset(linear: Node, affine: Node) -> tuple[Any, Any] | None:
-    kernel, _ = kernel_and_bias(linear)
-    axes = output_axes(linear, kernel.ndim)
-    channels = int(np.prod([kernel.shape[axis] for axis in axes]))
-    return affine_parameters(affine.operation, channels)
-
-
-def _folded(linear: Node, scale: Any, offset: Any) -> tuple[Any, Callable[[], list]]:
+def _folded(
+    layer: Any, kernel: Any, bias: Any, axes: tuple[int, ...], scale: Any, offset: Any
+) -> tuple[Any, Callable[[], list]]:
     """Returns a layer that computes a linear one and what follows, and its weights."""
-    kernel, bias = kernel_and_bias(linear)
-    axes = output_axes(linear, kernel.ndim)
     shape = [size if axis in axes else 1 for axis, size in enumerate(kernel.shape)]
     kernel = kernel * scale.reshape(shape)
     bias = offset if bias is None else bias * scale + offset
-    config = {**linear.operation.get_config(), "use_bias": True}
-    return type(linear.operation).from_config(config), lambda: [kernel, bias]
+    config = {**layer.get_config(), "use_bias": True}
+    return type(layer).from_config(config), lambda: [kernel, bias]
 
 
 def _use_convolutions(graph: Graph) -> Graph:
@@ -170,7 +170,8 @@ def _use_convolutions(graph: Graph) -> Graph:
         elif isinstance(node.operation, _OF_TWO) and _reads_one_twice(node):
             replaced = _with_a_copy(node, producers, len(nodes))
         elif isinstance(node.operation, FakeQuantize) and node.kwargs.get("again"):
-            replaced = _rounded_again(node, len(nodes))
+            name = f"{node.name}_again_{len(nodes)}"
+            replaced = _rounded_behind_ones(node, name)
         elif (
             isinstance(node.operation, FakeQuantize)
             and node.kwargs.get("site", 0) is None
@@ -223,25 +224,29 @@ def _with_a_copy(
     unshaped = before is None or isinstance(before.operation, _UNSHAPED) or flat
     if unshaped and producers[tensor] is rounding:
         return None
-    between, copy = (Tensor(tensor.shape, "float32") for _ in range(2))
-    read = dataclasses.replace(node, args=(tensor,), outputs=between)
-    nodes = identity_nodes(read, f"{node.name}_copy_{position}", in_a_row=True)
+    copy = Tensor(tensor.shape, "float32")
+    nodes = _rounded_behind_ones(
+        dataclasses.replace(rounding, args=(tensor,), outputs=copy),
+        f"{node.name}_copy_{position}",
+        in_a_row=True,
+    )
     if nodes is None:
         return None
-    kwargs = {**rounding.kwargs, "again": False}
-    again = dataclasses.replace(rounding, args=(between,), kwargs=kwargs, outputs=copy)
     args = ([tensor, copy],) if len(node.args) == 1 else (tensor, copy)
-    return [*nodes, again, dataclasses.replace(node, args=args)]
+    return [*nodes, dataclasses.replace(node, args=args)]
 
 
-def _rounded_again(node: Node, position: int) -> list[Node] | None:
-    nodes = identity_nodes(node, f"{node.name}_again_{position}")
+def _rounded_behind_ones(
+    rounding: Node, name: str, in_a_row: bool = False
+) -> list[Node] | None:
+    """Returns a rounding with a convolution with ones before it."""
+    nodes = identity_nodes(rounding, name, in_a_row=in_a_row)
     if nodes is None:
         return None
-    between = Tensor(node.output.shape, "float32")
+    between = Tensor(rounding.output.shape, "float32")
     nodes[-1] = dataclasses.replace(nodes[-1], outputs=between)
-    kwargs = {**node.kwargs, "again": False}
-    return [*nodes, dataclasses.replace(node, args=(between,), kwargs=kwargs)]
+    kwargs = {**rounding.kwargs, "again": False}
+    return [*nodes, dataclasses.replace(rounding, args=(between,), kwargs=kwargs)]
 
 
 def _round_weights(graph: Graph) -> Graph:
