@@ -9,7 +9,9 @@ from keras import layers, ops
 from tfcompress.core.copies import clone_operation, copy_model, fresh_copy
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import build, trace
+from tfcompress.core.select import walk
 from tfcompress.finalization import finalize
+from tfcompress.pruning.reconstruction import reconstruct
 
 WORDS = ["a good film", "a bad film", "great plot", "awful acting", "good"]
 TEXT = tf.constant([[line] for line in WORDS])
@@ -232,3 +234,32 @@ def test_state_that_cannot_be_copied_is_an_error_that_names_the_layer():
 
 def test_a_copy_may_have_another_config():
     assert clone_operation(layers.Dense(3, name="a"), units=4).units == 4
+
+
+class _Block(layers.Layer):
+    """Makes layers without names, which Keras counts on in every copy."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        stack = [layers.Dense(2 * width, "gelu"), layers.Dense(width)]
+        self.mlp = keras.Sequential(stack, name="mlp")
+
+    def call(self, x):
+        return x + self.mlp(x)
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def test_layers_without_names_keep_those_they_have(rng):
+    model = _on((4,), "float32", _Block(4, name="block"))
+    data = rng.normal(size=(64, 4)).astype("float32")
+    final = finalize(model)
+    np.testing.assert_array_equal(final(data), model(data))
+    assert [v.name for v in final.weights] == [v.name for v in model.weights]
+    own, copied = (dict(walk(one)) for one in (model, copy_model(model)))
+    assert own.keys() == copied.keys()
+    pruned = reconstruct(model, data, 0.5)
+    zeros = [np.mean(w == 0) for w in pruned.get_weights() if w.ndim > 1]
+    assert zeros == [0.5, 0.5]

@@ -162,3 +162,73 @@ def test_exact_gelu_is_no_such_operation():
     model = keras.Model(inputs, layers.Dense(2)(x))
     for scheme in (None, "w8a8"):
         assert tfcompress.doctor(model, "tflite", scheme, trial=False).deployable
+
+
+@pytest.mark.parametrize("slopes", [(-0.5, 1.0), (0.0, 0.05), (0.0, 0.0), (-3.0, -2.0)])
+def test_slopes_of_prelu_are_those_of_the_file(slopes, tmp_path, rng):
+    # Kernels store them in 8 bits with one scale, and round small products twice.
+    inputs = keras.Input((4, 4, 3), name="x")
+    draw = keras.initializers.RandomUniform(*slopes, seed=3)
+    hidden = layers.PReLU(draw)(inputs)
+    hidden = layers.Conv2D(4, 2)(hidden)
+    outputs = layers.PReLU(draw, shared_axes=[1, 2])(hidden)
+    model = keras.Model(inputs, outputs)
+    same(model, rng.normal(size=(256, 4, 4, 3)).astype("float32"), tmp_path)
+
+
+def _twice(inputs):
+    conv, other = layers.Conv2D(4, 3), layers.Conv2D(4, 3)
+    return ops.relu(conv(inputs)) + other(conv(inputs))[:, :1, :1]
+
+
+def _three_activations(inputs):
+    conv = layers.Conv2D(4, 3)
+    bent = [layers.Activation(name)(conv(inputs)) for name in ("relu", "tanh", "relu")]
+    return layers.Concatenate()(bent)
+
+
+def _attention_twice(inputs):
+    rows = layers.Reshape((8, 24))(inputs)
+    attention = layers.MultiHeadAttention(2, 4)
+    return attention(rows, rows) + attention(rows, rows)
+
+
+def _lengths_and_products(inputs):
+    first, second = (layers.Dense(6)(layers.Flatten()(inputs)) for _ in range(2))
+    cosine = layers.Dot(1, normalize=True)([first, second])
+    units = [layers.UnitNormalization()(one) for one in (first, second)]
+    same = ops.sum(units[0] * units[1], -1, keepdims=True)
+    return layers.Concatenate()([cosine, same])
+
+
+@pytest.mark.parametrize(
+    "function", [_twice, _three_activations, _attention_twice, _lengths_and_products]
+)
+def test_what_is_computed_twice_has_one_range(function, tmp_path, rng):
+    # Converters compute it once, and then it has one of two ranges.
+    inputs = keras.Input((8, 8, 3), name="x")
+    model = keras.Model(inputs, function(inputs))
+    same(model, rng.normal(size=(256, 8, 8, 3)).astype("float32"), tmp_path)
+
+
+def _small_threshold(x):
+    small = ops.clip(layers.Dense(8)(x), -0.7, 0.9) / 3.0
+    return layers.Dense(3)(ops.where(small > 0.2, small**2, small))
+
+
+def _two_compared(x):
+    first, second = layers.Dense(8)(x) / 9.0, layers.Dense(8)(x) / 7.0
+    return layers.Dense(3)(ops.where(first > second, first * second, second))
+
+
+@pytest.mark.parametrize("function", [_small_threshold, _two_compared])
+def test_small_numbers_are_compared_as_they_are(function, tmp_path, rng):
+    # Integer kernels compare multiples of 1/256.
+    inputs = keras.Input((6,), name="x")
+    model = keras.Model(inputs, function(inputs))
+    data = rng.normal(size=(512, 6)).astype("float32")
+    with pytest.warns(CompressionWarning, match="comparisons stay in float: greater"):
+        final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    artifact = tfcompress.export(final, tmp_path / "model.tflite")
+    difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
+    assert np.abs(difference).max() < 0.001 * artifact.outputs[0].step

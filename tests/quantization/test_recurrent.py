@@ -301,3 +301,44 @@ def test_what_cannot_be_unrolled_stays_in_float():
     model = keras.Model(x, L.Dense(2)(L.LSTM(3, name="open")(x)))
     with pytest.warns(tfcompress.CompressionWarning, match="open"):
         tfcompress.quantize_aware(model)
+
+
+@pytest.mark.export
+@pytest.mark.filterwarnings("ignore:Always zero on the calibration data")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: L.GRU(3, name="rnn"),
+        lambda: L.Bidirectional(
+            L.LSTM(3, return_sequences=True), merge_mode="sum", name="rnn"
+        ),
+    ],
+)
+def test_a_calibrated_mask_keeps_the_state_in_one_range(layer, tmp_path, rng):
+    # Each step has a range of its own, but a mask hands on the state of one before.
+    x = keras.Input((3,), dtype="int32", name="words")
+    draw = keras.initializers.RandomUniform(-1, 1, seed=2)
+    y = L.Embedding(20, 4, draw, mask_zero=True, name="vectors")(x)
+    model = keras.Model(x, layer()(y))
+    words = rng.integers(1, 20, (64, 3)).astype("int32")
+    words[np.arange(3) >= rng.integers(1, 4, 64)[:, None]] = 0
+    final = tfcompress.finalize(tfcompress.calibrate(model, words))
+    artifact = tfcompress.export(final, tmp_path / "model.tflite")
+    difference = tfcompress.load(artifact.path)(words) - final.predict(words, verbose=0)
+    assert np.abs(difference).max() < 0.001 * artifact.outputs[0].step
+
+
+def test_a_state_that_a_layer_keeps_stays_what_it_was(rng):
+    layer = L.GRU(3, stateful=True, name="gru")
+    x = keras.Input(batch_shape=(4, 5, 2), name="x")
+    model = keras.Model(x, L.Dense(2, name="head")(layer(x)))
+    data = rng.normal(size=(4, 5, 2)).astype("float32")
+    with pytest.warns(tfcompress.CompressionWarning, match="gru.*stateful"):
+        aware = tfcompress.calibrate(model, data)
+    assert not np.any(as_numpy(layer.states[0]))
+    aware.predict(data, verbose=0)  # and now its own state has moved
+    final = tfcompress.finalize(aware)
+    model.predict(data, verbose=0)
+    layer.reset_states()
+    expected = as_numpy(model(data))
+    assert np.abs(as_numpy(final(data)) - expected).max() < 0.1 * np.ptp(expected)

@@ -81,6 +81,9 @@ class Copies:
             raise _not_copied(operation, error) from error
         if isinstance(operation, keras.Layer):
             for old, new in _pairs(operation, copy, complete=False):
+                # Layers without a name of their own get a new one in each copy.
+                if old is not operation and new.name != old.name:
+                    new.name = old.name
                 # What a vocabulary holds says how large outputs are.
                 if hasattr(old, "save_assets"):
                     _build_as(old, new)
@@ -187,7 +190,7 @@ def _pairs(
             return
         seen.add(id(old))
         yield old, new
-        copies = places(new)
+        copies = _copies_by_place(places(old), places(new))
         for place, layer in places(old).items():
             if place in copies:
                 yield from visit(layer, copies[place])
@@ -201,6 +204,19 @@ def _pairs(
                 )
 
     return visit(source, target)
+
+
+def _copies_by_place(originals: dict[tuple, Any], copies: dict[tuple, Any]) -> dict:
+    """Returns the copies of layers by the places of the originals.
+
+    Layers of a model are known by their names. Those without a name of their own have
+    a new one in each model that a layer's constructor makes, and then it is their
+    order that tells them apart.
+    """
+    kinds = [[type(layer) for layer in held.values()] for held in (originals, copies)]
+    if originals.keys() != copies.keys() and kinds[0] == kinds[1]:
+        return dict(zip(originals, copies.values()))
+    return copies
 
 
 def _own_weights(layer: keras.Layer) -> list:

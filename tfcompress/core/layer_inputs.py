@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.core.samples import untouched
+
 
 class _Enough(BaseException):
     """Ends a forward pass; no error, and so none that Keras would decorate."""
@@ -52,7 +54,8 @@ class Recorder:
         """Runs the model on one batch, as far as needed."""
         self.seen = 0
         try:
-            model(batch, training=False)
+            with untouched(model):
+                model(batch, training=False)
         except _Enough:
             return
 

@@ -16,6 +16,7 @@ from keras import layers
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.core.select import walk
 
 #: Sizes to try for axes that a model leaves free.
 FREE_SIZES = (16, 32, 64, 8, 4)
@@ -158,10 +159,40 @@ def run(model: Any, structure: Any, arrays: list[np.ndarray]) -> list[np.ndarray
     [[0.0, 2.0]]
     """
     tensors = [keras.ops.convert_to_tensor(array) for array in _plain(arrays)]
-    # What counts calls or draws numbers must not go on by this one.
-    with keras.StatelessScope():
+    with untouched(model):
         outputs = model(keras.tree.pack_sequence_as(structure, tensors), training=False)
     return [keras.ops.convert_to_numpy(o) for o in keras.tree.flatten(outputs)]
+
+
+@contextlib.contextmanager
+def untouched(model: Any) -> Iterator[None]:
+    """Inside, calls of a model leave no trace in it.
+
+    What counts calls or draws numbers does not go on, and layers that keep a state from
+    call to call begin with the first one.
+
+    Args:
+        model: a built model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3, 1), batch_size=2),
+    ...                           layers.GRU(2, stateful=True)])
+    >>> with untouched(model):
+    ...     outputs = model(np.ones((2, 3, 1)))
+    >>> float(np.abs(model.layers[0].states[0]).max())
+    0.0
+    """
+    states = [
+        state
+        for _, layer in walk(model)
+        if getattr(layer, "stateful", False)
+        for state in keras.tree.flatten(getattr(layer, "states", None))
+        if isinstance(state, keras.Variable)
+    ]
+    first = [(state, keras.ops.zeros_like(state)) for state in states]
+    with keras.StatelessScope(state_mapping=first):
+        yield
 
 
 def attempts(

@@ -17,6 +17,7 @@ from tfcompress.core.layer_inputs import (
     reason_against,
     rows,
 )
+from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, exclude, is_graph_model, require_built, walk
 from tfcompress.pruning.least_squares import (
     largest,
@@ -157,7 +158,8 @@ def _in_order(
         recorder.__enter__()
         recorder.seen = 0
     try:
-        model(next(iter(data)), training=False)
+        with untouched(model):
+            model(next(iter(data)), training=False)
     finally:
         for recorder in recorders:
             recorder.__exit__()

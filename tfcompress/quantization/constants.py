@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.errors import CompressionWarning
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.float_border import border
 
 # A range that reaches so far leaves nothing of numbers around one.
 _FARTHEST = 1e4
@@ -40,6 +43,8 @@ _COMPARISONS: dict[str, tuple[str, Callable]] = {
 # A number is compared with one beside a value, in steps, so that the noise of floats
 # has no say; integers round it to that value.
 _BESIDE = 0.25
+# LiteRT's kernels compare whole multiples of this number, whatever the scales are.
+_COMPARED_STEP = 1 / 256
 _ARGUMENTS = {
     **dict.fromkeys(("Maximum", "Minimum", "Where"), ("x1", "x2")),
     **dict.fromkeys(("Concatenate", "Stack"), ("xs", "x")),
@@ -139,25 +144,64 @@ def with_constants_on_grids(
     """Returns `graph` with the constants that integers stand for.
 
     A converter rounds them in its own way, half-way cases and bounds among them.
+    Comparisons of numbers too small for integer kernels are left to float ones.
 
     Args:
         graph: a graph with fixed ranges.
         rounding_before: returns what rounded a tensor last, given what makes each.
     """
     producers, consumers = graph.producers(), graph.consumers()
+    in_float: list[str] = []
 
-    def settled(node: Node) -> Node:
+    def settled(node: Node) -> list[Node]:
         kind = type(node.operation).__name__
-        if kind in _COMPARISONS and len(node.inputs) == 1:
-            rounding = rounding_before(node.inputs[0], producers)
-            return node if rounding is None else _comparison(node, rounding)
+        if kind in _COMPARISONS:
+            roundings = [rounding_before(one, producers) for one in node.inputs]
+            if None in roundings:
+                return [node]
+            if len(roundings) == 1:
+                node = _comparison(node, roundings[0])
+            if _is_compared(roundings):
+                return [node]
+            in_float.append(node.name)
+            return _compared_in_float(node)
         if kind not in _ARGUMENTS or not has_numbers(node):
-            return node
+            return [node]
         readers = [n.operation for n in consumers.get(node.output, [])]
         after = [one for one in readers if isinstance(one, FakeQuantize)]
-        return _with_constants(node, after[0].rounded) if after else node
+        return [_with_constants(node, after[0].rounded) if after else node]
 
-    return dataclasses.replace(graph, nodes=[settled(n) for n in graph.nodes])
+    nodes = [made for node in graph.nodes for made in settled(node)]
+    if in_float:
+        warnings.warn(
+            f"These comparisons stay in float: {', '.join(in_float)}. Integer kernels "
+            "compare multiples of 1/256, and these numbers lie closer together; "
+            "scale them up before they are compared.",
+            CompressionWarning,
+            stacklevel=4,
+        )
+    return dataclasses.replace(graph, nodes=nodes)
+
+
+def _is_compared(roundings: list) -> bool:
+    """Returns whether integer kernels tell the values of tensors apart.
+
+    Args:
+        roundings: what rounds the one tensor that is compared with a number beside its
+            values, or two tensors that are compared with each other.
+    """
+    first, last = roundings[0], roundings[-1]
+    nearest = 1 - _BESIDE if len(roundings) == 1 else 1.0
+    return first is last and nearest * first.step() > 1.01 * _COMPARED_STEP
+
+
+def _compared_in_float(node: Node) -> list[Node]:
+    borders = {
+        tensor: border(f"{node.name}_border", tensor, Tensor(tensor.shape, "float32"))
+        for tensor in dict.fromkeys(node.inputs)
+    }
+    floats = {tensor: one.output for tensor, one in borders.items()}
+    return [*borders.values(), node.reading(floats)]
 
 
 def _with_constants(node: Node, change: Callable[[Any], Any]) -> Node:

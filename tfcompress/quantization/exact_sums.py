@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.quantization.activations import activation_name
@@ -22,6 +22,7 @@ from tfcompress.quantization.graph_roundings import (
 )
 from tfcompress.quantization.integer_average import IntegerAverage
 from tfcompress.quantization.integer_linear import IntegerLinear
+from tfcompress.quantization.integer_prelu import IntegerPReLU, slopes_as_stored
 from tfcompress.quantization.integer_resize import IntegerResize
 from tfcompress.quantization.integer_sums import (
     IntegerAdd,
@@ -59,6 +60,8 @@ def with_integer_sums(graph: Graph) -> Graph:
             nodes.append(node)
         elif isinstance(node.operation, AddConstant | layers.Add | layers.Subtract):
             nodes.append(_as_integer_add(node, rounding.step(), producers))
+        elif isinstance(node.operation, layers.PReLU):
+            nodes.append(_as_integer_prelu(node, rounding.step(), producers))
         elif flow(node) == "compute":
             nodes.append(_as_integer_linear(node, rounding.step(), producers, wrapped))
         else:
@@ -150,6 +153,16 @@ def _as_integer_resize(node: Node, producers: dict[Tensor, Node]) -> Node:
     step = float(np.float32(rounding.step()))
     wrapped = IntegerResize(type(layer).from_config(config), step)
     return dataclasses.replace(node, operation=wrapped, kwargs={})
+
+
+def _as_integer_prelu(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:
+    layer, given = node.operation, rounding_before(node.inputs[0], producers)
+    if given is None or given.num_bits > 8 or type(layer) is not layers.PReLU:
+        return node
+    slopes, own = slopes_as_stored(ops.convert_to_numpy(layer.alpha))
+    plain = type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+    wrapped = IntegerPReLU(plain, (given.step(), own, step))
+    return dataclasses.replace(node, operation=wrapped, weights=lambda: [slopes])
 
 
 def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> Node:

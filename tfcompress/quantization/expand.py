@@ -24,6 +24,7 @@ from tfcompress.core.graph import (
     tied_operations,
     trace_operations,
 )
+from tfcompress.core.select import walk
 from tfcompress.quantization.casts import is_float
 from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
 from tfcompress.quantization.opened import is_unknown, opened
@@ -31,7 +32,6 @@ from tfcompress.quantization.placement import flow_of
 
 # Of numbers near zero, 8 bits leave too little for these.
 _TOO_COARSE = frozenset({"Rsqrt", "Log"})
-_ACTIVATIONS = (keras.layers.Activation, keras.layers.ReLU)
 
 
 def expand(
@@ -53,31 +53,51 @@ def expand(
 
 
 def _merged(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
-    """Returns `graph` with one activation where several do the same.
+    """Returns `graph` with one node where several compute the same.
 
-    The converter merges them too, and fuses what is left into the layer before, which
-    then is not rounded before its activation.
+    Converters merge them too. What was one tensor with two ranges then has one of
+    them, and a layer that two activations read is no longer rounded before either.
     """
-    first: dict[Any, Tensor] = {}
+    first: dict[Any, list[Tensor]] = {}
     mapping: dict[Tensor, Tensor] = {}
     nodes = []
     for node in graph.nodes:
-        if chosen(node.operation) and isinstance(node.operation, _ACTIVATIONS):
-            given = [mapping.get(tensor, tensor) for tensor in node.inputs]
-            key = (*given, *_computation(node.operation))
+        node = node.reading(mapping)
+        computation = _computation(node.operation) if chosen(node.operation) else None
+        if computation is not None:
+            key = (*computation, repr(_described(node, id)))
             if key in first:
-                mapping[node.output] = first[key]
+                mapping |= dict(zip(node.output_tensors, first[key]))
                 continue
-            first[key] = node.output
+            first[key] = node.output_tensors
         nodes.append(node)
     return graph.substitute(mapping, nodes)
 
 
-def _computation(layer: Any) -> tuple:
-    """Returns what two activations have in common that compute the same."""
-    if isinstance(layer, keras.layers.Activation):
-        return type(layer), layer.activation
-    return type(layer), repr({**layer.get_config(), "name": None})
+def _computation(operation: Any) -> tuple | None:
+    """Returns what operations have in common that compute the same of the same.
+
+    `None` for those that do not: what draws numbers, remembers calls, or is a class of
+    the user's own.
+    """
+    if not type(operation).__module__.startswith(("keras.", "tfcompress.")):
+        return None
+    if isinstance(operation, keras.layers.Activation):
+        return type(operation), operation.activation
+    if getattr(operation, "variables", None):
+        parts = [operation, *(layer for _, layer in walk(operation))]
+        # Its weights are its own, or it is the very same layer.
+        return None if any(map(_differs_by_call, parts)) else (id(operation),)
+    try:
+        config = operation.get_config()
+    except NotImplementedError:  # of an operation that was given what has no text
+        return None
+    return type(operation), repr({**config, "name": None})
+
+
+def _differs_by_call(layer: Any) -> bool:
+    seeds = (isinstance(v, keras.random.SeedGenerator) for v in vars(layer).values())
+    return getattr(layer, "stateful", False) or any(seeds)
 
 
 class _Expander:
@@ -105,7 +125,8 @@ class _Expander:
             return
         given = list(dict.fromkeys(node.inputs))
         parts = self.parts.setdefault(id(node.operation), Parts(node.operation))
-        key = (id(node.operation), repr(_described(node)))
+        # One model stands for all calls in which the same arguments are one tensor.
+        key = (id(node.operation), repr(_described(node, given.index)))
         if key not in self.models:
             try:
                 self.models[key] = _as_model(function, parts, node)
@@ -177,23 +198,23 @@ def _name_after(owner: str, operation: Any) -> None:
         operation.name = f"{owner}_{operation.name}"
 
 
-def _described(node: Node) -> Any:
-    """Returns what two calls have in common if one model can stand for both.
+def _described(node: Node, name: Callable[[Tensor], Any]) -> Any:
+    """Returns the arguments of a call, such that equal ones can be told by `repr`.
 
-    That is, which of their arguments are the same tensor, the shapes of these, and all
-    constants.
+    Args:
+        node: the call.
+        name: returns what stands for a tensor.
     """
-    order = {tensor: index for index, tensor in enumerate(dict.fromkeys(node.inputs))}
 
-    def described(leaf: Any) -> Any:
+    def leaf_of(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            return "tensor", order[leaf], leaf.shape, leaf.dtype
+            return "tensor", name(leaf), leaf.shape, leaf.dtype
         if keras.ops.is_tensor(leaf) or isinstance(leaf, np.ndarray):
             array = np.asarray(keras.ops.convert_to_numpy(leaf))
             return array.shape, array.dtype.str, array.tobytes()
         return leaf
 
-    return keras.tree.map_structure(described, (node.args, node.kwargs))
+    return keras.tree.map_structure(leaf_of, (node.args, node.kwargs))
 
 
 def _as_model(function: Callable, parts: Parts, node: Node) -> keras.Model | None:

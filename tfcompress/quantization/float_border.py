@@ -59,7 +59,7 @@ def with_float_borders(graph: Graph, in_float: Callable[[Node], bool]) -> Graph:
             if before is not None and not in_float(before) and _is_float(tensor):
                 inside[tensor] = Tensor(tensor.shape, tensor.dtype, tensor.name)
                 name = f"{node.name}_border"
-                nodes.append(_border(name, tensor, inside[tensor]))
+                nodes.append(border(name, tensor, inside[tensor]))
         outside = {
             tensor: Tensor(tensor.shape, tensor.dtype, tensor.name)
             for tensor in node.output_tensors
@@ -68,7 +68,7 @@ def with_float_borders(graph: Graph, in_float: Callable[[Node], bool]) -> Graph:
         }
         nodes.append(node.reading(inside).making(outside))
         for tensor, computed in outside.items():
-            nodes.append(_border(f"{node.name}_float", computed, tensor))
+            nodes.append(border(f"{node.name}_float", computed, tensor))
     return dataclasses.replace(graph, nodes=nodes)
 
 
@@ -76,7 +76,8 @@ def _is_float(tensor: Tensor) -> bool:
     return tensor.dtype.startswith("float")
 
 
-def _border(name: str, before: Tensor, after: Tensor) -> Node:
+def border(name: str, before: Tensor, after: Tensor) -> Node:
+    """Returns a node that lets a tensor through as `after`."""
     return Node(FloatBorder(name=name, dtype="float32"), (before,), {}, after)
 
 

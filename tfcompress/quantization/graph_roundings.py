@@ -9,6 +9,7 @@ from keras import layers
 
 from tfcompress.core.graph import Node, Tensor
 from tfcompress.layer_rules import rule_of
+from tfcompress.quantization.casts import is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of
 
@@ -46,7 +47,9 @@ def rounding_before(
 ) -> FakeQuantize | None:
     node = producers.get(tensor)
     while node is not None and flow(node) in ("select", "concatenate", "average"):
-        node = producers.get(node.inputs[0])
+        # The first input of a `where` says which one to take.
+        numbers = [one for one in node.inputs if is_float(one)]
+        node = producers.get((numbers or node.inputs)[0])
     operation: Any = node.operation if node is not None else None
     return operation if isinstance(operation, FakeQuantize) else None
 

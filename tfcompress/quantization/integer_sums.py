@@ -29,6 +29,8 @@ from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer
 _state = threading.local()
 # Bits of a factor in XNNPACK's addition.
 _FACTOR_BITS = 20
+# Bits of a factor in TensorFlow Lite's own kernels.
+_MULTIPLIER_BITS = 31
 
 
 @contextlib.contextmanager
@@ -68,6 +70,32 @@ def rescaled(
     return (ops.round(scaled) - zero_point) * np.float32(step)
 
 
+def in_fixed_point(integers: Any, factor: float) -> Any:
+    """Returns whole numbers times a factor, as TensorFlow Lite's own kernels round it.
+
+    Source: `MultiplyByQuantizedMultiplier`. With `factor = m * 2 ** e` and `m` of 31
+    bits, `n = floor(x * 2 ** max(e, 0) * m + 1/2)`, and where `e < 0` that is divided
+    by `2 ** -e` and rounded again, half away from zero.
+
+    Args:
+        integers: whole numbers below `2 ** 22`, as float64.
+        factor: a number that is not negative.
+
+    Example:
+
+    >>> float(in_fixed_point(ops.array([100.0], "float64"), 0.0149)[0])   # not 1.49
+    1.0
+    >>> float(in_fixed_point(ops.array([100.0], "float64"), 0.014999)[0])
+    2.0
+    """
+    fraction, exponent = math.frexp(factor)
+    multiplier = round(fraction * 2.0**_MULTIPLIER_BITS) / 2.0**_MULTIPLIER_BITS
+    first = ops.floor(integers * (2.0 ** max(exponent, 0) * multiplier) + 0.5)
+    if exponent >= 0:
+        return first
+    return ops.sign(first) * ops.floor(ops.abs(first) * 2.0**exponent + 0.5)
+
+
 @dataclasses.dataclass(frozen=True)
 class SumScales:
     """How an integer kernel scales what it adds up.
@@ -81,7 +109,7 @@ class SumScales:
             point, in float32.
         zero_point: of the output, if it is in the bias.
         fixed_point: whether the kernel multiplies integers by an integer of 31 bits,
-            and rounds half up: TensorFlow Lite's own kernels do.
+            as `in_fixed_point` does.
     """
 
     sum_step: float | None
@@ -150,7 +178,7 @@ class IntegerSum(keras.layers.Layer):
             exact = ops.cast(inputs, "float64") / scales.sum_step
             integers = ops.cast(ops.round(exact) + scales.offset, "float32")
         if scales.fixed_point:
-            rounded = ops.floor(ops.cast(integers, "float64") * scales.factor + 0.5)
+            rounded = in_fixed_point(ops.cast(integers, "float64"), scales.factor)
             return ops.cast(rounded, "float32") * np.float32(self.step)
         return rescaled(
             integers, scales.factor, self.step, scales.bias, scales.zero_point

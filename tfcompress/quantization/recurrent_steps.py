@@ -170,8 +170,9 @@ class RecurrentSteps(keras.layers.Layer):
             mapping = dict(zip(later if position else first, [*now, *states]))
             wanted = made[count + 1 :] if position else made[: count + 1]
             step = _copied(inner.nodes, mapping, wanted, position, length)
-            nodes += _with_own_ranges(step) if own_ranges else step
-            *states, output = [mapping[tensor] for tensor in wanted]
+            leaving = [mapping[tensor] for tensor in wanted]
+            nodes += _with_own_ranges(step, leaving) if own_ranges else step
+            *states, output = leaving
             outputs.append(output)
         ends = states if self.return_state else []
         if not self.return_sequences:
@@ -342,15 +343,27 @@ def _copied(
     return copies
 
 
-def _with_own_ranges(step: list[Node]) -> list[Node]:
+def _with_own_ranges(step: list[Node], leaving: list[Tensor]) -> list[Node]:
     """Returns the nodes of a step with copies of the ranges that end in it.
 
-    What other steps read, or are stacked with, keeps the range that it shares.
+    What other steps read, or are stacked with, keeps the range that it shares. A mask
+    chooses between a new state and the one before, so the two share theirs.
+
+    Args:
+        step: the nodes of one step.
+        leaving: what of it others read.
     """
-    read = {tensor for node in step for tensor in node.inputs}
-    handed_on = {
-        id(node.operation) for node in step if not read.issuperset(node.output_tensors)
-    }
+    producers = {tensor: node for node in step for tensor in node.output_tensors}
+    handed_on: set[int] = set()
+    todo = list(leaving)
+    while todo:
+        maker = producers.get(todo.pop())
+        if maker is None:
+            continue
+        if isinstance(maker.operation, FakeQuantize):
+            handed_on.add(id(maker.operation))
+        else:  # it only passes on what was rounded
+            todo += maker.inputs
     made: dict[int, Any] = {}
 
     def own(node: Node) -> Node:

@@ -13,6 +13,7 @@ import numpy as np
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.layer_inputs import Recorder, reason_against, rows
+from tfcompress.core.samples import untouched
 
 
 @dataclasses.dataclass
@@ -79,7 +80,8 @@ def layer_moments(
         for one in sums:
             stack.enter_context(Recorder(one.layer, one.add)).seen = 0
         for batch in data:
-            model(batch, training=False)
+            with untouched(model):
+                model(batch, training=False)
     for one in sums:
         if not np.all(np.isfinite(one.products)):
             raise InvalidArgumentError(

@@ -13,6 +13,7 @@ from keras import ops
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.graph import build, is_graph_model, trace
+from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters
 from tfcompress.quantization.calibration.folding import (
     equalize,
@@ -137,7 +138,8 @@ def _check_inputs(model: keras.Model, inputs: Inputs) -> None:
                     expected="finite numbers",
                 )
         try:
-            model(batch, training=False)
+            with untouched(model):
+                model(batch, training=False)
         except Exception as error:
             shapes = [tuple(np.shape(x)) for x in keras.tree.flatten(batch)]
             wanted = [tuple(x.shape) for x in model.inputs]
@@ -218,7 +220,8 @@ def _is_one_step(
 
 def _watched(probe: keras.Model, data: Inputs, taps: list) -> Any:
     for batch in data:
-        values = keras.tree.flatten(probe(batch, training=False))
+        with untouched(probe):
+            values = keras.tree.flatten(probe(batch, training=False))
         values = [ops.convert_to_numpy(value) for value in values]
         for (layer, _, _), value in zip(taps, values):
             hides = layer.masked is not None  # scores of minus infinity are masked

@@ -61,7 +61,10 @@ def dot(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     if any(None in tensor.shape[1:] for tensor in inputs):
         raise StaysFloat("the shapes of its inputs are free", "give them fixed shapes")
     # Rows of the one, and of the other, that are multiplied with each other.
-    left, right = (ops.moveaxis(t, axis, -1) for t, axis in zip(inputs, axes))
+    left, right = (
+        t if axis == len(t.shape) - 1 else ops.moveaxis(t, axis, -1)
+        for t, axis in zip(inputs, axes)
+    )
     if layer.normalize:
         left, right = (
             normalized(parts, t, SMALLEST_SQUARE, False) for t in (left, right)
