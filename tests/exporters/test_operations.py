@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfcompress import doctor, export
+from tfcompress import doctor, export, verify
 from tfcompress.core.errors import ExportError
 
 L = keras.layers
@@ -45,3 +45,42 @@ def test_doctor_and_export_agree_and_name_the_layer(make, name, tmp_path):
         export(model, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
     assert np.isfinite(model(np.zeros((1, *model.input_shape[1:]), "float32"))).all()
+
+
+def _of_operations():
+    inputs = keras.Input((6,), name="x")
+    return keras.Model(inputs, ops.sum(ops.abs(inputs - 1.0) * 0.5, -1))
+
+
+def _positions():
+    inputs = keras.Input((4, 6), name="x")
+    rows = L.Dense(3)(inputs)
+    found = [ops.argmax(rows, -1), ops.argmin(rows, 1, keepdims=True)]
+    return keras.Model(inputs, found)
+
+
+@pytest.mark.parametrize("make", [_of_operations, _positions])
+@pytest.mark.parametrize("suffix", ["tflite", "onnx"])
+def test_models_of_operations_and_positions_are_exported(make, suffix, tmp_path, rng):
+    model = make()
+    data = rng.normal(size=(32, *model.input_shape[1:])).astype("float32")
+    assert doctor(model, suffix, trial=False).deployable
+    artifact = export(model, tmp_path / f"model.{suffix}", format=suffix)
+    verify(artifact, model, data).raise_if_failed()
+
+
+def test_a_root_of_numpy_does_not_make_a_file_of_64_bits(tmp_path, rng):
+    inputs = keras.Input((5, 8), name="x")
+    rows = L.Dense(8)(inputs)
+    scores = ops.matmul(rows, ops.swapaxes(rows, 1, 2)) / np.sqrt(8.0)
+    model = keras.Model(inputs, L.Dense(2)(ops.matmul(ops.softmax(scores), rows)))
+    data = rng.normal(size=(32, 5, 8)).astype("float32")
+    artifact = export(model, tmp_path / "model.tflite")
+    verify(artifact, model, data).raise_if_failed()
+
+
+def test_onnx_names_an_output_that_has_the_name_of_an_input(tmp_path):
+    inputs = keras.Input((6,), name="x")
+    model = keras.Model({"x": inputs}, {"x": inputs, "y": L.Dense(3)(inputs)})
+    with pytest.raises(ExportError, match="'x'.*other names"):
+        export(model, tmp_path / "model.onnx", format="onnx")

@@ -21,6 +21,7 @@ def image_model():
         "conv": L.Conv2D(4, 3, padding="same", use_bias=False)(image),
         "dilated": L.Conv2D(3, 2, dilation_rate=2)(image),
         "grouped": L.Conv2D(6, 3, groups=2, use_bias=False)(image),
+        "groups of one": L.Conv2D(12, 3, groups=6)(image),
         "depthwise": L.DepthwiseConv2D(3, use_bias=False)(image),
         "pointwise": L.Conv2D(5, 1, activation="relu")(image),
         "transposed": L.Conv2DTranspose(2, 3, strides=2, use_bias=False)(image),

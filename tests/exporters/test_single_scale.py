@@ -86,3 +86,17 @@ def test_equal_bytes_of_different_kernels_are_not_one_kernel(tmp_path):
     final = tfcompress.finalize(tfcompress.calibrate(model, x, "w8a8"))
     artifact = tfcompress.export(final, tmp_path / "m.tflite")
     assert tfcompress.verify(artifact, final, x).max_error_steps <= 1.001
+
+
+def test_a_transposed_kernel_keeps_its_integers_too(tmp_path, rng):
+    up = layers.Conv2DTranspose(16, 2, strides=2, name="up")
+    model = keras.Sequential([keras.Input((6, 6, 8), name="x"), up])
+    kernel, bias = up.get_weights()
+    values = np.linspace(-0.4, 0.5, CLUSTERS)
+    up.set_weights([rng.choice(values, kernel.shape), rng.normal(size=bias.shape)])
+    x = rng.normal(size=(64, 6, 6, 8)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x))
+    artifact = tfcompress.export(final, tmp_path / "up.tflite")
+    ((_, stored),) = TFLiteFile.open(artifact.path).weights()
+    assert len(np.unique(stored)) == CLUSTERS
+    tfcompress.verify(artifact, final, x).raise_if_failed()

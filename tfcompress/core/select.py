@@ -168,7 +168,10 @@ def require_built(model: Any, purpose: str) -> None:
             expected="a keras.Model",
         )
     # A subclassed model may make its layers only when it is built.
-    empty = all(isinstance(x, keras.layers.InputLayer) for _, x in walk(model))
+    parts = [layer for _, layer in walk(model)]
+    if isinstance(model, keras.Model) and not isinstance(model, keras.Sequential):
+        parts += getattr(model, "operations", [])  # of `keras.ops`, they are no layers
+    empty = all(isinstance(part, keras.layers.InputLayer) for part in parts)
     if empty and (model.built or isinstance(model, keras.Sequential)):
         raise InvalidArgumentError(
             f"Cannot {purpose}: model '{model.name}' has no layers.",

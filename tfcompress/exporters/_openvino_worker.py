@@ -61,7 +61,8 @@ def _keep_sums_exact(model: Any) -> None:
     that adds two products in 16 bits and saturates. A kernel `w` in which two products
     may be too large becomes `[clip(w), w - clip(w)]`, each within 64, on the data
     twice: as many bytes, the same sums, still in integers. Products of two tensors of
-    data are computed in float, where they are exact.
+    data, and convolutions in groups that read or make more than one channel, are
+    computed in float, where they are exact.
     """
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
@@ -72,6 +73,8 @@ def _keep_sums_exact(model: Any) -> None:
         elif kind in _KERNEL_AXES:
             data_axis, kernel_axis = 1, _KERNEL_AXES[kind]
         else:
+            if kind == "GroupConvolution" and max(node.get_input_shape(1)[1:3]) > 1:
+                _in_float(node)
             continue
         codes = _kernel_of(node)
         if codes is not None:

@@ -6,21 +6,29 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
-from tfcompress.core.select import walk
+from tfcompress.core.select import is_graph_model, walk
 
 
 @contextlib.contextmanager
 def convertible_calls(model: keras.Model) -> Iterator[None]:
     """Lets layers that converters misread compute the same in another way for a while.
 
-    A class that overrides `call` is left alone.
+    So do operations of `keras.ops`. A class that overrides `call` is left alone.
     """
+    parts = [model, *(layer for _, layer in walk(model))]
+    graphs = [part.operations for part in parts if is_graph_model(part)]
+    operations = {id(one): one for one in [*parts, *(o for g in graphs for o in g)]}
     found = [
-        (layer, other)
-        for _, layer in walk(model)
+        (operation, other)
+        for operation in operations.values()
         for kind, other in _OTHER_CALLS.items()
-        if isinstance(layer, kind) and type(layer).call is kind.call
+        if isinstance(operation, kind) and type(operation).call is kind.call
+    ] + [
+        (operation, _OTHER_OPERATIONS.get(type(operation).__name__, _in_32_bits))
+        for operation in operations.values()
+        if not isinstance(operation, keras.Layer)
     ]
     try:
         for layer, other in found:
@@ -112,6 +120,44 @@ def _one_hot(index: Any, count: int, mode: str) -> Any:
     return tf.squeeze(hot, -2) if index.shape[-1] == 1 else hot
 
 
+def _in_32_bits(
+    operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Takes numbers of NumPy as Python's: `x / np.sqrt(8.0)` is no work for 64 bits."""
+
+    def narrow(value: Any) -> Any:
+        wide = isinstance(value, np.ndarray | np.generic) and value.dtype == "float64"
+        return np.asarray(value, "float32") if wide else value
+
+    if any("float64" in str(getattr(t, "dtype", "")) for t in _tensors((args, kwargs))):
+        return call(*args, **kwargs)
+    args, kwargs = keras.tree.map_structure(narrow, (args, kwargs))
+    return call(*args, **kwargs)
+
+
+def _tensors(structure: Any) -> list:
+    return [x for x in keras.tree.flatten(structure) if keras.ops.is_tensor(x)]
+
+
+def _largest_position(
+    operation: Any, call: Callable[..., Any], x: Any, smallest: bool = False
+) -> Any:
+    """Finds positions as TensorFlow does: Keras takes the bits of numbers apart."""
+    import tensorflow as tf
+
+    axis, x = operation.axis, tf.convert_to_tensor(x)
+    if axis is None and None in x.shape:
+        return call(x)
+    flat = x if axis is not None else tf.reshape(x, (-1,))
+    find = tf.argmin if smallest else tf.argmax
+    found = find(flat, axis=-1 if axis is None else axis, output_type=tf.int32)
+    if not operation.keepdims:
+        return found
+    if axis is None:
+        return tf.reshape(found, (1,) * len(x.shape))
+    return tf.expand_dims(found, axis)
+
+
 # Vocabularies of more numbers than these take too many comparisons.
 _COMPARED = 4096
 _OTHER_CALLS: dict[Any, Callable[..., Any]] = {
@@ -120,4 +166,9 @@ _OTHER_CALLS: dict[Any, Callable[..., Any]] = {
     keras.layers.StringLookup: _looked_up,
     keras.layers.IntegerLookup: _looked_up_integers,
     keras.layers.CategoryEncoding: _encoded,
+}
+# By the names of their classes, which are not public.
+_OTHER_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "Argmax": _largest_position,
+    "Argmin": functools.partial(_largest_position, smallest=True),
 }

@@ -86,6 +86,7 @@ class ONNXExporter(Exporter):
         check_free(filepath, self.overwrite)
         WORKER.warm_up()
         traced = trace(model, self.batch_size, input_signature, convertible=True)
+        _check_names(traced)
         tried = trial(model, traced, self.batch_size, input_signature)
         bound = Bound(0.05) if traced.fake_quantized else Bound()
 
@@ -155,6 +156,18 @@ class ONNXExporter(Exporter):
                 [tensor.name for tensor in traced.inputs],
                 [tensor.name for tensor in traced.outputs],
             )
+
+
+def _check_names(traced: TracedModel) -> None:
+    """Raises where an output has the name of an input, which ONNX does not allow."""
+    both = {info.name for info in traced.inputs} & {i.name for i in traced.outputs}
+    if both:
+        raise ExportError(
+            "In ONNX no output can have the name of an input.",
+            received=", ".join(map(repr, sorted(both))),
+            expected="names of their own for all inputs and outputs",
+            fix="give the outputs of the model other names",
+        )
 
 
 def _check_operators(content: bytes, model: keras.Model) -> None:

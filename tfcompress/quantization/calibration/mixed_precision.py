@@ -59,6 +59,12 @@ def mixed_precision(
     >>> mixed_precision(model, x, max_bytes=600)
     {'^a$': 'w4a8', '^b$': 'w8a8'}
     """
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
+        raise InvalidArgumentError(
+            "`max_bytes` must be a number of bytes.",
+            received=repr(max_bytes),
+            expected="a number such as 20_000",
+        )
     aware = calibrate(model, data, correct_bias=False)
     groups = _layers_by_path(model, aware)
     sizes = {path: _bytes(layers) for path, layers in groups.items()}
