@@ -82,5 +82,5 @@ def test_a_root_of_numpy_does_not_make_a_file_of_64_bits(tmp_path, rng):
 def test_onnx_names_an_output_that_has_the_name_of_an_input(tmp_path):
     inputs = keras.Input((6,), name="x")
     model = keras.Model({"x": inputs}, {"x": inputs, "y": L.Dense(3)(inputs)})
-    with pytest.raises(ExportError, match="'x'.*other names"):
+    with pytest.raises(ExportError, match=r"'x'.*other names"):
         export(model, tmp_path / "model.onnx", format="onnx")

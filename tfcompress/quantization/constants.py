@@ -156,8 +156,9 @@ def with_constants_on_grids(
     def settled(node: Node) -> list[Node]:
         kind = type(node.operation).__name__
         if kind in _COMPARISONS:
-            roundings = [rounding_before(one, producers) for one in node.inputs]
-            if None in roundings:
+            found = [rounding_before(one, producers) for one in node.inputs]
+            roundings = [one for one in found if one is not None]
+            if len(roundings) < len(found):
                 return [node]
             if len(roundings) == 1:
                 node = _comparison(node, roundings[0])
