@@ -1,5 +1,6 @@
 """What every test may rely on: a quiet CPU, fixed seeds, two threads."""
 
+import collections
 import gc
 import os
 
@@ -11,6 +12,8 @@ _THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
+# Tests run a compiled step a few times; XLA would spend longer on making it fast.
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
@@ -21,6 +24,20 @@ SEED = 20260
 # Python would look through all that TensorFlow has made, again and again, for a sixth
 # of the time. What a module of tests leaves behind is collected once, at its end.
 gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leaves of each sweep the first few cases in the default run."""
+    counts = collections.Counter()
+    for item in items:
+        sweep = item.get_closest_marker("sweep")
+        if sweep is None:
+            continue
+        key = item.nodeid.split("[")[0]
+        counts[key] += 1
+        if counts[key] > sweep.args[0]:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True, scope="module")

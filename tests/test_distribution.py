@@ -32,6 +32,7 @@ def compare(tmp_path, *techniques):
     return rows
 
 
+@pytest.mark.slow
 def test_two_workers_and_two_replicas_equal_one_process(tmp_path):
     # Ranges are what replicas tell each other in mid-step; shared values have an
     # optimizer of their own.

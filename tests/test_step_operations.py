@@ -97,6 +97,7 @@ def count():
     return lambda name: counted(name) / plain
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "plain"])
 def test_a_step_does_no_more_than_it_did(count, name):
     assert count(name) <= BOUNDS[name]

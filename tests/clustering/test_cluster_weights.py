@@ -34,6 +34,7 @@ def fit(data):
     return run
 
 
+@pytest.mark.sweep(5)
 @pytest.mark.parametrize(
     ("optimizer", "how"),
     [
@@ -137,6 +138,7 @@ def test_trained_members_go_to_the_nearest_entry(data):
     np.testing.assert_allclose(kernel, np.where(alive, entries[codes], 0.0), atol=1e-5)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("optimizer", "how"),
     [

@@ -125,6 +125,7 @@ MODELS = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_composites_at_any_depth_become_what_they_call(kind, rng):
     keras.utils.set_random_seed(0)

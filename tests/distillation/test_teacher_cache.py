@@ -298,6 +298,7 @@ def exported(tmp_path_factory):
     return teacher, path
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("kind", ["saved_model", "any", "three"])
 def test_files_as_teachers(exported, batches, tmp_path, kind):
     model, path = exported

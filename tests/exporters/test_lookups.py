@@ -22,6 +22,7 @@ def same(model, data, folder):
         )
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("mode", ["int", "masked", "one_hot", "multi_hot", "count"])
 def test_lookups_of_integers(mode, width, tmp_path, rng):
@@ -36,6 +37,7 @@ def test_lookups_of_integers(mode, width, tmp_path, rng):
     same(model, rng.choice(NUMBERS, (48, width)), tmp_path)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("mode", ["one_hot", "multi_hot", "count"])
 def test_encodings_of_categories(mode, width, tmp_path, rng):

@@ -84,6 +84,7 @@ def test_saved_model_in_the_c_api(models, name, kind, tmp_path):
     assert largest_error(got, getattr(model, kind), model.samples) <= 1e-5
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", same_models.NAMES)
 def test_onnx_float(models, name, tmp_path):
     pytest.importorskip("onnxruntime")
@@ -109,6 +110,7 @@ def test_onnx_integers(models, name, tmp_path):
     assert in_steps(got, model.quantized, model.samples, steps_of(artifact)) <= 1.001
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", with_the_rest_slow("residual", "recurrent"))
 def test_openvino_float(models, name, tmp_path):
     pytest.importorskip("openvino")

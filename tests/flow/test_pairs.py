@@ -30,6 +30,7 @@ def cases():
             yield pytest.param(first, second, marks=() if quick else pytest.mark.slow)
 
 
+@pytest.mark.sweep(15)
 @pytest.mark.parametrize(("first", "second"), list(cases()))
 def test_what_the_first_made_is_kept_or_it_is_said(first, second):
     expected, words = OUTCOMES.get((first, second), ("kept", ""))

@@ -85,6 +85,7 @@ def same_outputs(folder, name, ending):
     return model
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(("name", "ending"), PLAIN)
 def test_outputs_are_the_same(saved, name, ending, tmp_path):
     model = same_outputs(saved, name, ending)

@@ -14,6 +14,7 @@ from tests.pruning.pruned import (
 from tfcompress import PruneWeights
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "how",
     [

@@ -119,6 +119,7 @@ def test_rigl_drops_the_smallest_and_grows_the_steepest(fit, data):
     assert gradient[grown].mean() > 1.5 * gradient[~before & ~after].mean()
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"steps_per_execution": 4}])
 def test_execution_mode(fit, how):
     train = SparseTraining(0.8, "rigl", frequency=2)

@@ -18,6 +18,7 @@ def output_steps(artifact, model, images):
     return np.abs(got - expected) / artifact.outputs[0].step
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_file_equals_finalized_model(shipped, digits, name):
     model = shipped(name)
@@ -35,6 +36,7 @@ def test_file_equals_finalized_model(shipped, digits, name):
         assert result.max_error_steps <= 1.0 + 1e-3
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_file_equals_trained_model(shipped, digits, name):
     # In training biases are not rounded to the accumulator's grid yet, so single

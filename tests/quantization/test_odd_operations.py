@@ -34,6 +34,7 @@ def same(model, data, folder):
     return final
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "activation", ["softplus", "mish", "elu", "selu", "celu", "log_sigmoid"]
 )
@@ -69,6 +70,7 @@ TWICE = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("form", TWICE)
 def test_a_tensor_that_is_read_twice_by_one_operation(form, tmp_path, rng):
     # The converter refused its own reshaping behind the operation.
@@ -78,6 +80,7 @@ def test_a_tensor_that_is_read_twice_by_one_operation(form, tmp_path, rng):
     same(model, rng.normal(size=(64, 5, 6)).astype("float32"), tmp_path)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("odd", ODD)
 def test_files_are_equal(odd, tmp_path, rng):
     inputs = keras.Input((5, 6), name="x")
@@ -164,6 +167,7 @@ def test_exact_gelu_is_no_such_operation():
         assert tfcompress.doctor(model, "tflite", scheme, trial=False).deployable
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("slopes", [(-0.5, 1.0), (0.0, 0.05), (0.0, 0.0), (-3.0, -2.0)])
 def test_slopes_of_prelu_are_those_of_the_file(slopes, tmp_path, rng):
     # Kernels store them in 8 bits with one scale, and round small products twice.
@@ -201,6 +205,7 @@ def _lengths_and_products(inputs):
     return layers.Concatenate()([cosine, same])
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "function", [_twice, _three_activations, _attention_twice, _lengths_and_products]
 )

@@ -136,6 +136,7 @@ def test_frozen_layers_stay_frozen():
     assert len(quantized.trainable_variables) == 2
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -171,6 +172,7 @@ def test_trains_and_prunes_in_every_mode(arguments, digits):
     assert np.mean(kernels[0] == 0) >= 0.5
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_ends_in_a_float32_model(policy, digits):
     keras.config.set_dtype_policy(policy)

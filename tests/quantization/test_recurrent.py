@@ -55,6 +55,7 @@ def masked():
     return keras.Model(x, L.Dense(3, name="logits")(L.GRU(5, name="rnn")(y)))
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     ("build_model", "how"),
     [
@@ -120,6 +121,7 @@ def test_sequences_of_hundreds_of_steps():
 SLOW = ("lstm", "bilstm")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.export
 @pytest.mark.parametrize(
     "name",
@@ -227,6 +229,7 @@ def arrays_of(outputs):
 QUICK = ("lstm", "masked_with_states", "one_step")
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in STREAMS],

@@ -65,6 +65,7 @@ def most_values(kernel):
     )
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.export
 @pytest.mark.parametrize("scheme", sorted(VALUES))
 def test_the_file_computes_what_the_graph_does(scheme, images, tmp_path):

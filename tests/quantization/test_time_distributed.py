@@ -181,6 +181,7 @@ def test_layers_are_saved_with_a_free_time(tmp_path):
 SLOW = {"sentences", "masked", "free_time"}
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.export
 @pytest.mark.parametrize(
     "build_model",

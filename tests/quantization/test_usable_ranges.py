@@ -63,6 +63,7 @@ def faint_channels():
     return features, outputs
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "make",
     [

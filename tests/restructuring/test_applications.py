@@ -55,6 +55,7 @@ def mobilenet():
 SMALL = {"mobilenet": mobilenet, "resnet": small_resnet, "densenet": small_densenet}
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.export
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_half_the_macs(name, tmp_path):

@@ -92,6 +92,7 @@ def nested():
 MODELS = [text_classifier, bidirectional, cells, video, nested]
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("make", MODELS)
 @pytest.mark.filterwarnings("ignore:These channels are left:UserWarning")
 def test_half_of_the_macs_by_the_traced_graph(make):
@@ -102,6 +103,7 @@ def test_half_of_the_macs_by_the_traced_graph(make):
     assert graph_macs(smaller) / graph_macs(model) == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("make", [bidirectional, cells, video])
 def test_zero_units_go_and_the_outputs_stay(make):
     keras.utils.set_random_seed(0)

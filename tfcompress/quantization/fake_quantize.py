@@ -150,6 +150,7 @@ class FakeQuantize(keras.layers.Layer):
         self.nonnegative = nonnegative
         self.sites = sites
         self.momentum = momentum
+        self._spanned: tuple[bytes, tuple[float, float]] | None = None
         self._frozen = frozen
         self.supports_masking = True
 
@@ -339,8 +340,12 @@ class FakeQuantize(keras.layers.Layer):
                 expected="a model that has been through fit",
                 fix="train it with fit, a few steps suffice to set the ranges",
             )
-        low, high = self._span(ops.convert_to_tensor(self.ranges))
-        return float(low), float(high)
+        ranges = ops.convert_to_numpy(self.ranges)
+        # Rewriting a graph asks for the same range many times.
+        if self._spanned is None or self._spanned[0] != ranges.tobytes():
+            low, high = self._span(ops.convert_to_tensor(ranges))
+            self._spanned = ranges.tobytes(), (float(low), float(high))
+        return self._spanned[1]
 
     def rounded(self, values: Any) -> Any:
         """Returns numbers as an array, rounded to the range that is in use."""
