@@ -237,3 +237,22 @@ def test_small_numbers_are_compared_as_they_are(function, tmp_path, rng):
     artifact = tfcompress.export(final, tmp_path / "model.tflite")
     difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
     assert np.abs(difference).max() < 0.001 * artifact.outputs[0].step
+
+
+def test_slopes_over_five_axes_are_integers(tmp_path, rng):
+    # LiteRT's PReLU takes four.
+    inputs = keras.Input((3, 4, 4, 5), name="x")
+    draw = keras.initializers.RandomUniform(-0.5, 1.0, seed=1)
+    model = keras.Model(inputs, layers.PReLU(draw, shared_axes=[1, 2])(inputs))
+    same(model, rng.normal(size=(64, 3, 4, 4, 5)).astype("float32"), tmp_path)
+
+
+def test_a_logarithm_of_next_to_nothing_is_not_called_an_error(tmp_path, rng):
+    inputs = keras.Input((64,), name="x")
+    repeated = ops.tile(layers.Dense(2)(inputs), (1, 64))  # all in two frequencies
+    spectrum = layers.MelSpectrogram(16, 8, num_mel_bins=9, sampling_rate=100)(repeated)
+    model = keras.Model(inputs, spectrum)
+    data = rng.normal(size=(64, 64)).astype("float32")
+    with pytest.warns(CompressionWarning, match="stay in float"):
+        final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    tfcompress.export(final, tmp_path / "model.tflite")

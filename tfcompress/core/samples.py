@@ -7,6 +7,7 @@ exported. What an input may hold is read off the layers that read it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from tfcompress.core.select import walk
 #: Sizes to try for axes that a model leaves free.
 FREE_SIZES = (16, 32, 64, 8, 4)
 _SEED = 7
+_shaking = threading.local()
 _TEXTS = ("one", "two three", "", "four 5 six, seven")
 # Layers that pass on what they are given, as far as its values go.
 _PASSING = (layers.Reshape, layers.Flatten, layers.Identity, layers.RepeatVector)
@@ -224,7 +226,8 @@ def swing(
     """Returns how far outputs move when float inputs move by next to nothing.
 
     When to use: before a difference is called an error. What rounds, compares or draws
-    numbers may answer two equal calls differently.
+    numbers may answer two equal calls differently, and so may the logarithm of next to
+    nothing. Behind inputs that are rounded, what `shaken` lets through moves.
 
     Args:
         model: a built model.
@@ -243,8 +246,26 @@ def swing(
         )
 
     first = run(model, structure, arrays)
-    second = run(model, structure, [moved(array) for array in arrays])
+    _shaking.nudge = nudge
+    try:
+        second = run(model, structure, [moved(array) for array in arrays])
+    finally:
+        _shaking.nudge = 0.0
     return [distance(a, b) for a, b in zip(first, second)]
+
+
+def shaken(tensor: Any) -> Any:
+    """Returns a tensor, which `swing` moves by next to nothing here.
+
+    >>> float(shaken(keras.ops.ones((1,)))[0])
+    1.0
+    """
+    nudge = getattr(_shaking, "nudge", 0.0)
+    if not nudge:
+        return tensor
+    shape, dtype = keras.ops.shape(tensor), tensor.dtype
+    noise = keras.random.uniform(shape, -1.0, 1.0, dtype=dtype, seed=_SEED)
+    return tensor + nudge * keras.ops.max(keras.ops.abs(tensor)) * noise
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:

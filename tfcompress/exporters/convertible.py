@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.select import is_graph_model, walk
+from tfcompress.core.select import walk
 
 
 @contextlib.contextmanager
@@ -18,8 +18,9 @@ def convertible_calls(model: keras.Model) -> Iterator[None]:
     So do operations of `keras.ops`. A class that overrides `call` is left alone.
     """
     parts = [model, *(layer for _, layer in walk(model))]
-    graphs = [part.operations for part in parts if is_graph_model(part)]
-    operations = {id(one): one for one in [*parts, *(o for g in graphs for o in g)]}
+    models = [part for part in parts if isinstance(part, keras.Model)]
+    parts += [one for part in models for one in getattr(part, "operations", ())]
+    operations = {id(one): one for one in parts}
     found = [
         (operation, other)
         for operation in operations.values()
@@ -58,6 +59,19 @@ def _upsampled(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
     sizes = tf.shape(images)[1:3] * tf.constant(size, tf.int32)
     resized = tf.image.resize(images, sizes, how)
     return tf.squeeze(resized, 1) if flat else resized
+
+
+def _bent(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
+    """Multiplies flat rows by slopes: LiteRT's PReLU takes at most four axes."""
+    import tensorflow as tf
+
+    sizes = inputs.shape[1:]
+    if len(sizes) < 4 or None in sizes:
+        return call(inputs)
+    rows = tf.reshape(inputs, (-1, sizes.num_elements()))
+    slopes = tf.reshape(tf.broadcast_to(layer.alpha, sizes), (-1,))
+    bent = tf.nn.relu(rows) + -slopes * tf.nn.relu(-rows)
+    return tf.reshape(bent, (-1, *sizes))
 
 
 def _looked_up(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
@@ -163,6 +177,7 @@ _COMPARED = 4096
 _OTHER_CALLS: dict[Any, Callable[..., Any]] = {
     keras.layers.UpSampling1D: _upsampled,
     keras.layers.UpSampling2D: _upsampled,
+    keras.layers.PReLU: _bent,
     keras.layers.StringLookup: _looked_up,
     keras.layers.IntegerLookup: _looked_up_integers,
     keras.layers.CategoryEncoding: _encoded,

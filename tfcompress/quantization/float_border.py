@@ -11,6 +11,7 @@ from keras import ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.core.registry import PACKAGE
+from tfcompress.core.samples import shaken
 from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 from tfcompress.quantization.integer_sums import is_plain
 
@@ -33,7 +34,7 @@ class FloatBorder(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         if not is_plain():
-            return inputs
+            return shaken(inputs)
         return ops.cast(ops.cast(inputs, "float64"), inputs.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
