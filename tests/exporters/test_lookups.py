@@ -71,3 +71,12 @@ def test_what_litert_has_no_form_for_is_named_before():
     diagnosis = tfcompress.doctor(model, "tflite", trial=False)
     assert [finding.layer for finding in diagnosis.findings] == ["crossed"]
     assert not diagnosis.deployable
+
+
+def test_a_table_that_is_compared_with_is_not_in_the_file(tmp_path, rng):
+    # The graph holds another tensor that is no weight; the table came along with it.
+    inputs = keras.Input((3,), dtype="int64", name="numbers")
+    x = layers.IntegerLookup(vocabulary=[7, 3, 100])(inputs)
+    x = layers.Embedding(6, 4)(x) + ops.convert_to_tensor(np.ones(4, "float32"))
+    model = keras.Model(inputs, layers.Dense(3, name="last")(x))
+    same(model, rng.choice(NUMBERS, (48, 3)), tmp_path)

@@ -271,7 +271,8 @@ def _captured(model: keras.Model, function: Any) -> tuple[tuple, tuple]:
         value
         for layer in [model, *(inner for _, inner in walk(model))]
         for value in vars(layer).values()
-        if isinstance(value, kind)
+        # A table that was read to be compared with is no part of the graph.
+        if isinstance(value, kind) and id(value.resource_handle) in order
     ]
     return tuple(variables), tuple(resources)
 
