@@ -32,8 +32,8 @@ def pytest_collection_modifyitems(items):
     counts = collections.Counter()
     for item in items:
         sweep = item.get_closest_marker("sweep")
-        if sweep is None:
-            continue
+        if sweep is None or item.get_closest_marker("slow"):
+            continue  # those that are slow anyway are none of the first
         key = item.nodeid.split("[")[0]
         counts[key] += 1
         if counts[key] > sweep.args[0]:
