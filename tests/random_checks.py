@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ SAMPLES = 32
 # How far integers may be off the float model, as a share of its outputs' spread. Wide:
 # random models amplify; what is wrong is off by more.
 _FAR = 0.5
+# How many steps a file may be off the finalized model: one, and the noise of floats.
+_EQUAL = 1.001
 # The least spread that counts, as a share of the largest value: of rounding alone.
 _FLAT = 1e-3
 # How little inputs are moved to see whether the model itself is steady.
@@ -72,30 +75,28 @@ def _raw(stage: str, error: Exception) -> Outcome:
     return "raw", f"{stage}: {type(error).__name__}: {text}"
 
 
+def _with_words(function: Callable, *args: Any) -> tuple[Any, str]:
+    """Returns what a function makes, and what the library warned of meanwhile."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        made = function(*args)
+    ours = (w for w in told if issubclass(w.category, tfcompress.CompressionWarning))
+    return made, " ".join(str(w.message) for w in ours)
+
+
 def check_integers(model: keras.Model, seed: int = 0) -> Outcome:
     """calibrate, finalize, predict and .tflite end in equality, or in a refusal."""
     inputs = random_inputs(model, SAMPLES, seed)
     expected = outputs_of(model, inputs)
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            aware = tfcompress.calibrate(model, inputs)
-        except tfcompress.CompressionError as error:
-            return _refusal(model, error)
-        except Exception as error:
-            return _raw("calibrate", error)
-        words = " ".join(
-            str(w.message)
-            for w in told
-            if issubclass(w.category, tfcompress.CompressionWarning)
-        )
     try:
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            final = tfcompress.finalize(aware)
-        words += " ".join(
-            str(w.message) for w in told if "stay in float" in str(w.message)
-        )
+        aware, words = _with_words(tfcompress.calibrate, model, inputs)
+    except tfcompress.CompressionError as error:
+        return _refusal(model, error)
+    except Exception as error:
+        return _raw("calibrate", error)
+    try:
+        final, more = _with_words(tfcompress.finalize, aware)
+        words += more
     except tfcompress.CompressionError as error:
         return "late", f"finalize: {' '.join(str(error).split())}"
     except Exception as error:
@@ -227,7 +228,11 @@ def _check_file(
     )
     worst = 0.0
     swings = None
-    if _differs(artifact, expected, values):
+    outputs_made = [*zip(artifact.outputs, values)]
+    if not all(
+        _steps_off(info, right, got) <= _EQUAL
+        for (info, got), right in zip(outputs_made, expected)
+    ):
         # Some layers mix the samples of a batch, and the file has one in each call.
         rows = [
             keras.tree.map_structure(lambda x, i=i: x[i : i + 1], inputs)
@@ -235,18 +240,17 @@ def _check_file(
         ]
         parts = [outputs_of(final, row) for row in rows]
         expected = [np.concatenate(column) for column in zip(*parts)]
-    for index, (info, right, got) in enumerate(zip(artifact.outputs, expected, values)):
-        step = _step(info, right)
-        off = float(np.abs(got.astype("float64") - right).max()) / step
+    for index, ((info, got), right) in enumerate(zip(outputs_made, expected)):
+        off = _steps_off(info, right, got)
         worst = max(worst, off)
-        if off > 1.001:
+        if off > _EQUAL:
             arrays = [np.asarray(x) for x in keras.tree.flatten(inputs)]
             swings = swings or swing(final, final.input, arrays, _NUDGE)
-            if off * step <= 2 * swings[index].max():
+            if off * _step(info, right) <= 2 * swings[index].max():
                 continue
-        if not off <= 1.001 and "not equal to the model" in words:
+        if not off <= _EQUAL and "not equal to the model" in words:
             return "told", f"{info.name}: the file is {off:.1f} off, and export says so"
-        if not off <= 1.001:
+        if not off <= _EQUAL:
             kind = "steps" if info.step else "tolerances (float output)"
             return "silent", f"{info.name}: the file is {off:.1f} {kind} off"
     coverage = artifact.integer_coverage
@@ -259,9 +263,5 @@ def _step(info: Any, values: np.ndarray) -> float:
     return info.step or 1e-4 * max(1.0, float(np.abs(values).max()))
 
 
-def _differs(artifact: tfcompress.Artifact, expected: list, values: list) -> bool:
-    return any(
-        not float(np.abs(got.astype("float64") - right).max()) / _step(info, right)
-        <= 1.001
-        for info, right, got in zip(artifact.outputs, expected, values)
-    )
+def _steps_off(info: Any, right: np.ndarray, got: np.ndarray) -> float:
+    return float(np.abs(got.astype("float64") - right).max()) / _step(info, right)
