@@ -190,8 +190,10 @@ def _pairs(
             return
         seen.add(id(old))
         yield old, new
-        copies = _copies_by_place(places(old), places(new))
-        for place, layer in places(old).items():
+        originals, copies = places(old), places(new)
+        if isinstance(old, keras.Model):
+            copies = _copies_by_place(originals, copies)
+        for place, layer in originals.items():
             if place in copies:
                 yield from visit(layer, copies[place])
             elif complete and layer.weights:
@@ -207,9 +209,9 @@ def _pairs(
 
 
 def _copies_by_place(originals: dict[tuple, Any], copies: dict[tuple, Any]) -> dict:
-    """Returns the copies of layers by the places of the originals.
+    """Returns the copies of a model's layers by the places of the originals.
 
-    Layers of a model are known by their names. Those without a name of their own have
+    They are known by their names. Those without a name of their own have
     a new one in each model that a layer's constructor makes, and then it is their
     order that tells them apart.
     """

@@ -169,7 +169,7 @@ def require_built(model: Any, purpose: str) -> None:
         )
     # A subclassed model may make its layers only when it is built.
     parts = [layer for _, layer in walk(model)]
-    if isinstance(model, keras.Model) and not isinstance(model, keras.Sequential):
+    if not isinstance(model, keras.Sequential):
         parts += getattr(model, "operations", [])  # of `keras.ops`, they are no layers
     empty = all(isinstance(part, keras.layers.InputLayer) for part in parts)
     if empty and (model.built or isinstance(model, keras.Sequential)):

@@ -64,7 +64,6 @@ class IntegerPReLU(keras.layers.Wrapper):
         given, own, made = self.steps
         integers = ops.round(ops.cast(inputs, "float64") / given)
         slopes = ops.round(ops.cast(self.layer.alpha, "float64") / own)
-        # As kernels do, in float64 of numbers in float32.
         rounded = ops.where(
             integers < 0,
             in_fixed_point(integers * slopes, given * own / made),
