@@ -256,3 +256,25 @@ def test_a_logarithm_of_next_to_nothing_is_not_called_an_error(tmp_path, rng):
     with pytest.warns(CompressionWarning, match="stay in float"):
         final = tfcompress.finalize(tfcompress.calibrate(model, data))
     tfcompress.export(final, tmp_path / "model.tflite")
+
+
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("merge", ["Add", "Average", "Subtract", "Multiply"])
+def test_operands_that_are_reshaped_alike(merge, tmp_path, rng):
+    # The converter moves both reshapings behind the sum, and then refuses its scale.
+    inputs = keras.Input((4, 6), name="x")
+    bent = [ops.tanh(layers.Dense(5)(inputs)), ops.tanh(layers.Dense(5)(inputs))]
+    reshaped = [layers.Reshape((2, 10))(one) for one in bent]
+    merged = layers.Activation("relu")(getattr(layers, merge)()(reshaped))
+    model = keras.Model(inputs, layers.Dense(3)(merged))
+    same(model, rng.normal(size=(256, 4, 6)).astype("float32"), tmp_path)
+
+
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (-0.4, 0.4), (-3, 1), (0, 0.7)])
+def test_bounds_half_way_between_two_integers(low, high, tmp_path, rng):
+    # TensorFlow and the converter shifted an even range different ways.
+    inputs = keras.Input((6,), name="x")
+    clipped = ops.clip(layers.Dense(8)(inputs), low, high)
+    model = keras.Model(inputs, layers.Dense(3)(clipped))
+    same(model, rng.normal(size=(256, 6)).astype("float32"), tmp_path)

@@ -255,7 +255,7 @@ class FakeQuantize(keras.layers.Layer):
         assert self.fixed_range is not None
         low, high = self.fixed_range
         if not self.is_wide:
-            return low, high
+            return self._with_zero(low, high)
         half = self._steps // 2
         step = 2 ** math.ceil(math.log2(max(-low, high))) / (half + 1)
         return -half * step, half * step
@@ -313,12 +313,18 @@ class FakeQuantize(keras.layers.Layer):
             half = 2 ** (self.num_bits - 1)
             step = ops.maximum(high / (half - 1), -low / half)
             return -half * step, (half - 1) * step
-        levels = 2**self.num_bits - 1
-        step = (high - low) / levels
-        # A symmetric range has its zero half-way between two values, and TensorFlow
-        # and the converter shift it different ways unless it is shifted here.
-        zero_point = ops.round(-low / step)
-        return -zero_point * step, (levels - zero_point) * step
+        return self._with_zero(low, high)
+
+    def _with_zero(self, low: Any, high: Any) -> tuple[Any, Any]:
+        """Returns a range shifted so that zero is on its grid.
+
+        A symmetric range has its zero half-way between two values, and TensorFlow and
+        the converter shift it different ways unless it is shifted here.
+        """
+        step = (high - low) / self._steps
+        exact = -low / step
+        zero_point = round(exact) if isinstance(exact, float) else ops.round(exact)
+        return -zero_point * step, (self._steps - zero_point) * step
 
     @property
     def has_range(self) -> bool:

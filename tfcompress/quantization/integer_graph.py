@@ -37,6 +37,7 @@ from tfcompress.quantization.graph_roundings import (
     rounding_before,
 )
 from tfcompress.quantization.recurrent_steps import unrolled
+from tfcompress.quantization.reshaped_operands import with_operands_unshaped
 from tfcompress.quantization.storage import as_stored
 from tfcompress.quantization.usable_ranges import with_usable_ranges
 from tfcompress.quantization.wrapper import QuantizedLayer
@@ -53,7 +54,7 @@ def integer_graph(graph: Graph) -> Graph:
     graph = _integer_forms(graph)
     graph = fold_scales(graph)
     graph = with_usable_ranges(graph, kernel_and_bias, output_axes, next_rounding)
-    graph = _use_convolutions(graph)
+    graph = with_operands_unshaped(_use_convolutions(graph))
     graph = with_constants_on_grids(graph, rounding_before)
     return with_integer_sums(_round_weights(graph))
 
