@@ -278,3 +278,20 @@ def test_bounds_half_way_between_two_integers(low, high, tmp_path, rng):
     clipped = ops.clip(layers.Dense(8)(inputs), low, high)
     model = keras.Model(inputs, layers.Dense(3)(clipped))
     same(model, rng.normal(size=(256, 6)).astype("float32"), tmp_path)
+
+
+@pytest.mark.parametrize("layer", ["LayerNormalization", "RMSNormalization"])
+def test_a_row_of_next_to_nothing_is_what_it_is_alone(layer, rng):
+    # Its square is rounded to zero. What it became was the logarithm of the smallest
+    # number in the batch, and `finalize` found another.
+    inputs = keras.Input((8,), name="x")
+    model = keras.Model(inputs, getattr(layers, layer)()(inputs))
+    data = rng.normal(size=(256, 8)).astype("float32")
+    data[:8] *= 0.05
+    aware = tfcompress.calibrate(model, data)
+    together = aware(data).numpy()
+    alone = np.concatenate([aware(row[None]).numpy() for row in data[:8]])
+    np.testing.assert_array_equal(together[:8], alone)
+    final = tfcompress.finalize(aware)(data).numpy()
+    steps = np.abs(final - together)[:8] / np.diff(np.unique(final)).min()
+    assert steps.max() < 1.001

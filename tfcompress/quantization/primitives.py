@@ -166,29 +166,35 @@ class GuardedLog(keras.layers.Layer):
     where `1 / sqrt(x)` is `exp(-log(x) / 2)`.
 
     Args:
-        smallest: numbers up to this one are taken for the smallest of the batch that
-            is larger, so that training sees finite values and gradients; integers clip
-            what is too small by themselves.
+        smallest: in training, numbers up to this one are taken for the smallest of
+            the batch that is larger, so that ranges and gradients are those of the
+            others; in inference for this one, whatever else the batch holds. Integers
+            clip what is too small by themselves.
         guarded: whether to do so.
 
     Example:
 
-    >>> GuardedLog(smallest=1.0)(ops.array([0.0, 1.0])).numpy().tolist()
-    [0.0, 0.0]
+    >>> numbers = ops.array([0.0, 1.0, 2.0])
+    >>> GuardedLog(smallest=0.5)(numbers, training=True).numpy().tolist()[0]
+    0.0
+    >>> GuardedLog(smallest=0.5)(numbers).numpy().round(2).tolist()[0]
+    -0.69
     """
 
     def __init__(self, smallest: float = 1e-7, guarded: bool = True, **kwargs: Any):
         super().__init__(**kwargs)
         self.smallest, self.guarded = smallest, guarded
 
-    def call(self, inputs: Any) -> Any:
-        if self.guarded:
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not self.guarded:
+            return ops.log(inputs)
+        smallest: Any = self.smallest
+        if training:
             # What was rounded to zero is taken for the smallest number that was not:
             # a lower one would widen the range of all.
-            known = ops.where(inputs > self.smallest, inputs, ops.max(inputs))
-            smallest = ops.maximum(ops.min(known), self.smallest)
-            inputs = ops.maximum(inputs, ops.stop_gradient(smallest))
-        return ops.log(inputs)
+            known = ops.where(inputs > smallest, inputs, ops.max(inputs))
+            smallest = ops.maximum(ops.min(known), smallest)
+        return ops.log(ops.maximum(inputs, ops.stop_gradient(smallest)))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
