@@ -26,7 +26,7 @@ from tfcompress.core.samples import attempts, distance, run, swing
 from tfcompress.core.select import require_built, walk
 from tfcompress.layer_rules import changes_nothing
 from tfcompress.quantization.casts import cast_of, is_float
-from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integer_graph import integer_graph
 
 _SAMPLES = 2
@@ -206,7 +206,7 @@ def _first_difference(
     for name, wanted, got in zip(names, first, second):
         size = float(np.abs(wanted).max(initial=0.0))
         if not _is_within(distance(wanted, got), share * size + _SMALLEST):
-            return name.removesuffix("_quantizer")
+            return rounded_layer(name)
     return output_names(model)[0]
 
 

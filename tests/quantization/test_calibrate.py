@@ -223,3 +223,20 @@ def test_bad_input(trained, digits, change, message):
 def test_data_that_are_all_zero_are_named(trained):
     with pytest.warns(CompressionWarning, match="Always zero.*image"):
         calibrate(trained, np.zeros((8, 8, 8, 1), "float32"))
+
+
+def test_what_kernels_cut_off_is_told(rng):
+    # LiteRT's log_softmax ends at -15.9, whatever the model computes.
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, "log_softmax", kernel_initializer="ones", name="scores"),
+        ]
+    )
+    kernel = rng.normal(size=(6, 5)).astype("float32")
+    data = rng.normal(size=(64, 6)).astype("float32")
+    model.layers[-1].kernel.assign(kernel)
+    calibrate(model, data)  # all above: nothing is said
+    model.layers[-1].kernel.assign(20 * kernel)
+    with pytest.warns(CompressionWarning, match=r"cut off.* scores \(-\d+ to 0, kern"):
+        calibrate(model, data)

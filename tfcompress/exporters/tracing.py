@@ -15,6 +15,7 @@ from tfcompress.core.inlining import as_it_was_built
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import TensorInfo
 from tfcompress.exporters.convertible import convertible_calls
+from tfcompress.quantization.fake_quantize import rounded_layer
 from tfcompress.quantization.integer_sums import plain_arithmetic
 
 _INPUT_NAME = re.compile(r"[A-Za-z0-9._/-]+")
@@ -246,7 +247,7 @@ def _single_output_name(model: keras.Model) -> str:
         return _single_output_name(layer)
     # A quantized student keeps the output name of its float teacher: its last layer,
     # a rounding, is named after it.
-    name = re.sub(r"_quantizer_*$", "", last)
+    name = rounded_layer(last)
     # A generated name ("dense_7") depends on what else the process has built, so it
     # would change from one version of a served model to the next.
     stripped = re.sub(r"_\d+$", "", name).replace("_", "")

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.core.errors import CompressionWarning
 from tfcompress.core.graph import trace
-from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.quantizers import UniformQuantizer
 from tfcompress.quantization.scheme import QuantizationScheme
@@ -93,7 +93,7 @@ def _range_of(
     layer: FakeQuantize, producers: list[str], quantized: dict[str, Any]
 ) -> tuple | None:
     """Returns the range that TFMOT has for what flows through this layer."""
-    owner = layer.name.rstrip("_").removesuffix("_quantizer")
+    owner = rounded_layer(layer.name)
     # Tensors that share a range have that of what they are joined in.
     for name in dict.fromkeys([owner, *producers]):
         entry = quantized.get(name)

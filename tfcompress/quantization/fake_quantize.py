@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,15 @@ _OBSERVED = 10
 
 
 _state = threading.local()
+
+
+def rounded_layer(name: str) -> str:
+    """Returns the name of the layer whose numbers a `FakeQuantize` rounds.
+
+    >>> rounded_layer("head_quantizer_")    # there was a "head_quantizer" already
+    'head'
+    """
+    return re.sub(r"_quantizer_*$", "", name)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from tfcompress.quantization.calibration.folding import (
 )
 from tfcompress.quantization.calibration.observers import Observer, observers
 from tfcompress.quantization.calibration.rounding import round_kernels
+from tfcompress.quantization.fake_quantize import rounded_layer
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.scheme import Scheme
@@ -170,12 +171,18 @@ def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> Non
             low, high = ends[id(layer)]
             if high > low:
                 counts[id(layer)] += np.histogram(value, _BINS, (low, high))[0]
-    constant, useless = [], []
+    constant, useless, cut = [], [], []
     for layer in {id(one): one for one, _, _ in taps}.values():
-        if layer.fixed_range is not None:
-            continue
         low, high = ends[id(layer)]
-        name = layer.name.removesuffix("_quantizer")
+        name = rounded_layer(layer.name)
+        if layer.fixed_range is not None:
+            least, most = layer.learned_range()
+            if low < least - layer.step() or high > most + layer.step():
+                cut.append(
+                    f"{name} ({low:.3g} to {high:.3g}, kernels: {least:.3g} to "
+                    f"{most:.3g})"
+                )
+            continue
         if layer.masked is not None:
             pass  # its low end is what hides masked scores
         elif high > low:
@@ -188,6 +195,14 @@ def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> Non
             constant.append(name)
         layer.ranges.assign(np.tile([[low, high]], (layer.sites, 1)))
         layer.batches.assign(np.ones(layer.sites))
+    if cut:
+        warnings.warn(
+            "Integer kernels prescribe the range of these, and cut off what lies "
+            f"outside: {', '.join(cut)}. If that matters, leave them in float by "
+            "`filters`.",
+            CompressionWarning,
+            stacklevel=3,
+        )
     if constant:
         warnings.warn(
             f"Always zero on the calibration data: {', '.join(constant)}. Their range "
@@ -228,7 +243,7 @@ def _watched(probe: keras.Model, data: Inputs, taps: list) -> Any:
             if not np.isfinite(value[value > -np.inf] if hides else value).all():
                 raise InvalidArgumentError(
                     "A layer computes NaN or infinity on the calibration data.",
-                    received=f"the output of '{layer.name.removesuffix('_quantizer')}'",
+                    received=f"the output of '{rounded_layer(layer.name)}'",
                     fix="load a checkpoint from before the training diverged",
                 )
         yield values
