@@ -295,3 +295,11 @@ def test_a_row_of_next_to_nothing_is_what_it_is_alone(layer, rng):
     final = tfcompress.finalize(aware)(data).numpy()
     steps = np.abs(final - together)[:8] / np.diff(np.unique(final)).min()
     assert steps.max() < 1.001
+
+
+def test_a_product_with_a_clipped_matrix(tmp_path, rng):
+    # XNNPACK does not take its zero point, and LiteRT's own kernel rounds twice.
+    inputs = keras.Input((6, 5), name="x")
+    clipped = ops.clip(layers.Dense(7)(inputs), 0.0, 2.0)
+    model = keras.Model(inputs, layers.Attention()([clipped, clipped]))
+    same(model, rng.normal(size=(512, 6, 5)).astype("float32"), tmp_path)

@@ -198,7 +198,12 @@ def _sum_scales(
     if isinstance(operation, layers.Multiply) or kind == "Matmul":
         steps = [given[0].step(), given[-1].step(), rounding.step()]
         first, last, target = map(np.float32, steps)
-        return SumScales(steps[0] * steps[1], float(first * last / target))
+        sum_step = steps[0] * steps[1]
+        if kind == "Matmul" and given[-1].zero_point() != 0:
+            # XNNPACK multiplies only by matrices whose zero is the integer 0.
+            factor = float(first * last) / float(target)
+            return SumScales(sum_step, factor, fixed_point=True)
+        return SumScales(sum_step, float(first * last / target))
     if activation_name(operation) in ("relu", "relu6"):
         ratio = np.float32(given[0].step()) / np.float32(rounding.step())
         return SumScales(given[0].step(), float(ratio), fixed_point=True)

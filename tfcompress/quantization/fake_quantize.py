@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-import threading
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -18,6 +15,7 @@ from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
 from tfcompress.quantization.integer_sums import is_plain
+from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
 
 # A range that is a single point has no scale.
@@ -29,9 +27,6 @@ TIE_BREAK = 0.02
 _OBSERVED = 10
 
 
-_state = threading.local()
-
-
 def rounded_layer(name: str) -> str:
     """Returns the name of the layer whose numbers a `FakeQuantize` rounds.
 
@@ -41,37 +36,13 @@ def rounded_layer(name: str) -> str:
     return re.sub(r"_quantizer_*$", "", name)
 
 
-@contextlib.contextmanager
-def at_step(step: Any, steps: int) -> Iterator[None]:
-    """Inside, a call of `FakeQuantize` is that of one step of a sequence.
-
-    Each site of a layer then stands for `steps` of them.
-    """
-    before = getattr(_state, "step", None)
-    _state.step = step, steps
-    try:
-        yield
-    finally:
-        _state.step = before
-
-
-def _site_now(site: Any) -> Any:
-    step = getattr(_state, "step", None)
-    return site if step is None else site * step[1] + step[0]
-
-
-def _in_loop() -> bool:
-    step = getattr(_state, "step", None)
-    return step is not None and not isinstance(step[0], int)
-
-
 def _of_all_replicas(extremes: Any) -> Any:
     """Returns the smallest and largest value of the whole batch from those here.
 
     Replicas cannot talk to each other inside of a loop; what has moved in one is made
     equal after it.
     """
-    if _in_loop():
+    if in_loop():
         return extremes
     every = from_all(extremes)
     return ops.stack([ops.min(every[:, 0]), ops.max(every[:, 1])])
@@ -218,7 +189,7 @@ class FakeQuantize(keras.layers.Layer):
             low, high = self._span(ops.convert_to_tensor(self.ranges))
         elif training:
             if site is not None:
-                self._observe(inputs, _site_now(site))
+                self._observe(inputs, site_now(site))
             low, high = self._span(ops.convert_to_tensor(self.ranges))
         else:
             # Before any training there is no range yet: take the batch's own.

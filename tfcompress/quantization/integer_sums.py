@@ -103,7 +103,8 @@ class SumScales:
     Attributes:
         sum_step: distance between two neighbouring sums; `None` where the input is not
             a sum but any number.
-        factor: what turns an integer sum into output steps, in float32.
+        factor: what turns an integer sum into output steps, in float32 unless
+            `fixed_point`.
         offset: what the zero points of the inputs add to the integer sum.
         bias: in output steps: what takes the offset away and adds the output's zero
             point, in float32.

@@ -29,7 +29,8 @@ from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import LayerRule, kernels_of, register_layer_rule
-from tfcompress.quantization.fake_quantize import FakeQuantize, at_step
+from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.sequence_steps import at_step
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
