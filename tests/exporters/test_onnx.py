@@ -53,6 +53,25 @@ def test_onnx_numbers_in_integers_equal_keras(onnx_file, quantized, images):
     assert result.passed
 
 
+def test_sums_are_rounded_as_litert_does(tmp_path, rng):
+    # ONNX Runtime adds in floats, and takes the even one of two that are as near.
+    pytest.importorskip("onnxruntime")
+    inputs = [keras.Input((64,), name=name) for name in ("a", "b")]
+    model = keras.Model(inputs, L.Add()(inputs))
+    data = [rng.uniform(-1, 1, (256, 64)).astype("float32") for _ in inputs]
+    for array in data:  # a sum has twice the step
+        array[0], array[1] = 1.0, -1.0
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    off = {}
+    for exact in (True, False):
+        path = tmp_path / f"{exact}.onnx"
+        file = export(final, path, format="onnx", exact_sums=exact)
+        outputs = load(file.path)(dict(zip("ab", data)))
+        off[exact] = np.abs(outputs - final.predict(data, verbose=0)).max()
+    assert off[True] == 0
+    assert off[False] > 0
+
+
 def test_descriptions(onnx_file, openvino_folder):
     assert onnx_file.inputs[0].shape == (None, 12, 12, 3)
     assert onnx_file.outputs[0].name == "logits"

@@ -50,6 +50,7 @@ def trace(
     batch_size: int | None = None,
     input_signature: Any = None,
     convertible: bool = False,
+    additions: bool = False,
     rebuilt: Sequence[tuple[keras.Variable, Callable[[], Any]]] = (),
 ) -> TracedModel:
     """Traces the inference pass of `model`; the model stays as it was.
@@ -63,6 +64,7 @@ def trace(
         convertible: whether to trace what converters understand: in float32 what a
             mixed-precision model computes in 16 bits, and sums before they are
             rounded as integer kernels would.
+        additions: whether to round sums of two tensors nevertheless.
         rebuilt: variables that the graph makes from constants, and how.
 
     Raises:
@@ -90,7 +92,7 @@ def trace(
         with contextlib.ExitStack() as stack:
             if convertible:
                 stack.enter_context(_full_precision(model))
-                stack.enter_context(plain_arithmetic())
+                stack.enter_context(plain_arithmetic(additions))
                 stack.enter_context(convertible_calls(model))
             function = tf.function(serve, autograph=False).get_concrete_function(*specs)
     except InvalidArgumentError:

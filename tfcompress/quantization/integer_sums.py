@@ -34,19 +34,27 @@ _MULTIPLIER_BITS = 31
 
 
 @contextlib.contextmanager
-def plain_arithmetic() -> Iterator[None]:
-    """Inside, models are traced as converters understand them: sums stay float."""
-    before = is_plain()
-    _state.plain = True
+def plain_arithmetic(additions: bool = False) -> Iterator[None]:
+    """Inside, models are traced as converters understand them: sums stay float.
+
+    Args:
+        additions: whether sums of two tensors are rounded nevertheless, in float64.
+    """
+    before = is_plain(), getattr(_state, "additions", False)
+    _state.plain, _state.additions = True, additions
     try:
         yield
     finally:
-        _state.plain = before
+        _state.plain, _state.additions = before
 
 
 def is_plain() -> bool:
     """Returns whether models are being traced for a converter."""
     return getattr(_state, "plain", False)
+
+
+def _adds_plainly() -> bool:
+    return is_plain() and not getattr(_state, "additions", False)
 
 
 def rescaled(
@@ -207,15 +215,16 @@ def add_integers(first: Any, second: Any, steps: Any, step: float) -> Any:
         steps: distance between two neighbouring values of each.
         step: that of the sum.
     """
-    if is_plain():
+    if _adds_plainly():
         return first + second
     ratios = [np.float32(one) / np.float32(step) for one in steps]
     shift = _FACTOR_BITS - (math.frexp(max(ratios))[1] - 1)
     total: Any = 2.0 ** (shift - 1)
     for value, own, ratio in zip((first, second), steps, ratios):
         factor = float(np.rint(np.ldexp(ratio, shift)))
-        total = total + ops.round(ops.cast(value, "float64") / own) * factor
-    rounded = ops.floor(total / 2.0**shift)
+        integers = ops.round(ops.cast(value, "float64") * (1.0 / own))
+        total = total + integers * factor
+    rounded = ops.floor(total * 2.0**-shift)
     return ops.cast(rounded, "float32") * np.float32(step)
 
 
@@ -255,7 +264,7 @@ class IntegerAdd(layers.Add):
         first, second = inputs
         if not self.subtract:
             return add_integers(first, second, self.steps, self.step)
-        if is_plain():
+        if _adds_plainly():
             return first - second
         return add_integers(first, -second, self.steps, self.step)
 
