@@ -170,6 +170,7 @@ class _Plan:
     groups: list[ChannelGroup]
     limits: list[float]
     scores: list[np.ndarray]
+    made: dict[bytes, tuple[keras.Model, int]] = dataclasses.field(default_factory=dict)
 
     def with_sparsity(self, sparsity: float, round_to: int) -> keras.Model:
         total = sum(group.channels for group in self.groups)
@@ -239,8 +240,8 @@ class _Plan:
         cost = MacCost(self.dependencies, self.groups)
         aim, best = share, (np.inf, self.model, 1.0)
         for _ in range(_ATTEMPTS):
-            result = self._smaller(meet(widths, cost, aim * full))
-            reached = count_macs(result) / full
+            result, work = self._measured(meet(widths, cost, aim * full))
+            reached = work / full
             best = min(best, (abs(reached - share), result, reached), key=_first)
             if abs(reached - share) <= TOLERANCE / 4 * share:
                 break
@@ -250,6 +251,17 @@ class _Plan:
 
     def _widths(self, step: int) -> list[Widths]:
         return [Widths(g, step, limit) for g, limit in zip(self.groups, self.limits)]
+
+    def _measured(self, counts: Counts) -> tuple[keras.Model, int]:
+        """Returns the model of these widths and its MACs; each is made but once.
+
+        Small models have few widths, which many aims and steps come back to.
+        """
+        key = np.asarray(counts, "int64").tobytes()
+        if key not in self.made:
+            model = self._smaller(counts)
+            self.made[key] = model, count_macs(model)
+        return self.made[key]
 
     def _smaller(self, counts: Counts) -> keras.Model:
         return remove(self.dependencies, lowest(self.groups, self.scores, counts))
