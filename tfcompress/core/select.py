@@ -3,6 +3,7 @@
 import itertools
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from tfcompress.core.errors import (
 Filters = (
     str | type | Callable[[keras.Layer], bool] | Iterable[str | type | Callable] | None
 )
+# What certainly holds no layer.
+_PLAIN = frozenset({bool, int, float, str, bytes, type(None)})
 
 
 def walk(model: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
@@ -63,9 +66,10 @@ def places(layer: keras.Layer) -> dict[tuple, keras.Layer]:
     """
     if isinstance(layer, keras.Model) and layer.layers:
         held: dict[tuple, keras.Layer] = {}
+        alike: Counter[str] = Counter()
         for one in layer.layers:
-            alike = sum(place[1] == one.name for place in held)
-            held["layers", one.name, alike] = one
+            held["layers", one.name, alike[one.name]] = one
+            alike[one.name] += 1
         return held
     table: dict[tuple, keras.Layer] = {}
     seen: set[int] = set()
@@ -75,17 +79,23 @@ def places(layer: keras.Layer) -> dict[tuple, keras.Layer]:
             if id(value) not in seen:
                 seen.add(id(value))
                 table[place] = value
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, (list, tuple)):
             for position, item in enumerate(value):
-                visit(item, (*place, position))
+                if type(item) not in _PLAIN:
+                    visit(item, (*place, position))
         elif isinstance(value, dict):
             for key, item in value.items():
-                visit(item, (*place, key))
+                if type(item) not in _PLAIN:
+                    visit(item, (*place, key))
 
+    attributes = dict(vars(layer))
     # Keras' own list of all of them comes last: its order is that of their making.
-    attributes = sorted(vars(layer).items(), key=lambda item: item[0] == "_layers")
-    for name, value in attributes:
-        visit(value, (name,))
+    last = attributes.pop("_layers", None)
+    for name, value in attributes.items():
+        # Most attributes are plain, and every copy of a model asks for all of them.
+        if type(value) not in _PLAIN:
+            visit(value, (name,))
+    visit(last, ("_layers",))
     return table
 
 
