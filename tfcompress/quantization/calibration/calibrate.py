@@ -113,13 +113,15 @@ def calibrate(
     if equalize_channels:
         graph = equalize(graph)
     aware = build(graph)
-    float_graph, taps = without_fake_quantization(trace(aware))
+    traced = trace(aware)
+    float_graph, taps = without_fake_quantization(traced)
     _check_inputs(model, inputs)
     if not taps:
         return aware  # all of it stays in float, as has been said
     _set_ranges(float_graph, taps, inputs, chooser)
     reference = build(float_graph)
-    round_kernels(aware, reference, inputs, rounding == "adaptive", correct_bias)
+    adaptive = rounding == "adaptive"
+    round_kernels(aware, traced, reference, inputs, adaptive, correct_bias)
     return aware
 
 

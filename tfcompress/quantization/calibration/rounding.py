@@ -13,7 +13,7 @@ from keras import ops
 
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import trace
+from tfcompress.core.graph import Graph
 from tfcompress.core.layer_inputs import Recorder, reason_against, rows
 from tfcompress.layer_rules import kernels_of
 from tfcompress.quantization.storage import INT4
@@ -122,6 +122,7 @@ def adaptive_rounding(
 
 def round_kernels(
     model: keras.Model,
+    graph: Graph,
     reference: keras.Model,
     data: Inputs,
     adaptive: bool,
@@ -131,13 +132,14 @@ def round_kernels(
 
     Args:
         model: a quantization-aware model whose ranges are set.
+        graph: its traced graph.
         reference: the same model in float; its layers bear the same names.
         data: typical inputs.
         adaptive: whether to round kernels by `adaptive_rounding`.
         correct_bias: whether to move biases so that the mean of every output channel
             stays what it was (Nagel et al., 2019).
     """
-    calls = Counter(id(node.operation) for node in trace(model).nodes)
+    calls = Counter(id(node.operation) for node in graph.nodes)
     for wrapper in model.layers:
         if not isinstance(wrapper, QuantizedLayer):
             continue
