@@ -14,12 +14,11 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
+from tfcompress.quantization.grids import Grid
 from tfcompress.quantization.integer_sums import is_plain
 from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
 
-# A range that is a single point has no scale.
-_SMALLEST_SPAN = 1e-5
 # In steps: decides where the mean of a few integers lies half-way between two, as
 # `finalize` decides it (`as_convolution`), and is far above the noise of float32.
 TIE_BREAK = 0.02
@@ -131,7 +130,6 @@ class FakeQuantize(keras.layers.Layer):
         self.nonnegative = nonnegative
         self.sites = sites
         self.momentum = momentum
-        self._spanned: tuple[bytes, tuple[float, float]] | None = None
         self._frozen = frozen
         self.supports_masking = True
 
@@ -186,14 +184,14 @@ class FakeQuantize(keras.layers.Layer):
             # range is found; it would never widen if they were cut off before.
             return inputs
         elif self.frozen:
-            low, high = self._span(ops.convert_to_tensor(self.ranges))
+            low, high = self._grid.span(ops.convert_to_tensor(self.ranges))
         elif training:
             if site is not None:
                 self._observe(inputs, site_now(site))
-            low, high = self._span(ops.convert_to_tensor(self.ranges))
+            low, high = self._grid.span(ops.convert_to_tensor(self.ranges))
         else:
             # Before any training there is no range yet: take the batch's own.
-            low, high = self._span(
+            low, high = self._grid.span(
                 ops.cond(
                     ops.max(self.batches) > 0,
                     lambda: ops.convert_to_tensor(self.ranges),
@@ -223,20 +221,24 @@ class FakeQuantize(keras.layers.Layer):
         return ops.clip(ops.round(inputs / step), smallest, largest) * step
 
     @property
+    def _grid(self) -> Grid:
+        return Grid(self.num_bits, self.nonnegative, self.symmetric, self.contains)
+
+    @property
     def is_wide(self) -> bool:
         """Whether integers go from -32767 to 32767, as LiteRT's 16-bit kernels want."""
-        return self.num_bits > 8
+        return self._grid.is_wide
 
     @property
     def _steps(self) -> int:
-        return 2**self.num_bits - (2 if self.is_wide else 1)
+        return self._grid.steps
 
     def _fixed(self) -> tuple[float, float]:
         """Returns the range that kernels prescribe; that of 16 bits is even about 0."""
         assert self.fixed_range is not None
         low, high = self.fixed_range
         if not self.is_wide:
-            return self._with_zero(low, high)
+            return self._grid.with_zero(low, high)
         half = self._steps // 2
         step = 2 ** math.ceil(math.log2(max(-low, high))) / (half + 1)
         return -half * step, half * step
@@ -279,38 +281,12 @@ class FakeQuantize(keras.layers.Layer):
             self.ranges.assign(ops.where(here[:, None] > 0, moved[None], self.ranges))
             self.batches.assign(self.batches + here)
 
-    def _span(self, ranges: Any) -> tuple[Any, Any]:
-        """Returns the range of all sites, shifted so that zero is on its grid."""
-        low = ops.full_like(ranges[0, 0], min(0.0, *self.contains, 0.0))
-        if not self.nonnegative:
-            low = ops.minimum(ops.min(ranges[:, 0]), low)
-        # Zero is in every range, also where all values are negative.
-        high = ops.maximum(ops.max(ranges[:, 1]), max(0.0, 0.0, *self.contains))
-        high = ops.maximum(high, low + _SMALLEST_SPAN)
-        if self.is_wide:
-            high = ops.maximum(high, -low)
-            return -high, high
-        if self.symmetric:
-            half = 2 ** (self.num_bits - 1)
-            step = ops.maximum(high / (half - 1), -low / half)
-            return -half * step, (half - 1) * step
-        return self._with_zero(low, high)
-
-    def _with_zero(self, low: Any, high: Any) -> tuple[Any, Any]:
-        """Returns a range shifted so that zero is on its grid.
-
-        A symmetric range has its zero half-way between two values, and TensorFlow and
-        the converter shift it different ways unless it is shifted here.
-        """
-        step = (high - low) / self._steps
-        exact = -low / step
-        zero_point = round(exact) if isinstance(exact, float) else ops.round(exact)
-        return -zero_point * step, (self._steps - zero_point) * step
-
     @property
     def has_range(self) -> bool:
         """Whether the range is fixed, or has been found in training."""
-        return self.fixed_range is not None or float(ops.max(self.batches)) > 0
+        if self.fixed_range is not None:
+            return True
+        return bool(ops.convert_to_numpy(self.batches).max() > 0)
 
     def learned_range(self) -> tuple[float, float]:
         """Returns the range that is in use.
@@ -327,12 +303,7 @@ class FakeQuantize(keras.layers.Layer):
                 expected="a model that has been through fit",
                 fix="train it with fit, a few steps suffice to set the ranges",
             )
-        ranges = ops.convert_to_numpy(self.ranges)
-        # Rewriting a graph asks for the same range many times.
-        if self._spanned is None or self._spanned[0] != ranges.tobytes():
-            low, high = self._span(ops.convert_to_tensor(ranges))
-            self._spanned = ranges.tobytes(), (float(low), float(high))
-        return self._spanned[1]
+        return self._grid.span_of(ops.convert_to_numpy(self.ranges))
 
     def rounded(self, values: Any) -> Any:
         """Returns numbers as an array, rounded to the range that is in use."""

@@ -1,0 +1,81 @@
+"""Ranges of activations, shifted so that zero is one of the numbers on their grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+# A range that is a single point has no scale.
+_SMALLEST_SPAN = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The numbers that integers of so many bits can stand for.
+
+    Attributes:
+        num_bits: how many bits.
+        nonnegative: whether the range begins at zero.
+        symmetric: whether the range is as wide below zero as above.
+        contains: numbers that are in every range.
+    """
+
+    num_bits: int
+    nonnegative: bool = False
+    symmetric: bool = False
+    contains: tuple[float, ...] = ()
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether integers go from -32767 to 32767, as LiteRT's 16-bit kernels want."""
+        return self.num_bits > 8
+
+    @property
+    def steps(self) -> int:
+        """How many steps lie between the first and the last number."""
+        return 2**self.num_bits - (2 if self.is_wide else 1)
+
+    def span(self, ranges: Any) -> tuple[Any, Any]:
+        """Returns the range of all sites, shifted so that zero is on its grid."""
+        low = ops.full_like(ranges[0, 0], min(0.0, *self.contains, 0.0))
+        if not self.nonnegative:
+            low = ops.minimum(ops.min(ranges[:, 0]), low)
+        # Zero is in every range, also where all values are negative.
+        high = ops.maximum(ops.max(ranges[:, 1]), max(0.0, 0.0, *self.contains))
+        high = ops.maximum(high, low + _SMALLEST_SPAN)
+        if self.is_wide:
+            high = ops.maximum(high, -low)
+            return -high, high
+        if self.symmetric:
+            half = 2 ** (self.num_bits - 1)
+            step = ops.maximum(high / (half - 1), -low / half)
+            return -half * step, (half - 1) * step
+        return self.with_zero(low, high)
+
+    def with_zero(self, low: Any, high: Any) -> tuple[Any, Any]:
+        """Returns a range shifted so that zero is on its grid.
+
+        A symmetric range has its zero half-way between two values, and TensorFlow and
+        the converter shift it different ways unless it is shifted here.
+        """
+        step = (high - low) / self.steps
+        exact = -low / step
+        zero_point = round(exact) if isinstance(exact, float) else ops.round(exact)
+        return -zero_point * step, (self.steps - zero_point) * step
+
+    def span_of(self, ranges: np.ndarray) -> tuple[float, float]:
+        """Returns `span` of ranges that are known, as numbers."""
+        return _span_of(self, ranges.tobytes())
+
+
+# Rewriting a graph asks for the same range many times, of one copy of a layer after the
+# other.
+@functools.lru_cache(maxsize=10_000)
+def _span_of(grid: Grid, ranges: bytes) -> tuple[float, float]:
+    values = np.frombuffer(ranges, "float32").reshape(-1, 2)
+    low, high = grid.span(ops.convert_to_tensor(values))
+    return float(low), float(high)
