@@ -18,6 +18,7 @@ import keras
 
 from tfcompress.core.copies import Copies, clone_operation, copy_state, give_weights
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.predictable import stand_in
 from tfcompress.core.select import is_graph_model, require_built, unused_name
 
 
@@ -228,7 +229,10 @@ def _trace(model: keras.Model, copies: Copies | None) -> Graph:
         return tensors[id(symbolic)]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        called = operation if copies is None else copies.of(operation)
+        if copies is None:
+            called = operation
+        else:
+            called = stand_in(operation, args, kwargs) or copies.of(operation)
         outputs = called(*args, **kwargs)
         read_args, read_kwargs = keras.tree.map_structure(
             lambda leaf: tensors.get(id(leaf), leaf), (args, kwargs)

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
@@ -60,6 +61,7 @@ def _kept_apart(inputs: Any) -> Any:
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class FakeQuantize(keras.layers.Layer):
     """Rounds activations to 8 bits in a range that it learns from the data.
 

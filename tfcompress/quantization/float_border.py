@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.samples import shaken
 from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
@@ -17,6 +18,7 @@ from tfcompress.quantization.integer_sums import is_plain
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class FloatBorder(keras.layers.Layer):
     """Lets numbers through, and no integers.
 

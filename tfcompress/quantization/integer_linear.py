@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import holds, kernels_of
 from tfcompress.quantization.dilated import convolve, is_dilated
@@ -15,6 +16,7 @@ from tfcompress.quantization.integer_sums import is_plain, rescaled
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class IntegerLinear(keras.layers.Wrapper):
     """Runs a linear layer on the integers that stand for its input and its weights.
 

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 
@@ -154,6 +155,7 @@ def mean_scales(given: Any, made: Any, count: int) -> SumScales:
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class IntegerSum(keras.layers.Layer):
     """Rounds a sum to the next tensor's step as integer kernels do.
 

@@ -9,12 +9,14 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 from tfcompress.quantization.integer_sums import add_integers
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class Bounded(keras.layers.Layer):
     """Clips to `[low, high]`, which integers do for nothing.
 
@@ -57,6 +59,7 @@ class Bounded(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class ScaleOffset(keras.layers.Layer):
     """Multiplies each channel by a weight and adds another.
 
@@ -111,6 +114,7 @@ class ScaleOffset(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class AddConstant(keras.layers.Layer):
     """Adds a fixed tensor, such as the positions of tokens, rounded to 8 bits.
 
@@ -159,6 +163,7 @@ class AddConstant(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class GuardedLog(keras.layers.Layer):
     """Computes the logarithm of numbers that are not negative.
 

@@ -9,12 +9,14 @@ import keras
 from keras import ops
 
 from tfcompress.core.kernel_values import shares_values
+from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import Kernel, holds, kernels_of
 from tfcompress.quantization.quantizers import Quantizer, quantizers
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class QuantizedLayer(keras.layers.Wrapper):
     """Runs a layer with its kernels rounded; training changes the unrounded ones.
 
