@@ -13,7 +13,10 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
 # Tests run a compiled step a few times; XLA would spend longer on making it fast.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0",
+)
 
 import keras  # noqa: E402
 import numpy as np  # noqa: E402

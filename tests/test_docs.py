@@ -47,44 +47,62 @@ def run_document(text, name, namespace):
     return count
 
 
-@pytest.fixture
-def namespace():
-    """The names that the README's story takes for granted, small and real."""
+@pytest.fixture(scope="module")
+def images():
+    return load_images(limit=512)
+
+
+def training_data(images):
     import tensorflow as tf
 
-    data = load_images(limit=512)
-    train = tf.data.Dataset.from_tensor_slices((data.x_train, data.y_train))
-    train = train.shuffle(512, seed=1).batch(64)
+    train = tf.data.Dataset.from_tensor_slices((images.x_train, images.y_train))
+    return train.shuffle(512, seed=1).batch(64)
 
-    def network(width, name):
-        layers = keras.layers
-        return keras.Sequential(
-            [
-                layers.Input(data.image_shape, name="image"),
-                layers.Conv2D(width, 3, strides=2, name="conv"),
-                layers.BatchNormalization(name="norm"),
-                layers.ReLU(name="relu"),
-                layers.Flatten(name="flat"),
-                layers.Dense(data.num_classes, name="logits"),
-            ],
-            name=name,
-        )
 
+def network(images, width, name):
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            layers.Input(images.image_shape, name="image"),
+            layers.Conv2D(width, 3, strides=2, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(name="relu"),
+            layers.Flatten(name="flat"),
+            layers.Dense(images.num_classes, name="logits"),
+        ],
+        name=name,
+    )
+
+
+@pytest.fixture(scope="module")
+def learned(images):
+    """The weights of the teacher, which is trained once for all documents."""
+    keras.utils.set_random_seed(0)
+    teacher = network(images, 8, "teacher")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    teacher = network(8, "teacher")
     teacher.compile("adam", loss)
-    teacher.fit(train, epochs=1, verbose=0)
+    teacher.fit(training_data(images), epochs=1, verbose=0)
+    return teacher.get_weights()
+
+
+@pytest.fixture
+def namespace(images, learned):
+    """The names that the README's story takes for granted, small and real."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    teacher = network(images, 8, "teacher")
+    teacher.compile("adam", loss)
+    teacher.set_weights(learned)
     return {
         "__name__": "document",
         "keras": keras,
         "tfcompress": tfcompress,
         "np": np,
         "loss": loss,
-        "train": train,
-        "model": network(4, "model"),
+        "train": training_data(images),
+        "model": network(images, 4, "model"),
         "teacher": teacher,
-        "student": network(4, "student"),
-        "samples": data.x_test[:64],
+        "student": network(images, 4, "student"),
+        "samples": images.x_test[:64],
     }
 
 

@@ -64,6 +64,7 @@ def test_every_kernel_has_so_many_values(fit, optimizer, how):
     assert "apply" not in vars(model.optimizer)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(fit, policy):
     keras.config.set_dtype_policy(policy)
@@ -86,6 +87,7 @@ class Shared(keras.layers.Layer):
         return x @ keras.ops.take(scaled, self.codes)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop", "lion"])
 def test_entries_train_like_shared_parameters(data, optimizer):
     x = data[0]

@@ -304,6 +304,7 @@ def test_compute_loss_works_by_itself(teacher, student, data):
     assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_is_finite_and_float32(data, policy):
     x, y = data

@@ -75,7 +75,8 @@ def test_the_arena_is_the_least_that_works(micro):
     assert not _runs(micro, arena - 32)
 
 
-@pytest.mark.parametrize("units", [1, 3, 16])
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("units", [1, 16, 3])
 def test_small_mlps(folder, units):
     """A little less memory than they need ends the process that tries it."""
     model = keras.Sequential(

@@ -97,6 +97,7 @@ def test_a_wrapper_that_shares_a_scale_is_saved_with_it(tmp_path):
 
 # Keras warns of the input layer, which has nothing to quantize.
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not")
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("mode", ["int8", "int4"])
 def test_keras_own_integers_are_refused_by_name(mode, tmp_path):
     model = pairs.network()

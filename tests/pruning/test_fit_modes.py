@@ -29,6 +29,7 @@ def test_execution_mode(fit, how):
     assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(fit, policy):
     keras.config.set_dtype_policy(policy)

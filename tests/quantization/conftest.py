@@ -1,7 +1,9 @@
 """Small networks on real images (scikit-learn's digits), trained and exported once."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -109,20 +111,32 @@ BUILDERS: dict[str, Callable[[], keras.Model]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Shipped:
     """A network after quantization-aware training, on its way to both formats."""
 
     original: keras.Model
     trained: keras.Model
-    final: keras.Model
-    phone: Artifact
-    server: Artifact
+    folder: Path
+
+    @functools.cached_property
+    def final(self) -> keras.Model:
+        return tfcompress.finalize(self.trained)
+
+    @functools.cached_property
+    def phone(self) -> Artifact:
+        return tfcompress.export(self.final, self.folder / "model.tflite")
+
+    @functools.cached_property
+    def server(self) -> Artifact:
+        return tfcompress.export(
+            self.final, self.folder / "served", format="saved_model"
+        )
 
 
 @pytest.fixture(scope="session")
 def shipped(digits, tmp_path_factory):
-    """Returns a function that trains, finalizes and exports a network, once."""
+    """Returns a function that trains a network, once, and exports it when asked to."""
     made: dict[str, Shipped] = {}
 
     def ship(name: str) -> Shipped:
@@ -137,15 +151,7 @@ def shipped(digits, tmp_path_factory):
                 metrics=["accuracy"],
             )
             trained.fit(*digits, batch_size=64, epochs=5, verbose=0)
-            final = tfcompress.finalize(trained)
-            folder = tmp_path_factory.mktemp(name)
-            made[name] = Shipped(
-                original,
-                trained,
-                final,
-                tfcompress.export(final, folder / "model.tflite"),
-                tfcompress.export(final, folder / "served", format="saved_model"),
-            )
+            made[name] = Shipped(original, trained, tmp_path_factory.mktemp(name))
         return made[name]
 
     return ship

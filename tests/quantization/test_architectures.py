@@ -49,6 +49,7 @@ def autoencoder():
     )
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("build", [audio_net, unet, autoencoder])
 def test_file_equals_finalized_model(build, tmp_path):
     keras.utils.set_random_seed(1)

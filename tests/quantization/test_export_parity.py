@@ -50,6 +50,7 @@ def test_file_equals_trained_model(shipped, digits, name):
     assert np.max(steps) < (3.5 if name != "branches" else 6.0)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_model_equals_finalized_model(shipped, digits, name):
     model = shipped(name)
@@ -57,6 +58,7 @@ def test_saved_model_equals_finalized_model(shipped, digits, name):
     assert result.max_abs_error <= 1e-5
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_and_keeps_what_it_learned(shipped, digits, name):
     images, labels = digits

@@ -34,6 +34,7 @@ ISLANDS = {
 }
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("island", ISLANDS)
 def test_an_island_in_float_is_equal_in_the_file(island, tmp_path, rng):
     inputs = keras.Input((5, 6), name="x")

@@ -47,7 +47,8 @@ def test_what_reads_a_dense_layer_twice_reads_what_was_rounded(
     same(model, rng.normal(size=(256, 6)).astype("float32"), tmp_path)
 
 
-@pytest.mark.parametrize("form", ["as it is", "reshaped", "einsum", "relu6"])
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("form", ["as it is", "reshaped", "relu6", "einsum"])
 def test_a_relu_beside_others_reads_what_was_rounded(form, tmp_path, rng):
     inputs = keras.Input((4, 6), name="x")
     layer = layers.EinsumDense("abc,cd->abd", (None, 8))

@@ -12,12 +12,14 @@ from tfcompress.quantization.recurrent_steps import RecurrentSteps, unrolled
 
 L = keras.layers
 
-SAMPLES = np.random.default_rng(0).normal(size=(48, 6, 4)).astype("float32")
+# Files hold one step after the other: a first one, a last one, and two between.
+LENGTH = 4
+SAMPLES = np.random.default_rng(0).normal(size=(48, LENGTH, 4)).astype("float32")
 
 
 def classifier(*recurrent):
     keras.utils.set_random_seed(3)
-    x = keras.Input((6, 4), name="series")
+    x = keras.Input((LENGTH, 4), name="series")
     y = x
     for layer in recurrent:
         y = layer(y)
@@ -50,7 +52,7 @@ def test_expanded_layer_computes_the_same(name):
 
 def masked():
     """Reads words, of which 0 is none. (An LSTM's loop sees its last, unread state.)"""
-    x = keras.Input((6,), dtype="int32", name="words")
+    x = keras.Input((LENGTH,), dtype="int32", name="words")
     y = L.Embedding(9, 4, "random_normal", mask_zero=True, name="vectors")(x)
     return keras.Model(x, L.Dense(3, name="logits")(L.GRU(5, name="rnn")(y)))
 
@@ -67,7 +69,7 @@ def masked():
 def test_loop_trains_as_the_steps_one_after_the_other(build_model, how):
     """The loop against the steps, run one by one: losses, weights, ranges, outputs."""
     keras.utils.set_random_seed(3)
-    words = np.random.default_rng(0).integers(0, 9, (48, 6)).astype("int32")
+    words = np.random.default_rng(0).integers(0, 9, (48, LENGTH)).astype("int32")
     samples = words if build_model is masked else SAMPLES
     loop = tfcompress.quantize_aware(build_model())
     assert any(isinstance(layer, RecurrentSteps) for layer in loop.layers)

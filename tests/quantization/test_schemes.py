@@ -186,6 +186,7 @@ def test_the_gradient_of_the_step_is_the_papers():
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("scheme", ["w4a8", "w2a8"])
 def test_a_saved_model_goes_on(scheme, images, tmp_path):
     aware = trained(scheme, images)
