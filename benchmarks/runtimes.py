@@ -1,7 +1,7 @@
 """Integers in every runtime: do ONNX Runtime and OpenVINO compute what LiteRT does?
 
     python benchmarks/runtimes.py
-    python benchmarks/runtimes.py --models vit gru --formats onnx
+    python benchmarks/runtimes.py --models vit gru --formats onnx --sums float
     python benchmarks/runtimes.py --h5 pretrainedResnet.h5 --data cifar10_subset.npz
 
 Each model is calibrated on random samples, finalized and exported, in float and in
@@ -112,15 +112,18 @@ def samples_for(model, count, seed):
     return rng.normal(size=(count, *shape)).astype("float32")
 
 
-def exported(model, final, folder, formats):
+def exported(model, final, folder, formats, sums):
     """Returns for each format what was written: float, integers (or the reason)."""
     files = {}
     for kind in formats:
         pair = []
         for numbers, one in (("float", model), ("int8", final)):
             path = Path(folder) / f"{numbers}{FORMATS[kind]}"
+            options = {"exact_sums": sums == "exact"} if kind == "onnx" else {}
             try:
-                pair.append(tfcompress.export(one, path, format=kind, batch_size=1))
+                pair.append(
+                    tfcompress.export(one, path, format=kind, batch_size=1, **options)
+                )
             except tfcompress.CompressionError as error:
                 pair.append(str(error))
         files[kind] = pair
@@ -136,7 +139,7 @@ def in_steps(file, final, inputs):
     return float(steps.max()), float((steps > 0.5).mean())
 
 
-def compare(name, formats, runs, rounds):
+def compare(name, formats, sums, runs, rounds):
     """Prints the rows of one model."""
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
@@ -146,7 +149,7 @@ def compare(name, formats, runs, rounds):
         aware = tfcompress.calibrate(model, samples_for(model, 64, 1))
         final = tfcompress.finalize(aware)
         with tempfile.TemporaryDirectory() as folder:
-            for kind, pair in exported(model, final, folder, formats).items():
+            for kind, pair in exported(model, final, folder, formats, sums).items():
                 wrong = [one for one in pair if isinstance(one, str)]
                 if wrong:
                     print(f"| {name} | {kind} | {wrong[-1]} |", flush=True)
@@ -189,6 +192,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument(
+        "--sums", default="exact", choices=("exact", "float"), help="of ONNX files"
+    )
     parser.add_argument("--runs", type=int, default=30, help="calls in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--h5", help="a model of one's own")
@@ -201,7 +207,7 @@ def main():
         "| faster by |\n|---|---|---|---|---|---|---|"
     )
     for name in options.models:
-        compare(name, options.formats, options.runs, options.rounds)
+        compare(*(name, options.formats, options.sums), options.runs, options.rounds)
     return None
 
 
