@@ -72,6 +72,24 @@ def test_sums_are_rounded_as_litert_does(tmp_path, rng):
     assert off[False] > 0
 
 
+def test_openvino_rounds_what_it_adds(tmp_path, rng):
+    # It made the sum part of the convolution, without the rounding between the two:
+    # every tenth value was a step off.
+    pytest.importorskip("openvino")
+    inputs = keras.Input((16, 16, 3), name="image")
+    skip = L.Conv2D(16, 3, padding="same", name="stem")(inputs)
+    x = L.Conv2D(16, 3, padding="same", activation="relu", name="first")(skip)
+    x = L.Conv2D(16, 3, padding="same", name="second")(x)
+    model = keras.Model(inputs, L.ReLU(name="relu")(L.Add(name="add")([x, skip])))
+    data = rng.normal(size=(32, 16, 16, 3)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    file = export(final, tmp_path / "sum", format="openvino", batch_size=1)
+    run = load(file.path)
+    outputs = np.concatenate([run(row[None]) for row in data[:8]])
+    off = np.abs(outputs - final.predict(data[:8], verbose=0)) / file.outputs[0].step
+    assert np.mean(off > 0.5) < 0.001
+
+
 def test_descriptions(onnx_file, openvino_folder):
     assert onnx_file.inputs[0].shape == (None, 12, 12, 3)
     assert onnx_file.outputs[0].name == "logits"

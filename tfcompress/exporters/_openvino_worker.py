@@ -62,7 +62,8 @@ def _keep_sums_exact(model: Any) -> None:
     may be too large becomes `[clip(w), w - clip(w)]`, each within 64, on the data
     twice: as many bytes, the same sums, still in integers. Products of two tensors of
     data, and convolutions in groups that read or make more than one channel, are
-    computed in float, where they are exact.
+    computed in float, where they are exact. So are sums of two tensors: OpenVINO makes
+    them part of the convolution before, and leaves out the rounding between the two.
     """
     for node in model.get_ordered_ops():
         kind = node.get_type_name()
@@ -74,13 +75,17 @@ def _keep_sums_exact(model: Any) -> None:
             data_axis, kernel_axis = 1, _KERNEL_AXES[kind]
         else:
             if kind == "GroupConvolution" and max(node.get_input_shape(1)[1:3]) > 1:
-                _in_float(node)
+                _in_float(node, 1)
+            for position in (0, 1) if kind in ("Add", "Subtract") else ():
+                made = node.input_value(position).get_node()
+                if made.get_type_name() == "FakeQuantize":
+                    _in_float(node, position)
             continue
         codes = _kernel_of(node)
         if codes is not None:
             _split(node, data_axis, kernel_axis % codes.data.ndim, codes)
         elif kind == "MatMul" and _is_data(node.input_value(1).get_node()):
-            _in_float(node)
+            _in_float(node, 1)
 
 
 def _kernel_of(node: Any) -> Any:
@@ -99,9 +104,16 @@ def _kernel_of(node: Any) -> Any:
 
 def _is_data(node: Any) -> bool:
     """Returns whether what `node` gives depends on an input of the model."""
-    if node.get_type_name() == "Parameter":
-        return True
-    return any(_is_data(value.get_node()) for value in node.input_values())
+    # Deep models have more layers than Python has frames.
+    waiting, seen = [node], set()
+    while waiting:
+        one = waiting.pop()
+        if one.get_type_name() == "Parameter":
+            return True
+        before = [value.get_node() for value in one.input_values()]
+        waiting += [n for n in before if n.get_friendly_name() not in seen]
+        seen.update(n.get_friendly_name() for n in before)
+    return False
 
 
 def _split(node: Any, data_axis: int, kernel_axis: int, constant: Any) -> None:
@@ -134,14 +146,14 @@ def _split(node: Any, data_axis: int, kernel_axis: int, constant: Any) -> None:
     node.input(1).replace_source_output(kernel.output(0))
 
 
-def _in_float(node: Any) -> None:
+def _in_float(node: Any, position: int) -> None:
     """Puts a maximum that changes nothing where integers would go through."""
     import numpy as np
     from openvino import opset13 as ops
 
     lowest = ops.constant(np.float32(np.finfo("float32").min))
-    kept = ops.maximum(node.input_value(1), lowest)
-    node.input(1).replace_source_output(kept.output(0))
+    kept = ops.maximum(node.input_value(position), lowest)
+    node.input(position).replace_source_output(kept.output(0))
 
 
 def probe(job: dict[str, Any]) -> dict[str, Any]:
