@@ -105,7 +105,8 @@ def _kernel_of(node: Any) -> Any:
 def _is_data(node: Any) -> bool:
     """Returns whether what `node` gives depends on an input of the model."""
     # Deep models have more layers than Python has frames.
-    waiting, seen = [node], set()
+    waiting = [node]
+    seen: set[str] = set()
     while waiting:
         one = waiting.pop()
         if one.get_type_name() == "Parameter":

@@ -11,6 +11,8 @@ from keras import ops
 
 # A range that is a single point has no scale.
 _SMALLEST_SPAN = 1e-5
+# How far from a whole number of steps zero may be in a range that has been shifted.
+_ON_GRID = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Grid:
         step = (high - low) / self.steps
         exact = -low / step
         zero_point = round(exact) if isinstance(exact, float) else ops.round(exact)
+        if isinstance(exact, float) and abs(exact - zero_point) < _ON_GRID:
+            return low, high  # as of a finalized model, to the last bit
         return -zero_point * step, (self.steps - zero_point) * step
 
     def span_of(self, ranges: np.ndarray) -> tuple[float, float]:
