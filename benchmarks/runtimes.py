@@ -139,7 +139,7 @@ def in_steps(file, final, inputs):
     return float(steps.max()), float((steps > 0.5).mean())
 
 
-def compare(name, formats, sums, runs, rounds):
+def compare(name, options):
     """Prints the rows of one model."""
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
@@ -149,13 +149,14 @@ def compare(name, formats, sums, runs, rounds):
         aware = tfcompress.calibrate(model, samples_for(model, 64, 1))
         final = tfcompress.finalize(aware)
         with tempfile.TemporaryDirectory() as folder:
-            for kind, pair in exported(model, final, folder, formats, sums).items():
+            files = exported(model, final, folder, options.formats, options.sums)
+            for kind, pair in files.items():
                 wrong = [one for one in pair if isinstance(one, str)]
                 if wrong:
                     print(f"| {name} | {kind} | {wrong[-1]} |", flush=True)
                     continue
                 most, share = in_steps(pair[1], final, inputs)
-                row = speed_up(pair, inputs[:1], runs, rounds)
+                row = speed_up(pair, inputs[:1], options.runs, options.rounds)
                 print(
                     f"| {name} | {kind} | {most:.2f} | {share:.2%} "
                     f"| {row['first_ms']:.2f} | {row['second_ms']:.2f} "
@@ -207,7 +208,7 @@ def main():
         "| faster by |\n|---|---|---|---|---|---|---|"
     )
     for name in options.models:
-        compare(*(name, options.formats, options.sums), options.runs, options.rounds)
+        compare(name, options)
     return None
 
 

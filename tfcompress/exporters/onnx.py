@@ -91,7 +91,9 @@ class ONNXExporter(Exporter):
         WORKER.warm_up()
         # ONNX Runtime adds in floats, and a sum near the middle goes the other way.
         traced = trace(
-            *(model, self.batch_size, input_signature),
+            model,
+            self.batch_size,
+            input_signature,
             convertible=True,
             additions=self.exact_sums,
         )

@@ -25,10 +25,15 @@ def next_rounding(
     for reader in consumers.get(node.output_tensors[0], []):
         if isinstance(reader.operation, FakeQuantize):
             return reader.operation
-        clipped = isinstance(reader.operation, layers.Identity)
-        if clipped or flow(reader) == "activate":
+        if is_fused(reader):
             return next_rounding(reader, consumers)
     return None
+
+
+def is_fused(node: Node) -> bool:
+    """Returns whether kernels compute a node with what is before it, unrounded."""
+    clipped = isinstance(node.operation, layers.Identity)
+    return clipped or flow(node) == "activate"
 
 
 def kernel_and_bias(node: Node) -> tuple[np.ndarray, np.ndarray | None]:

@@ -13,7 +13,7 @@ from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.quantization.fake_quantize import FakeQuantize
-from tfcompress.quantization.graph_roundings import flow, rounding_before
+from tfcompress.quantization.graph_roundings import is_fused, rounding_before
 
 _ELEMENTWISE = layers.Add | layers.Subtract | layers.Multiply
 _RESHAPES = ("Reshape", "Flatten")
@@ -74,8 +74,7 @@ def _up_to_roundings(
             return []
         if all(isinstance(reader.operation, FakeQuantize) for reader in readers):
             return [*chain, *readers]
-        clips = isinstance(readers[0].operation, layers.Identity)
-        if len(readers) > 1 or not (clips or flow(readers[0]) == "activate"):
+        if len(readers) > 1 or not is_fused(readers[0]):
             return []
         chain.append(readers[0])
 

@@ -170,7 +170,7 @@ class _Plan:
     groups: list[ChannelGroup]
     limits: list[float]
     scores: list[np.ndarray]
-    made: dict[bytes, tuple[keras.Model, int]] = dataclasses.field(default_factory=dict)
+    work: dict[bytes, int] = dataclasses.field(default_factory=dict)
 
     def with_sparsity(self, sparsity: float, round_to: int) -> keras.Model:
         total = sum(group.channels for group in self.groups)
@@ -217,7 +217,7 @@ class _Plan:
                 fix="take sparsity= instead",
             )
         for step in _steps(round_to):
-            result, reached = self._nearest(share, full, step)
+            widths, reached = self._nearest(share, full, step)
             if abs(reached - share) <= TOLERANCE * share:
                 break
         else:
@@ -232,36 +232,36 @@ class _Plan:
             )
         if step != round_to:
             _say_nearest(f"macs={share}", f"macs={reached:.3g}", round_to, step)
-        return result
+        return self._smaller(widths)
 
-    def _nearest(self, share: float, full: int, step: int) -> tuple[keras.Model, float]:
-        """Returns the model nearest to a share of the MACs, and the share it has."""
+    def _nearest(self, share: float, full: int, step: int) -> tuple[Counts, float]:
+        """Returns the widths nearest to a share of the MACs, and what they reach."""
         widths = self._widths(step)
         cost = MacCost(self.dependencies, self.groups)
-        aim, best = share, (np.inf, self.model, 1.0)
+        aim, tried = share, []
         for _ in range(_ATTEMPTS):
-            result, work = self._measured(meet(widths, cost, aim * full))
-            reached = work / full
-            best = min(best, (abs(reached - share), result, reached), key=_first)
+            counts = meet(widths, cost, aim * full)
+            reached = self._macs(counts) / full
+            tried.append((abs(reached - share), counts, reached))
             if abs(reached - share) <= TOLERANCE / 4 * share:
                 break
             # The estimate is off where cost is not in kernels, as in attention.
             aim *= share / reached
-        return best[1], best[2]
+        _, nearest, reached = min(tried, key=_first)
+        return nearest, reached
 
     def _widths(self, step: int) -> list[Widths]:
         return [Widths(g, step, limit) for g, limit in zip(self.groups, self.limits)]
 
-    def _measured(self, counts: Counts) -> tuple[keras.Model, int]:
-        """Returns the model of these widths and its MACs; each is made but once.
+    def _macs(self, counts: Counts) -> int:
+        """Returns the MACs of the model of these widths; it is made but once.
 
         Small models have few widths, which many aims and steps come back to.
         """
         key = np.asarray(counts, "int64").tobytes()
-        if key not in self.made:
-            model = self._smaller(counts)
-            self.made[key] = model, count_macs(model)
-        return self.made[key]
+        if key not in self.work:
+            self.work[key] = count_macs(self._smaller(counts))
+        return self.work[key]
 
     def _smaller(self, counts: Counts) -> keras.Model:
         return remove(self.dependencies, lowest(self.groups, self.scores, counts))
