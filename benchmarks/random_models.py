@@ -21,16 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-CHECKS = ["integers", "macs", "prune", "shrink"]
+CHECKS = ["integers", "partly", "macs", "prune", "shrink"]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
-    parser.add_argument(
-        "--checks", nargs="+", default=["integers", "macs", "prune", "shrink"]
-    )
+    parser.add_argument("--checks", nargs="+", default=CHECKS, choices=CHECKS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--again", action="store_true", help="repeat what was wrong")
     arguments = parser.parse_args()

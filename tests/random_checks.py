@@ -10,6 +10,7 @@ the library's own).
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 import tempfile
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import keras
 import numpy as np
@@ -89,12 +91,13 @@ def _with_words(function: Callable, *args: Any) -> tuple[Any, str]:
     return made, " ".join(str(w.message) for w in ours)
 
 
-def check_integers(model: keras.Model, seed: int = 0) -> Outcome:
+def check_integers(model: keras.Model, seed: int = 0, **options: Any) -> Outcome:
     """calibrate, finalize, predict and .tflite end in equality, or in a refusal."""
     inputs = random_inputs(model, SAMPLES, seed)
     expected = outputs_of(model, inputs)
     try:
-        aware, words = _with_words(tfcompress.calibrate, model, inputs)
+        calibrate = functools.partial(tfcompress.calibrate, **options)
+        aware, words = _with_words(calibrate, model, inputs)
     except tfcompress.CompressionError as error:
         return _refusal(model, error)
     except Exception as error:
@@ -133,6 +136,14 @@ def check_integers(model: keras.Model, seed: int = 0) -> Outcome:
             text = f"{apart / spread:.2f} of the spread off the float model"
             return "silent", f"{name}: {text}"
     return _check_file(model, final, inputs, integers, words)
+
+
+def check_partly(model: keras.Model, seed: int = 0) -> Outcome:
+    """The same with half of the layers left in float by `filters`."""
+    kept = {layer.name for _, layer in walk(model) if crc32(layer.name.encode()) % 2}
+    if not kept:
+        return "equal", "nothing to choose"
+    return check_integers(model, seed, filters=lambda layer: layer.name in kept)
 
 
 def check_macs(model: keras.Model) -> Outcome:

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 
 from tfcompress.core.select import walk
+from tfcompress.quantization.activations import FUSED
+from tfcompress.quantization.fake_quantize import FakeQuantize
 
 
 @contextlib.contextmanager
@@ -21,10 +23,12 @@ def convertible_calls(model: keras.Model) -> Iterator[None]:
     models = [part for part in parts if isinstance(part, keras.Model)]
     parts += [one for part in models for one in getattr(part, "operations", ())]
     operations = {id(one): one for one in parts}
+    rounds = any(isinstance(one, FakeQuantize) for one in operations.values())
+    calls = _OTHER_CALLS | (_OTHER_CALLS_BESIDE_INTEGERS if rounds else {})
     found = [
         (operation, other)
         for operation in operations.values()
-        for kind, other in _OTHER_CALLS.items()
+        for kind, other in calls.items()
         if isinstance(operation, kind) and type(operation).call is kind.call
     ] + [
         (operation, _OTHER_OPERATIONS.get(type(operation).__name__, _in_32_bits))
@@ -134,6 +138,35 @@ def _one_hot(index: Any, count: int, mode: str) -> Any:
     return tf.squeeze(hot, -2) if index.shape[-1] == 1 else hot
 
 
+def _bordered(layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Keeps what a convolution puts out apart from its activation.
+
+    To TensorFlow a convolution of rows is one of images and a reshape. The converter
+    moves the reshape behind the activation, and where that is a sigmoid or a tanh,
+    whose range it knows, it rounds the numbers to 8 bits for the reshape's sake. A cast
+    to 64 bits and back stops both, and changes no number. Convolutions in integers have
+    no activation but those that the kernels compute, and are left alone.
+    """
+    import tensorflow as tf
+
+    cell = getattr(layer, "cell", layer)
+    found = {n: getattr(cell, n, None) for n in ("activation", "recurrent_activation")}
+    kept = {
+        n: a for n, a in found.items() if getattr(a, "__name__", "linear") not in FUSED
+    }
+
+    def apart(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda x: activation(tf.cast(tf.cast(x, tf.float64), x.dtype))
+
+    try:
+        for name, activation in kept.items():
+            setattr(cell, name, apart(activation))
+        return call(*args, **kwargs)
+    finally:
+        for name, activation in kept.items():
+            setattr(cell, name, activation)
+
+
 def _in_32_bits(
     operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
@@ -181,6 +214,14 @@ _OTHER_CALLS: dict[Any, Callable[..., Any]] = {
     keras.layers.StringLookup: _looked_up,
     keras.layers.IntegerLookup: _looked_up_integers,
     keras.layers.CategoryEncoding: _encoded,
+}
+# In a model with integers, where the converter rounds what it can.
+_OTHER_CALLS_BESIDE_INTEGERS: dict[Any, Callable[..., Any]] = {
+    keras.layers.Conv1D: _bordered,
+    keras.layers.Conv1DTranspose: _bordered,
+    keras.layers.DepthwiseConv1D: _bordered,
+    keras.layers.SeparableConv1D: _bordered,
+    keras.layers.ConvLSTM1D: _bordered,
 }
 # By the names of their classes, which are not public.
 _OTHER_OPERATIONS: dict[str, Callable[..., Any]] = {

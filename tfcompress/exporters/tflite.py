@@ -19,6 +19,7 @@ from tfcompress.exporters.converter import WORKER, ConverterFailure
 from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.flatbuffer import TFLiteFile, order_signature
+from tfcompress.exporters.float_kernels import use_float_kernels
 from tfcompress.exporters.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.int16 import use_64_bit_biases
 from tfcompress.exporters.limits import Limits
@@ -179,9 +180,9 @@ class TFLiteExporter(Exporter):
         )
         if self.sparse or not self._has_integers(traced, samples):
             return content  # its kernels are no plain arrays of integers
-        return self._with_exact_integers(content)
+        return self._with_exact_numbers(content, traced)
 
-    def _with_exact_integers(self, content: bytes) -> bytes:
+    def _with_exact_numbers(self, content: bytes, traced: TracedModel) -> bytes:
         """Returns the file with kernels and biases as the model has them."""
         model = take_apart(content)
         changed = [
@@ -189,6 +190,9 @@ class TFLiteExporter(Exporter):
             use_single_scales(model),
             use_64_bit_biases(model),
         ]
+        if traced.fake_quantized:
+            weights = [np.asarray(weight) for weight in traced.model.weights]
+            changed.append(use_float_kernels(model, weights))
         return put_together(model) if any(changed) else content
 
     def _has_integers(self, traced: TracedModel, samples: Samples) -> bool:
