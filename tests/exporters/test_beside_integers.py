@@ -19,7 +19,7 @@ def transposed(n, **options):
 
 
 @pytest.mark.parametrize(
-    "shape, layer",
+    ("shape", "layer"),
     [
         (IMAGES, lambda: transposed(2)),
         (IMAGES, lambda: transposed(2, strides=2, activation="tanh")),
