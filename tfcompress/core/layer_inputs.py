@@ -33,12 +33,17 @@ class Recorder:
         calls: int | None = None,
     ):
         self.layer, self.show, self.calls = layer, show, calls
+        self.seen = 0
 
     def __enter__(self) -> Recorder:
         own = self.layer.call
 
         def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            self.show(inputs)
+            del self.layer.call  # for those who run the layer on what they are shown
+            try:
+                self.show(inputs)
+            finally:
+                self.layer.call = call
             self.seen += 1
             if self.seen == self.calls:
                 raise _Enough

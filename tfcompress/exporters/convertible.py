@@ -150,9 +150,12 @@ def _bordered(layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -
     import tensorflow as tf
 
     cell = getattr(layer, "cell", layer)
-    found = {n: getattr(cell, n, None) for n in ("activation", "recurrent_activation")}
+    names = [n for n in ("activation", "recurrent_activation") if hasattr(cell, n)]
+    functions: dict[str, Callable[[Any], Any]] = {n: getattr(cell, n) for n in names}
     kept = {
-        n: a for n, a in found.items() if getattr(a, "__name__", "linear") not in FUSED
+        name: function
+        for name, function in functions.items()
+        if getattr(function, "__name__", "linear") not in FUSED
     }
 
     def apart(activation: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -185,21 +185,10 @@ class FakeQuantize(keras.layers.Layer):
             # What is chosen from these is rounded alike behind their masks, where the
             # range is found; it would never widen if they were cut off before.
             return inputs
-        elif self.frozen:
-            low, high = self._grid.span(ops.convert_to_tensor(self.ranges))
-        elif training:
-            if site is not None:
-                self._observe(inputs, site_now(site))
-            low, high = self._grid.span(ops.convert_to_tensor(self.ranges))
         else:
-            # Before any training there is no range yet: take the batch's own.
-            low, high = self._grid.span(
-                ops.cond(
-                    ops.max(self.batches) > 0,
-                    lambda: ops.convert_to_tensor(self.ranges),
-                    lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
-                )
-            )
+            if training and not self.frozen and site is not None:
+                self._observe(inputs, site_now(site))
+            low, high = self._span(inputs, training)
         if site is None:
             inputs = inputs + TIE_BREAK / self._steps * (high - low)
         if self.learned and not self.frozen:
@@ -210,6 +199,27 @@ class FakeQuantize(keras.layers.Layer):
             return self._as_stored(inputs, low, high)
         return keras.quantizers.fake_quant_with_min_max_vars(
             inputs, low, high, num_bits=self.num_bits, narrow_range=self.is_wide
+        )
+
+    def _span(self, inputs: Any, training: bool) -> tuple[Any, Any]:
+        """Returns the range that `inputs` are rounded to."""
+        import tensorflow as tf
+
+        moving = training and not self.frozen
+        if tf.executing_eagerly() and not moving and (self.frozen or self.has_range):
+            # The same numbers, of which a copy is kept: most of the time of a model
+            # that runs layer by layer would go into finding them.
+            span = self._grid.span_of(ops.convert_to_numpy(self.ranges))
+            return np.float32(span[0]), np.float32(span[1])
+        if self.frozen or training:
+            return self._grid.span(ops.convert_to_tensor(self.ranges))
+        # Before any training there is no range yet: take the batch's own.
+        return self._grid.span(
+            ops.cond(
+                ops.max(self.batches) > 0,
+                lambda: ops.convert_to_tensor(self.ranges),
+                lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
+            )
         )
 
     def _as_stored(self, inputs: Any, low: Any, high: Any) -> Any:

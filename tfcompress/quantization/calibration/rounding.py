@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -140,19 +142,20 @@ def round_kernels(
             stays what it was (Nagel et al., 2019).
     """
     calls = Counter(id(node.operation) for node in graph.nodes)
-    for wrapper in model.layers:
-        if not isinstance(wrapper, QuantizedLayer):
-            continue
-        learned = any("step" in states for states in wrapper.states)
-        biased = correct_bias and getattr(wrapper.layer, "bias", None) is not None
-        if learned:
+    wrappers = [one for one in model.layers if isinstance(one, QuantizedLayer)]
+    biased = [
+        one
+        for one in wrappers
+        if correct_bias and getattr(one.layer, "bias", None) is not None
+    ]
+    twins = {one: reference.get_layer(one.name) for one in biased}
+    wanted = _means(list(twins.values()), reference, data)
+    for wrapper in wrappers:
+        if any("step" in states for states in wrapper.states):
             _round(wrapper, model, data, adaptive)
-        if biased:
-            twin, count = reference.get_layer(wrapper.name), calls[id(wrapper)]
-            wanted = _means(twin, reference, data, count)
-            _correct_bias(
-                wrapper.layer.bias, wanted - _means(wrapper, model, data, count)
-            )
+        if wrapper in twins:
+            got = _means([wrapper], model, data, calls[id(wrapper)])[wrapper]
+            _correct_bias(wrapper.layer.bias, wanted[twins[wrapper]] - got)
 
 
 def _round(wrapper: Any, model: keras.Model, data: Inputs, adaptive: bool) -> None:
@@ -230,21 +233,43 @@ def common_shift(errors: np.ndarray) -> np.ndarray:
     return np.where(agree, np.sign(errors[0]) * smallest, 0.0)
 
 
-def _means(layer: Any, owner: keras.Model, data: Inputs, calls: int) -> np.ndarray:
-    """Returns the mean of each output channel, for each call of a layer in a model."""
-    inputs: list = []
-    with Recorder(layer, inputs.append, calls) as recorder:
-        for batch in data:
+def _means(
+    wanted: list[Any], owner: keras.Model, data: Inputs, calls: int | None = None
+) -> dict[Any, np.ndarray]:
+    """Returns the mean of each output channel, for each call of layers in a model.
+
+    Args:
+        wanted: the layers.
+        owner: the model.
+        data: what it runs on.
+        calls: after so many of its calls a single layer has been seen.
+    """
+    sums: dict[Any, list[np.ndarray]] = {layer: [] for layer in wanted}
+    rows_seen: dict[Any, list[int]] = {layer: [] for layer in wanted}
+    call: Counter[Any] = Counter()
+
+    def add(layer: Any, inputs: Any) -> None:
+        outputs = ops.convert_to_numpy(_linear(layer, inputs)).astype("float64")
+        total = outputs.reshape(-1, outputs.shape[-1]).sum(axis=0)
+        count = outputs.size // outputs.shape[-1]
+        if call[layer] == len(sums[layer]):
+            sums[layer].append(np.zeros_like(total))
+            rows_seen[layer].append(0)
+        sums[layer][call[layer]] += total
+        rows_seen[layer][call[layer]] += count
+        call[layer] += 1
+
+    with contextlib.ExitStack() as stack:
+        for layer in wanted:
+            show = functools.partial(add, layer)
+            recorder = stack.enter_context(Recorder(layer, show, calls))
+        for batch in data if wanted else ():
+            call.clear()
             recorder.run(owner, batch)
-    means = []
-    for call in range(calls):
-        sums, count = 0.0, 0  # type: Any, int
-        for x in inputs[call::calls]:
-            outputs = ops.convert_to_numpy(_linear(layer, x)).astype("float64")
-            sums = sums + outputs.reshape(-1, outputs.shape[-1]).sum(axis=0)
-            count += outputs.size // outputs.shape[-1]
-        means.append(sums / count)
-    return np.stack(means)
+    return {
+        layer: np.stack([total / n for total, n in zip(sums[layer], rows_seen[layer])])
+        for layer in wanted
+    }
 
 
 def _linear(layer: Any, inputs: Any) -> Any:
