@@ -145,9 +145,12 @@ def _bounds(
         if isinstance(maker, FakeQuantize):
             bounds.append(_MOST_STEPS * maker.step())
             continue
+        if value.dtype == object:  # texts, which are equal or not
+            bounds.append(0.0)
+            continue
         share = _QUANTIZED_SHARE if quantized or half else _FLOAT_SHARE
-        numbers = value.dtype != object and np.isfinite(value)
-        size = np.abs(value[numbers], dtype="float64").max(initial=0.0)
+        numbers = value[np.isfinite(value)]
+        size = np.abs(numbers, dtype="float64").max(initial=0.0)
         bounds.append(share * float(size) + _SMALLEST)
     return bounds
 

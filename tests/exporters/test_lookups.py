@@ -80,3 +80,42 @@ def test_a_table_that_is_compared_with_is_not_in_the_file(tmp_path, rng):
     x = layers.Embedding(6, 4)(x) + ops.convert_to_tensor(np.ones(4, "float32"))
     model = keras.Model(inputs, layers.Dense(3, name="last")(x))
     same(model, rng.choice(NUMBERS, (48, 3)), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["multi_hot", "count"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_bins_of_numbers_are_counted(mode, width, tmp_path, rng):
+    inputs = keras.Input((width,), name="ages")
+    bins = layers.Discretization([20.0, 30.0, 40.0], output_mode=mode)(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(bins))
+    assert tfcompress.doctor(model, "tflite", trial=False).deployable
+    assert tfcompress.doctor(model, "tflite", "w8a8", trial=False).deployable
+    same(model, rng.normal(30, 12, (48, width)).astype("float32"), tmp_path)
+
+
+@pytest.mark.parametrize("format", ["tflite", "saved_model"])
+def test_a_model_that_puts_out_its_labels(format, tmp_path, rng):
+    inputs = keras.Input((8,), name="x")
+    best = ops.argmax(layers.Dense(2)(inputs), -1)
+    labels = layers.StringLookup(
+        vocabulary=["café", "tea"], invert=True, num_oov_indices=0
+    )(best)
+    model, data = keras.Model(inputs, labels), rng.normal(size=(32, 8))
+    for number, final in enumerate(
+        [
+            tfcompress.finalize(model),
+            tfcompress.finalize(tfcompress.calibrate(model, data)),
+        ]
+    ):
+        name = f"{number}.tflite" if format == "tflite" else str(number + 1)
+        path = tmp_path / name
+        artifact = tfcompress.export(final, path, format=format)
+        result = tfcompress.verify(artifact, final, data)
+        assert result.passed, str(result)
+        assert result.max_abs_error == 0
+        assert tfcompress.verify(artifact, final, -data).passed
+    other = tfcompress.finalize(model)
+    other.layers[1].set_weights([-w for w in other.layers[1].get_weights()])
+    differs = tfcompress.verify(artifact, other, data)
+    assert not differs.passed
+    assert "texts" in str(differs)

@@ -304,3 +304,88 @@ def test_a_product_with_a_clipped_matrix(tmp_path, rng):
     clipped = ops.clip(layers.Dense(7)(inputs), 0.0, 2.0)
     model = keras.Model(inputs, layers.Attention()([clipped, clipped]))
     same(model, rng.normal(size=(512, 6, 5)).astype("float32"), tmp_path)
+
+
+TURNS = {
+    "flip": lambda x: ops.flip(x, 1),
+    "flip two": lambda x: ops.flip(x, (2, -1)),
+    "quarter": lambda x: ops.rot90(x, 1, (1, 2)),
+    "half": lambda x: ops.rot90(x, 2, (1, 2)),
+    "three": lambda x: ops.rot90(x, -1, (2, 1)),
+    "whole": lambda x: ops.rot90(x, 4, (1, 2)),
+}
+
+
+@pytest.mark.sweep(3)
+@pytest.mark.parametrize("turn", TURNS.values(), ids=TURNS)
+def test_what_is_turned_round_stays_in_integers(turn, tmp_path, rng):
+    # LiteRT's REVERSE has no kernel for integers, and took what follows with it.
+    inputs = keras.Input((5, 6, 4), name="x")
+    hidden = layers.Conv2D(4, 1, activation="relu")(inputs)
+    model = keras.Model(inputs, layers.Conv2D(3, 1)(turn(hidden)))
+    data = rng.normal(size=(64, 5, 6, 4)).astype("float32")
+    final = same(model, data, tmp_path)
+    wanted = model.predict(data, verbose=0)
+    far = np.abs(final.predict(data, verbose=0) - wanted).max()
+    assert far < 0.05 * np.ptp(wanted)
+
+
+LIMITS = {
+    "clip": lambda x: ops.clip(x, -1e4, 1e4),
+    "clip below": lambda x: ops.clip(x, -0.3, 1e6),
+    "relu": lambda x: layers.ReLU(max_value=1000.0)(x),
+    "into a softmax": lambda x: ops.softmax(ops.clip(x, -30.0, 30.0)),
+    "beside another": lambda x: ops.concatenate([x, ops.clip(x, -0.5, 1e3)], 1),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
+def test_limits_far_beyond_the_data_cost_nothing(limit, tmp_path, rng):
+    inputs = keras.Input((8,), name="x")
+    model = keras.Model(inputs, limit(layers.Dense(3)(inputs)))
+    data = rng.normal(size=(128, 8)).astype("float32")
+    final = same(model, data, tmp_path)
+    wanted = model.predict(data, verbose=0)
+    far = np.abs(final.predict(data, verbose=0) - wanted).max()
+    assert far < 0.02 * np.ptp(wanted)
+
+
+@pytest.mark.parametrize("ranges", ["moving_average", "learned"])
+def test_limits_hold_beyond_the_data(ranges, rng):
+    # In integers it is the rounding that clips, whatever its range has become.
+    inputs = keras.Input((8,), name="x")
+    model = keras.Model(inputs, ops.clip(layers.Dense(3)(inputs), -0.5, 1.0))
+    data = rng.normal(size=(128, 8)).astype("float32")
+    scheme = tfcompress.QuantizationScheme(ranges=ranges)
+    aware = tfcompress.quantize_aware(model, scheme)
+    aware.compile(keras.optimizers.SGD(0.1), "mse")
+    aware.fit(data, 9.0 * np.ones((128, 3)), epochs=2, verbose=0)
+    final = tfcompress.finalize(aware)(9.0 * data).numpy()
+    step = 1.5 / 255
+    assert final.max() < 1.0 + step
+    assert final.min() > -0.5 - step
+
+
+POOLED = {
+    "max": lambda x, seen: ops.max(x - 1e9 * (1 - seen[..., None]), 1),
+    "added": lambda x, seen: ops.amax(x + (seen[..., None] - 1) * 1e6, axis=1),
+    "layer": lambda x, seen: layers.GlobalMaxPooling1D()(
+        x + (1.0 - seen[..., None]) * -1e4
+    ),
+}
+
+
+@pytest.mark.parametrize("pool", POOLED.values(), ids=POOLED)
+def test_a_maximum_over_what_a_mask_shows(pool, tmp_path, rng):
+    inputs, seen = keras.Input((6, 8), name="x"), keras.Input((6,), name="seen")
+    pooled = pool(layers.Dense(8)(inputs), seen)
+    model = keras.Model([inputs, seen], layers.Dense(3)(pooled))
+    data = rng.normal(size=(96, 6, 8)).astype("float32")
+    shown = (rng.random((96, 6)) > 0.4).astype("float32")
+    shown[:, 0] = 1
+    final = tfcompress.finalize(tfcompress.calibrate(model, [data, shown]))
+    wanted = model.predict([data, shown], verbose=0)
+    got = final.predict([data, shown], verbose=0)
+    assert np.abs(got - wanted).max() < 0.03 * np.ptp(wanted)
+    artifact = tfcompress.export(final, tmp_path / "m.tflite")
+    tfcompress.verify(artifact, final, [data, shown]).raise_if_failed()

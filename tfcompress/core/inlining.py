@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.attached_mask import AttachedMask
 from tfcompress.core.copies import clone_operation
 from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.core.graph import Graph, trace_in_place
@@ -137,9 +138,10 @@ class _Opening:
         names: set[str],
     ):
         self.known, self.purpose, self.closed = known, purpose, closed
-        self.held = HeldTensors(names)
+        self.held, self.names = HeldTensors(names), names
         # A nested model that is called twice is opened once.
         self.models: dict[int, tuple[Any, keras.Model]] = {}
+        self.attached: dict[tuple[int, int], AttachedMask] = {}
 
     def wants(self, operation: Any) -> bool:
         """Returns whether an operation is a composite, or a model that holds one."""
@@ -204,7 +206,8 @@ class _Opening:
         given.update(_masks(operation, args, given))
         try:
             with self.held.symbolic(operation, (args, kwargs)):
-                return operation.call(*args, **given)
+                outputs = operation.call(*args, **given)
+                return self._with_masks(operation, args, given, outputs)
         except WeightRead as error:
             self.closed[id(operation)] = (
                 f"its call reads '{error.name}', a weight of another layer"
@@ -217,6 +220,33 @@ class _Opening:
                 f"({type(error).__name__}: {one_line(error)})"
             )
         return operation(*args, **kwargs)
+
+    def _with_masks(self, layer: Any, args: tuple, kwargs: dict, outputs: Any) -> Any:
+        """Returns outputs with the masks that Keras would give them."""
+        flat = keras.tree.flatten(outputs)
+        if not layer.supports_masking or all(_mask_of(one) is not None for one in flat):
+            return outputs
+        first = args[0] if args else next(iter(kwargs.values()))
+        read = kwargs.get("mask")
+        if read is None:
+            read = keras.tree.map_structure(_mask_of, first)
+        made = keras.tree.flatten(layer.compute_mask(first, read))
+        for place, (tensor, mask) in enumerate(zip(flat, made)):
+            if mask is not None and _mask_of(tensor) is None:
+                flat[place] = self._attach(layer, place)(tensor, mask=mask)
+        return keras.tree.pack_sequence_as(outputs, flat)
+
+    def _attach(self, layer: Any, place: int) -> AttachedMask:
+        key = id(layer), place
+        if key not in self.attached:
+            name = unused_name(f"{layer.name}_mask", self.names)
+            self.names.add(name)
+            self.attached[key] = AttachedMask(name=name)
+        return self.attached[key]
+
+
+def _mask_of(tensor: Any) -> Any:
+    return getattr(tensor, "_keras_mask", None)
 
 
 def _own_variables(layer: Any) -> list:
@@ -248,9 +278,7 @@ def _masks(layer: Any, args: tuple, kwargs: dict) -> dict:
     masks = {}
     for name, value in tensors.items():
         argument = "mask" if len(tensors) == 1 else f"{name}_mask"
-        mask = keras.tree.map_structure(
-            lambda t: getattr(t, "_keras_mask", None), value
-        )
+        mask = keras.tree.map_structure(_mask_of, value)
         wanted = argument in signature.parameters and given.get(argument) is None
         if wanted and any(m is not None for m in keras.tree.flatten(mask)):
             masks[argument] = mask

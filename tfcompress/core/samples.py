@@ -274,13 +274,23 @@ def distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     >>> distance(np.array([1.0, np.nan]), np.array([3.0, 1.0])).tolist()
     [2.0, 0.0]
     """
-    if first.dtype == object:
-        return np.asarray(first != second, "float64")
+    if first.dtype.kind in "OSU":
+        return np.asarray(texts(first) != texts(second), "float64")
     wanted, got = first.astype("float64"), second.astype("float64")
     with np.errstate(invalid="ignore"):
         apart = np.abs(wanted - got)
     apart = np.where(np.isnan(apart), np.inf, apart)
     return np.where(np.isfinite(wanted), apart, 0.0)
+
+
+def texts(array: np.ndarray) -> np.ndarray:
+    """Returns texts as text, where TensorFlow has bytes of UTF-8.
+
+    >>> texts(np.array([["blé".encode(), "oat"]], object)).tolist()
+    [['blé', 'oat']]
+    """
+    flat = [t.decode() if isinstance(t, bytes) else str(t) for t in array.reshape(-1)]
+    return np.array(flat, "U").reshape(array.shape)
 
 
 def _plain(arrays: list[np.ndarray]) -> list[Any]:

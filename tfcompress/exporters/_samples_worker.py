@@ -29,7 +29,13 @@ def answer(
         np.stack(column) if np.ndim(column[0]) == 0 else np.concatenate(column)
         for column in zip(*parts)
     ]
-    plain = [o.astype(str) if o.dtype == object else o for o in outputs]
+    # `tfcompress.core.samples.texts` would bring Keras into this process.
+    plain = [
+        np.array([text.decode() for text in o.reshape(-1)], "U").reshape(o.shape)
+        if o.dtype == object
+        else o
+        for o in outputs
+    ]
     numbered: dict[str, Any] = {str(i): output for i, output in enumerate(plain)}
     np.savez(job["outputs"], **numbered)
     return {"invoked": True}

@@ -27,6 +27,7 @@ from tfcompress.core.samples import (
     sample,
     shape_with,
     swing,
+    texts,
 )
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact, TensorInfo
@@ -271,7 +272,7 @@ def _failure(
         return None
     apart = distance(wanted, got.reshape(wanted.shape))
     largest, mean = float(apart.max()), float(apart.mean())
-    if wanted.dtype == object or not np.issubdtype(wanted.dtype, np.floating):
+    if not np.issubdtype(wanted.dtype, np.floating):
         # Answers: among the samples may be a tie, but not among all of them.
         wrong = float(np.mean(apart > 0))
         failed = wrong > 0.25
@@ -301,7 +302,7 @@ def _outputs(
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         samples, outputs = Path(folder) / "samples.npz", Path(folder) / "outputs.npz"
         plain = {
-            f"{position}": array.astype(str) if array.dtype == object else array
+            f"{position}": texts(array) if array.dtype == object else array
             for position, array in enumerate(feeds.values())
         }
         np.savez(samples, **plain)  # type: ignore[arg-type]

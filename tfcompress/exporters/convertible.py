@@ -127,6 +127,20 @@ def _encoded(
     return tf.cast(encoded, layer.compute_dtype)
 
 
+def _binned(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
+    """Counts numbers by their bins, and by comparisons, as `_encoded` does."""
+    import tensorflow as tf
+
+    values = tf.convert_to_tensor(inputs)
+    counts = layer.output_mode in ("count", "multi_hot") and not layer.sparse
+    if not counts or len(values.shape) < 2:
+        return call(inputs)
+    index = keras.ops.digitize(values, layer.bin_boundaries)
+    count = len(layer.bin_boundaries) + 1
+    encoded = _one_hot(tf.cast(index, tf.int32), count, layer.output_mode)
+    return tf.cast(encoded, layer.compute_dtype)
+
+
 def _one_hot(index: Any, count: int, mode: str) -> Any:
     import tensorflow as tf
 
@@ -217,6 +231,7 @@ _OTHER_CALLS: dict[Any, Callable[..., Any]] = {
     keras.layers.StringLookup: _looked_up,
     keras.layers.IntegerLookup: _looked_up_integers,
     keras.layers.CategoryEncoding: _encoded,
+    keras.layers.Discretization: _binned,
 }
 # In a model with integers, where the converter rounds what it can.
 _OTHER_CALLS_BESIDE_INTEGERS: dict[Any, Callable[..., Any]] = {

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress.core.attached_mask import AttachedMask
 from tfcompress.core.held_tensor import HeldTensor
 from tfcompress.layer_rules import layer_macs
 from tfcompress.layer_rules.rules import LayerRule
@@ -130,4 +131,4 @@ UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPaddi
 ZeroPadding3D
 """
 multiplies_nothing(*(getattr(layers, name) for name in _NO_PRODUCTS.split()))
-multiplies_nothing(HeldTensor)
+multiplies_nothing(HeldTensor, AttachedMask)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import keras
 from keras import layers
 
+from tfcompress.core.attached_mask import AttachedMask
 from tfcompress.core.graph import Node, Tensor
 from tfcompress.core.held_tensor import HeldTensor
 from tfcompress.core.select import walk
@@ -365,8 +366,9 @@ def _fill_table() -> None:
     add("select", *TRAINING_ONLY, training_only=True)
     texts = "Hashing HashedCrossing IntegerLookup StringLookup TextVectorization"
     add("lookup", *_layers(f"CategoryEncoding Discretization {texts}"))
-    # What a layer that was opened held itself.
+    # What a layer that was opened held itself, and the mask that it made.
     add("arithmetic", HeldTensor)
+    add("select", AttachedMask, channels="same", training_only=True)
     add("average", layers.AveragePooling1D, layers.AveragePooling2D)
     add("concatenate", layers.Concatenate, layers.Maximum, layers.Minimum)
 

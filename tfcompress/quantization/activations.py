@@ -38,10 +38,14 @@ _OPERATIONS = {
 }
 
 
+def bounds_of(operation: Any) -> tuple[float, float] | None:
+    """Returns the ends that an operation clips to, and the rounding behind it."""
+    found = isinstance(operation, Bounded)
+    return (operation.low, operation.high) if found else None
+
+
 def fixed_range(operation: Any) -> tuple[float, float] | None:
-    """Returns the range that an operation's output has by definition, if any."""
-    if isinstance(operation, Bounded):
-        return operation.low, operation.high
+    """Returns the range that kernels prescribe for an operation's output, if any."""
     return FIXED_RANGES.get(activation_name(operation) or "")
 
 

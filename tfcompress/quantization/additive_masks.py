@@ -16,6 +16,7 @@ from keras import layers, ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.quantization.activations import activation_name
+from tfcompress.quantization.constants import finds_largest
 from tfcompress.quantization.expansions.base import MASKED
 from tfcompress.quantization.mask_arithmetic import (
     BELOW,
@@ -28,6 +29,9 @@ from tfcompress.quantization.mask_arithmetic import (
     for_masks_only,
     operands_of,
 )
+
+# A number below all others, where the largest is looked for.
+_NOTHING = -1e9
 
 
 @dataclasses.dataclass
@@ -59,12 +63,20 @@ def with_chosen_scores(
     masking = _Masking(graph)
     nodes = []
     for node in graph.nodes:
-        if chosen(node.operation) and is_softmax(node.operation):
-            node = masking.behind_a_choice(node)
+        if chosen(node.operation) and (constant := hidden_by(node)) is not None:
+            node = masking.behind_a_choice(node, constant)
         nodes.extend([*masking.added, node])
         masking.added = []
     graph = dataclasses.replace(graph, nodes=_read(graph, nodes))
     return graph, [*masking.arithmetic, *for_masks_only(graph)]
+
+
+def hidden_by(node: Node) -> float | None:
+    """Returns the number that hides a score from an operation; None if none does."""
+    if is_softmax(node.operation):
+        return MASKED
+    # Whatever the range is, its smallest number stands for this one.
+    return _NOTHING if finds_largest(node.operation) else None
 
 
 def is_softmax(operation: Any) -> bool:
@@ -75,19 +87,22 @@ def is_softmax(operation: Any) -> bool:
 
 
 class _Masking(MaskArithmetic):
-    def behind_a_choice(self, softmax: Node) -> Node:
-        """Returns a softmax that reads scores after one choice, if they are masked."""
-        scores = self.without_masks(softmax.inputs[0])
+    constant = MASKED
+
+    def behind_a_choice(self, reader: Node, constant: float) -> Node:
+        """Returns what reads scores after one choice, if they are masked."""
+        self.constant = constant
+        scores = self.without_masks(reader.inputs[0])
         tensor = self.chosen(scores) if scores.seen else scores.tensor
-        return softmax.reading({softmax.inputs[0]: tensor})
+        return reader.reading({reader.inputs[0]: tensor})
 
     def chosen(self, scores: _Scores) -> Tensor:
         """Returns scores after one choice that stands for all their masks."""
-        seen = self.together(scores.seen)
+        seen, hidden = self.together(scores.seen), self.constant
         if isinstance(seen, Tensor):
-            choose = lambda x, s: [ops.where(s, x, MASKED)]  # noqa: E731
+            choose = lambda x, s: [ops.where(s, x, hidden)]  # noqa: E731
             return self.add([scores.tensor, seen], choose)[0]
-        return self.add([scores.tensor], lambda x: [ops.where(seen, x, MASKED)])[0]
+        return self.add([scores.tensor], lambda x: [ops.where(seen, x, hidden)])[0]
 
     def without_masks(self, tensor: Tensor) -> _Scores:
         """Returns the scores that a tensor is, and which of them may be seen."""

@@ -31,6 +31,10 @@ _READERS_OF_LARGEST = _LARGEST | {
     *("GlobalMaxPooling1D", "GlobalMaxPooling2D"),
     *("MaxPooling1D", "MaxPooling2D"),
 }
+# Of whole axes: of a window, or of two tensors, the number may be all there is.
+_OF_ALL = frozenset(
+    {"Max", "Amax", "Argmax", "GlobalMaxPooling1D", "GlobalMaxPooling2D"}
+)
 # Comparisons: with their sides changed, and the function that asks them.
 _COMPARISONS: dict[str, tuple[str, Callable]] = {
     "Greater": ("Less", ops.greater),
@@ -50,6 +54,11 @@ _ARGUMENTS = {
     **dict.fromkeys(("Concatenate", "Stack"), ("xs", "x")),
     "Pad": ("constant_values",),
 }
+
+
+def finds_largest(operation: Any) -> bool:
+    """Returns whether an operation looks for the largest number along an axis."""
+    return type(operation).__name__ in _OF_ALL
 
 
 def has_numbers(node: Node) -> bool:

@@ -97,6 +97,8 @@ class FakeQuantize(keras.layers.Layer):
         covers: whether the range widens at once to what a batch holds, and follows the
             average inwards only, so that hardly a value is cut off: for factors of
             whole rows, where that would scale a row.
+        within: ends that the range never goes beyond, because what lies there is
+            clipped by the rounding itself.
         contains: numbers that the range contains whatever the data are, such as the
             constant that a tensor is padded with.
 
@@ -124,6 +126,8 @@ class FakeQuantize(keras.layers.Layer):
         self.masked = kwargs.pop("masked", None)
         self.covers = bool(kwargs.pop("covers", False))
         self.contains = tuple(map(float, kwargs.pop("contains", ())))
+        within = kwargs.pop("within", None)
+        self.within = None if within is None else tuple(map(float, within))
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
@@ -234,7 +238,13 @@ class FakeQuantize(keras.layers.Layer):
 
     @property
     def _grid(self) -> Grid:
-        return Grid(self.num_bits, self.nonnegative, self.symmetric, self.contains)
+        return Grid(
+            self.num_bits,
+            self.nonnegative,
+            self.symmetric,
+            self.contains,
+            self.within,  # type: ignore[arg-type]
+        )
 
     @property
     def is_wide(self) -> bool:
@@ -363,6 +373,7 @@ class FakeQuantize(keras.layers.Layer):
             "masked": self.masked,
             "covers": self.covers,
             "contains": self.contains,
+            "within": self.within,
         }
 
 

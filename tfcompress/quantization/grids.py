@@ -24,12 +24,14 @@ class Grid:
         nonnegative: whether the range begins at zero.
         symmetric: whether the range is as wide below zero as above.
         contains: numbers that are in every range.
+        within: ends that no range goes beyond.
     """
 
     num_bits: int
     nonnegative: bool = False
     symmetric: bool = False
     contains: tuple[float, ...] = ()
+    within: tuple[float, float] | None = None
 
     @property
     def is_wide(self) -> bool:
@@ -48,6 +50,9 @@ class Grid:
             low = ops.minimum(ops.min(ranges[:, 0]), low)
         # Zero is in every range, also where all values are negative.
         high = ops.maximum(ops.max(ranges[:, 1]), max(0.0, 0.0, *self.contains))
+        if self.within is not None:
+            low = ops.maximum(low, self.within[0])
+            high = ops.minimum(high, self.within[1])
         high = ops.maximum(high, low + _SMALLEST_SPAN)
         if self.is_wide:
             high = ops.maximum(high, -low)

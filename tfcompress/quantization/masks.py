@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.attached_mask import AttachedMask
 from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
 
 
@@ -30,7 +31,15 @@ def with_explicit_masks(
     masks = dict(given or {})
     nodes: list[Node] = []
     added: set[Node] = set()
+    bare: dict[Tensor, Tensor] = {}
     for node in graph.nodes:
+        if isinstance(node.operation, AttachedMask):
+            tensor = node.inputs[0]
+            bare[node.output] = bare.get(tensor, tensor)
+            masks[node.output] = node.kwargs["mask"]
+            # Who made the mask may have been there for its sake.
+            added.update(nodes)
+            continue
         node = _told(node, masks)
         nodes.append(node)
         if isinstance(node.operation, keras.Layer) and node.operation.supports_masking:
@@ -41,7 +50,10 @@ def with_explicit_masks(
             # It takes the masks off what it reads: who reads that later sees none.
             for tensor in node.inputs:
                 masks.pop(tensor, None)
-    return without_unread(dataclasses.replace(graph, nodes=nodes), added)
+    reading = {node: node.reading(bare) if bare else node for node in nodes}
+    graph = graph.substitute(bare, [])
+    graph = dataclasses.replace(graph, nodes=[*reading.values()])
+    return without_unread(graph, {reading[node] for node in added})
 
 
 def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:

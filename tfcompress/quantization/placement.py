@@ -21,6 +21,7 @@ from tfcompress.quantization.activations import (
     NEVER_FUSED,
     NONNEGATIVE,
     activation_name,
+    bounds_of,
     clamps,
     fixed_range,
 )
@@ -65,12 +66,18 @@ class _Range:
     name: str
     nonnegative: bool = True
     fixed: tuple[float, float] | None = None
+    within: tuple[float, float] | None = None
     symmetric: bool = False
     rows: int | None = None
     masked: float | None = None
     covers: bool = False
     sites: int = 0
     contains: tuple[float, ...] = ()
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it cannot be shared: kernels prescribe it, or it is what clips."""
+        return self.fixed is not None or self.within is not None
 
     def holds(self, constant: np.ndarray) -> bool:
         """Returns whether a constant is within a range that kernels prescribe."""
@@ -153,7 +160,7 @@ class _Placement:
         """LiteRT's exact kernel for products wants the second factor around zero."""
         if type(node.operation).__name__ == "Matmul":
             shared = self.find(node.inputs[-1])
-            if shared is not None:
+            if shared is not None and shared.within is None:
                 shared.symmetric = True
 
     def fuses_with_next(self, node: Node) -> bool:
@@ -178,6 +185,7 @@ class _Placement:
             return
         nonnegative = activation_name(operation) in NONNEGATIVE
         one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
+        one.within = bounds_of(operation)
         one.covers = tensor in self.row_factors
         self.ranges[tensor] = one
         self.after[tensor] = self.site(one, tensor, nonnegative)
@@ -193,7 +201,7 @@ class _Placement:
 
         Of scores only what a softmax sees is looked at, behind their masks.
         """
-        if tensor not in self.scores or shared.fixed is not None:
+        if tensor not in self.scores or shared.is_its_own:
             return shared, shared.add_site(nonnegative)
         if not self.is_observed(tensor):
             shared.nonnegative &= nonnegative
@@ -228,8 +236,8 @@ class _Placement:
             return  # the condition of a `where`
         found = self.find(tensor)
         apart = node.output in self.scores and tensor not in self.scores
-        if found is None or found.fixed is not None or apart:
-            # Prescribed scales can't be shared: round once more on the way in.
+        if found is None or found.is_its_own or apart:
+            # Such scales can't be shared: round once more on the way in.
             self.into[node, tensor] = self.site(common, tensor)
         elif found is not common:
             self.merge(found, common)
@@ -327,6 +335,7 @@ def insert_fake_quantize(
                 masked=shared.masked,
                 covers=shared.covers,
                 contains=_extremes(shared.contains),
+                within=shared.within,
                 name=name,
             )
         rounded = Tensor(tensor.shape, tensor.dtype, tensor.name)

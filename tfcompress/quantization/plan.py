@@ -14,7 +14,7 @@ from tfcompress.core.graph import Graph, Node, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import Filters, matches, require_built, select, walk
 from tfcompress.layer_rules import changes_nothing, rule_of
-from tfcompress.quantization.activations import activation_name, fixed_range
+from tfcompress.quantization.activations import activation_name, bounds_of, fixed_range
 from tfcompress.quantization.additive_masks import with_chosen_scores
 from tfcompress.quantization.as_convolution import affine_parameters
 from tfcompress.quantization.casts import with_explicit_casts
@@ -307,5 +307,6 @@ def _is_8_bits_only(node: Node) -> bool:
         or kind in _EIGHT_BIT_OPERATIONS
         or activation_name(node.operation) in _EIGHT_BIT_ACTIVATIONS
         or fixed_range(node.operation) is not None
+        or bounds_of(node.operation) is not None
         or (kind == "Pad" and has_numbers(node))
     )

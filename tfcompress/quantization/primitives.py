@@ -21,8 +21,9 @@ class Bounded(keras.layers.Layer):
     """Clips to `[low, high]`, which integers do for nothing.
 
     When to use: `quantize_aware` puts it in place of `clip`, a `ReLU` with a largest
-    value and the like. The rounding behind it takes exactly these bounds as its range,
-    and integers cannot leave their range.
+    value and the like. The rounding behind it takes a range within these bounds, and
+    integers cannot leave their range. Bounds that lie far beyond the data, which are
+    there for safety, so cost no precision.
 
     Args:
         low: smallest value, at most 0, which every range contains.

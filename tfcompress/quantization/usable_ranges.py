@@ -121,6 +121,10 @@ class _Steps:
             return node
         if id(rounding) not in self.made:
             low, high = (factor * end for end in rounding.learned_range())
+            if rounding.within is not None:
+                # What lies beyond is to be clipped, and no finer range is asked for.
+                low = max(low, min(rounding.within[0], rounding.learned_range()[0]))
+                high = min(high, max(rounding.within[1], rounding.learned_range()[1]))
             config = rounding.get_config()
             config |= {"fixed_range": (low, high), "learned": False}
             self.made[id(rounding)] = FakeQuantize.from_config(config)

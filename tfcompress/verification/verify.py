@@ -13,6 +13,7 @@ import numpy as np
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
+from tfcompress.core.samples import distance
 from tfcompress.exporters.artifact import Artifact, TensorInfo
 from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.export import load
@@ -25,6 +26,8 @@ FLOAT_TOLERANCE = 1e-5
 STEP_TOLERANCE = 1.0
 # Room for the rounding of the measurement itself.
 _SLACK = 1e-3
+# Types of arrays of text.
+_TEXTS = frozenset("OSU")
 
 
 @dataclass(frozen=True)
@@ -201,6 +204,11 @@ def _compare(
             expected=f"shape {expected.shape}",
             fix="compare the artifact with the model it was exported from",
         )
+    if actual.dtype.kind in _TEXTS:
+        differ = int(distance(actual, expected).sum())
+        if differ:
+            failures.append(f"{differ} texts of output {info.name!r} differ")
+        return float(differ > 0), None
     actual, expected = actual.astype("float64"), expected.astype("float64")
     broken = int(np.sum(~np.isfinite(actual) & (actual != expected)))
     if broken or np.isnan(expected).any():
@@ -234,7 +242,7 @@ def _agreement(
             axis=tuple(range(1, a.ndim - 1)),
         )
         for n, a in actual.items()
-        if a.ndim >= 2 and a.shape[-1] > 1
+        if a.ndim >= 2 and a.shape[-1] > 1 and a.dtype.kind not in _TEXTS
     ]
     return float(np.mean(np.all(same, axis=0))) if same else None
 

@@ -150,6 +150,34 @@ def absolute(operation: Any, parts: Parts, x: Any) -> Any:
     )
 
 
+@expansion("Flip")
+def flip(operation: Any, parts: Parts, x: Any) -> Any:
+    """Slices backwards: LiteRT's REVERSE has no kernel for integers."""
+    axes = range(len(x.shape)) if operation.axis is None else operation.axis
+    return _backwards(x, axes)
+
+
+def _backwards(x: Any, axes: Any) -> Any:
+    turned = {axis % len(x.shape) for axis in np.atleast_1d(axes)}
+    if 0 in turned:
+        raise StaysFloat("it turns the samples of a batch", "name the other axes")
+    steps = (-1 if axis in turned else None for axis in range(len(x.shape)))
+    return x[tuple(slice(None, None, step) for step in steps)]
+
+
+@expansion("Rot90")
+def rotated(operation: Any, parts: Parts, array: Any) -> Any:
+    """A rotation is an exchange of two axes, and one of them backwards."""
+    first, second = operation.axes
+    quarters = operation.k % 4
+    if quarters == 0:
+        return array
+    if quarters == 2:
+        return _backwards(array, (first, second))
+    exchanged = ops.swapaxes(array, first, second)
+    return _backwards(exchanged, first if quarters == 1 else second)
+
+
 @expansion("Square")
 def square(operation: Any, parts: Parts, x: Any) -> Any:
     return parts(layers.Multiply)([x, x])
