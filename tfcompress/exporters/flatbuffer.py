@@ -15,7 +15,10 @@ from tfcompress.exporters.artifact import OperatorCount, TensorInfo
 
 # Operators that move between number formats, or hand over to other graphs: they
 # compute nothing themselves.
-_NOT_COMPUTE = {
+# They only say that the same numbers have other axes.
+_RESHAPES = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE"}
+#: Operators that compute nothing of a model's own.
+NOT_COMPUTE = {
     "QUANTIZE",
     "DEQUANTIZE",
     "CAST",
@@ -24,7 +27,7 @@ _NOT_COMPUTE = {
     "IF",
     "CALL_ONCE",
 }
-_NOT_COMPUTE |= {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "SHAPE"}
+NOT_COMPUTE |= {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "SHAPE"} | _RESHAPES
 # Which input is the kernel, its axis that is no part of the sums, and whether each
 # value of the third input (and not of the output) meets the rest of it.
 _KERNEL_AXES = {
@@ -35,6 +38,8 @@ _KERNEL_AXES = {
     "TRANSPOSE_CONV": (1, 3, True),
     "CONV_3D_TRANSPOSE": (1, 4, True),
 }
+# What a weight may go through on its way to an operator.
+_HOLD_WEIGHTS = {"DEQUANTIZE", *_RESHAPES}
 _FLOATS = {"float16", "float32", "float64", "bfloat16"}
 _INDEX = {"int32", "int64", "bool"}
 
@@ -213,7 +218,7 @@ class TFLiteFile:
         integer = total = 0
         for op in self.operators:
             kinds = _activations(op)
-            if op.name in _NOT_COMPUTE or kinds <= _INDEX:
+            if op.name in NOT_COMPUTE or kinds <= _INDEX:
                 continue
             total += work(op)
             integer += 0 if kinds & _FLOATS else work(op)
@@ -230,9 +235,8 @@ class TFLiteFile:
                 data = tensor.constant
                 if not data or id(data) in seen or len(tensor.info.shape) < 2:
                     continue
-                if tensor.info.dtype in _INDEX or op.name in _NOT_COMPUTE - {
-                    "DEQUANTIZE"
-                }:
+                computes = op.name not in NOT_COMPUTE or op.name in _HOLD_WEIGHTS
+                if tensor.info.dtype in _INDEX or not computes:
                     continue
                 seen.add(id(data))
                 values = _values(tensor)

@@ -13,7 +13,7 @@ import keras
 
 from tfcompress.core.errors import CompressionWarning
 from tfcompress.core.select import walk
-from tfcompress.exporters.flatbuffer import Operator, TFLiteFile
+from tfcompress.exporters.flatbuffer import NOT_COMPUTE, Operator, TFLiteFile
 from tfcompress.quantization.integer_average import IntegerAverage
 from tfcompress.quantization.integer_linear import IntegerLinear
 from tfcompress.quantization.integer_sums import IntegerAdd
@@ -59,7 +59,7 @@ def float_layers(file: TFLiteFile, model: keras.Model) -> list[str]:
     ]
     names: dict[str, None] = {}
     for op in floats:
-        if op.name not in ("DEQUANTIZE", "QUANTIZE", "CAST"):
+        if op.name not in NOT_COMPUTE:
             names |= dict.fromkeys(layers_of(op, promised))
     return list(names)
 
