@@ -5,6 +5,7 @@ from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     attention,
     convolutions,
     dot_attention,
+    einsum,
     embedding,
     encodings,
     images,
