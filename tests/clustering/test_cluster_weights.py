@@ -318,3 +318,29 @@ def test_a_fit_that_died_leaves_nothing_to_the_next(fit):
     fit(model, keras.callbacks.Callback())
     assert min(distinct(model)) > 20
     assert "apply" not in vars(model.optimizer)
+
+
+def test_values_of_attention_and_of_pruned_kernels_stay_shared(rng):
+    inputs = keras.Input((6, 8), name="x")
+    seen = keras.layers.MultiHeadAttention(2, 4)(inputs, inputs)
+    read = keras.layers.Bidirectional(keras.layers.LSTM(6))(seen)
+    model = keras.Model(inputs, keras.layers.Dense(3, name="head")(read))
+    model.compile("adam", "mse")
+    data = rng.normal(size=(64, 6, 8)).astype("float32")
+    targets = rng.normal(size=(64, 3)).astype("float32")
+    schedule = tfcompress.PolynomialSparsity(0.0, 0.7, frequency=1)
+    model.fit(
+        data,
+        targets,
+        epochs=4,
+        verbose=0,
+        callbacks=[tfcompress.PruneWeights(schedule)],
+    )
+    # Biases of attention are no kernels: no word of them, which would be an error here.
+    model.fit(
+        data, targets, epochs=2, verbose=0, callbacks=[tfcompress.ClusterWeights(8)]
+    )
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    kernels = [w for w in final.weights if w.name == "kernel"]
+    assert len(kernels) > 4
+    assert {w.path: len(np.unique(w)) for w in kernels if len(np.unique(w)) > 8} == {}

@@ -347,3 +347,25 @@ def test_a_state_that_a_layer_keeps_stays_what_it_was(rng):
     layer.reset_states()
     expected = as_numpy(model(data))
     assert np.abs(as_numpy(final(data)) - expected).max() < 0.1 * np.ptp(expected)
+
+
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (L.LSTM, {"activation": "relu"}),
+        (L.LSTM, {"activation": "relu", "return_sequences": True}),
+        (L.GRU, {"activation": "relu"}),
+        (L.LSTM, {"activation": "relu6"}),
+        (L.LSTM, {"activation": "elu"}),
+    ],
+)
+def test_other_activations_are_those_of_the_file(kind, options, tmp_path, rng):
+    # The last sum is read by a ReLU alone, and the converter computed both at once.
+    inputs = keras.Input((5, 6), name="x")
+    model = keras.Model(inputs, kind(3, **options)(inputs))
+    data = rng.normal(size=(64, 5, 6)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    artifact = tfcompress.export(final, tmp_path / "m.tflite")
+    difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
+    assert np.abs(difference).max() < 1e-3 * artifact.outputs[0].step

@@ -244,3 +244,19 @@ def test_learned_ranges_move_with_the_loss_and_freeze(images):
     model.fit(images, labels, batch_size=4, verbose=0, callbacks=[freeze])
     for before, variable in zip(learned, moving, strict=True):
         np.testing.assert_array_equal(before, variable)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("rank", [1, 2])
+def test_transposed_convolutions_of_4_bits_keep_their_values(rank, tmp_path, rng):
+    # The converter gave their kernels a scale on which the values do not lie.
+    shape = (8, 8, 3)[2 - rank :]
+    kind = keras.layers.Conv1DTranspose if rank == 1 else keras.layers.Conv2DTranspose
+    inputs = keras.Input(shape, name="x")
+    x = keras.layers.Flatten()(kind(4, 3, 2)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(3)(x))
+    data = rng.random((32, *shape)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, data, "w4a8"))
+    artifact = tfcompress.export(final, tmp_path / "m.tflite")
+    difference = tfcompress.load(artifact.path)(data) - final.predict(data, verbose=0)
+    assert np.abs(difference).max() < 1e-3 * artifact.outputs[0].step

@@ -248,6 +248,8 @@ class ClusterWeights(FitCallback):
             )
         if self.filters is None and not isinstance(given, Mapping):
             known = found.keys() | lora_variables(model) | _steps_of_quantizers(model)
+            # Those of attention have two axes, and are no kernels for that.
+            known |= {id(getattr(one, "bias", None)) for _, one in walk(model)}
             _name_left_out(v for k, v in trainable.items() if k not in known)
         order = {key: position for position, key in enumerate(trainable)}
         return [found[key] for key in sorted(found, key=lambda key: order[key])]

@@ -35,13 +35,14 @@ def shares_values(kernel: np.ndarray, output_axes: tuple[int, ...]) -> bool:
     """
     used = kernel[kernel != 0]
     values = len(np.unique(used))
-    if not 0 < values <= min(_MOST_VALUES, used.size // 2):
+    # Exact repetitions across channels tell, also where pruning left few weights.
+    if not 0 < values <= min(_MOST_VALUES, 3 * used.size // 4):
         return False
     output_axes = tuple(axis % kernel.ndim for axis in output_axes)
     others = tuple(a for a in range(kernel.ndim) if a not in output_axes)
     rows = kernel.transpose(*output_axes, *others)
     rows = rows.reshape(int(np.prod(rows.shape[: len(output_axes)])), -1)
-    return 2 * values <= sum(len(np.unique(row[row != 0])) for row in rows)
+    return 8 * values <= 7 * sum(len(np.unique(row[row != 0])) for row in rows)
 
 
 def two_of_four(matrix: np.ndarray) -> bool:

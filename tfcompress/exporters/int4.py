@@ -23,6 +23,8 @@ from tfcompress.quantization.storage import BYTE_ERROR, INT8, largest_integers
 # convolutions to kernels that are slower and round a few sums differently.
 EXACT = frozenset({"FULLY_CONNECTED"})
 ALL = EXACT | {"CONV_2D", "DEPTHWISE_CONV_2D"}
+# These have no kernel for half bytes.
+_BYTES_ONLY = frozenset({"TRANSPOSE_CONV"})
 
 
 def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> bool:
@@ -35,8 +37,10 @@ def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> bool:
     """
     changed = False
     for name, _, tensors in operators(model):
-        if name in ALL and len(tensors) > 1 and tensors[1] is not None:
-            bias = (tensors[2:] or [None])[0]
+        known = name in ALL | _BYTES_ONLY
+        if known and len(tensors) > 1 and tensors[1] is not None:
+            # A transposed convolution reads its input between the two.
+            bias = (tensors[3 if name in _BYTES_ONLY else 2 :] or [None])[0]
             changed |= _narrow(model, tensors[1], bias, name in packed)
     return changed
 

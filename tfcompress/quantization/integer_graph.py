@@ -164,7 +164,7 @@ def _use_convolutions(graph: Graph) -> Graph:
                 replaced = depthwise_nodes(node, rounding.step(), source)
         elif rounding is not None and flow(node) == "average":
             replaced = average_nodes(node, rounding.step())
-        elif rounding is not None and _would_be_fused(node, producers):
+        elif rounding is not None and _would_be_fused(node, producers, consumers):
             replaced = identity_nodes(
                 node, node.name, activation_name(node.operation) or "linear"
             )
@@ -183,11 +183,14 @@ def _use_convolutions(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=nodes)
 
 
-def _would_be_fused(node: Node, producers: dict[Tensor, Node]) -> bool:
-    """Returns whether converters compute a product again for an activation behind it.
+def _would_be_fused(
+    node: Node, producers: dict[Tensor, Node], consumers: dict[Tensor, list[Node]]
+) -> bool:
+    """Returns whether converters compute what an activation reads with it at once.
 
     They do that for a ReLU that reads what a fully connected layer gives on to others
-    too, and the rounding between the two is gone.
+    too, or a sum of its own, as in the last step of an LSTM; and the rounding between
+    the two is gone.
     """
     alone = flow(node) == "activate"
     if not alone or activation_name(node.operation) not in ("relu", "relu6"):
@@ -196,6 +199,10 @@ def _would_be_fused(node: Node, producers: dict[Tensor, Node]) -> bool:
     while before is not None:
         if isinstance(before.operation, FakeQuantize):
             rounded = True
+            summed = producers.get(before.inputs[0])
+            alone = len(consumers.get(node.inputs[0], [])) == 1
+            if alone and summed is not None and isinstance(summed.operation, _OF_TWO):
+                return True
         elif flow(before) != "select":
             return rounded and isinstance(before.operation, _FULLY_CONNECTED)
         before = producers.get(before.inputs[0])

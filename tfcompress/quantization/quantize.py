@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, build
@@ -131,10 +132,15 @@ def _wrap_kernels(
     parted: list[str] = []
 
     def scaled(node: Node) -> bool:
-        """Returns whether the operation behind scales each channel."""
+        """Returns whether what is behind has a factor for each channel."""
         readers = consumers.get(node.output, [])
-        one = len(readers) == 1 and node.output not in outputs
-        return one and flow_of(readers[0].operation) == "fold"
+        if len(readers) != 1 or node.output in outputs:
+            return False
+        behind = readers[0].operation
+        rescales = isinstance(behind, keras.layers.Rescaling)
+        return flow_of(behind) == "fold" and not (
+            rescales and np.size(behind.scale) == 1
+        )
 
     def wrap(node: Node) -> Node:
         layer = node.operation
