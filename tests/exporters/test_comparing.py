@@ -129,8 +129,59 @@ def test_upsampling_of_free_sizes(layer, tmp_path):
         how = "bilinear" if layer == "bilinear" else "nearest"
         x = L.UpSampling2D((2, 3), interpolation=how)(L.Conv2D(3, 1)(inputs))
         x = L.Conv2D(2, 3, padding="same")(x)
-    file = export(keras.Model(inputs, x), tmp_path / "m.tflite")
+    model = keras.Model(inputs, x)
+    file = export(model, tmp_path / "m.tflite")
     assert read_manifest(file)["compared"]["samples"] == 4
+    served = export(model, tmp_path / "served", format="saved_model")
+    shape = (6, 8, 2) if layer == "UpSampling1D" else (6, 8, 8, 2)
+    data = np.random.default_rng(0).normal(size=shape).astype("float32")
+    for artifact in (file, served):
+        tfcompress.verify(artifact, model, data).raise_if_failed()
+
+
+def test_one_number_for_all_samples_is_compared(tmp_path):
+    inputs = keras.Input((5,), name="x")
+    model = keras.Model(inputs, keras.ops.sum(L.Dense(3)(inputs)))
+    file = export(model, tmp_path / "m.tflite")
+    assert read_manifest(file)["compared"]["samples"] == 4
+
+
+def stateful():
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4, 3), batch_size=1, name="x")
+    return keras.Model(inputs, L.LSTM(2, stateful=True, name="memory")(inputs))
+
+
+def test_a_state_begins_anew_in_what_is_exported(tmp_path):
+    model = stateful()
+    data = np.random.default_rng(0).normal(size=(1, 4, 3)).astype("float32")
+    first, second = model(data).numpy(), model(data).numpy()
+    states = [np.array(state) for state in model.layers[-1].variables]
+    runner = tfcompress.load(export(model, tmp_path / "m.tflite"))
+    after = [np.array(state) for state in model.layers[-1].variables]
+    for one, other in zip(states, after):
+        np.testing.assert_array_equal(one, other)  # the model goes on where it was
+    np.testing.assert_allclose(runner(data), first, atol=1e-5)
+    np.testing.assert_allclose(runner(data), second, atol=1e-5)
+
+
+def test_a_state_beside_integers_begins_anew(tmp_path):
+    data = np.random.default_rng(0).normal(size=(1, 4, 3)).astype("float32")
+    with pytest.warns(CompressionWarning, match="stateful"):
+        model = finalize(calibrate(stateful(), data))
+    model(data)
+    artifact = export(model, tmp_path / "m.tflite")
+    assert read_manifest(artifact)["compared"]["samples"] > 0
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_formats_without_states_refuse_layers_with_them(format, tmp_path):
+    model = stateful()
+    findings = tfcompress.doctor(model, format, trial=False).findings
+    assert [one.layer for one in findings if one.severity == "error"] == ["memory"]
+    with pytest.raises(ExportError, match=r"keeps no state.*memory"):
+        export(model, tmp_path / "m", format=format)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_finalize_names_the_layer_that_cannot_be_called(monkeypatch):

@@ -35,7 +35,39 @@ def pooled():
     return keras.Model(inputs, L.MaxPooling3D(2, name="pool")(inputs))
 
 
-@pytest.mark.parametrize(("make", "name"), [(sampled, "sampling"), (pooled, "pool")])
+@keras.saving.register_keras_serializable("tests_operations")
+class Fourier(L.Layer):
+    """The mixing of FNet."""
+
+    def call(self, inputs):
+        return ops.fft2((inputs, ops.zeros_like(inputs)))[0]
+
+
+def mixed():
+    inputs = keras.Input((4, 4), name="x")
+    return keras.Model(inputs, L.Dense(2)(Fourier(name="fourier")(inputs)))
+
+
+def resized():
+    inputs = keras.Input((4, 4, 1), name="x")
+    return keras.Model(inputs, L.Resizing(8, 8, "bicubic", name="resize")(inputs))
+
+
+def multiplied():
+    inputs = keras.Input((4, 4), name="x")
+    return keras.Model(inputs, ops.cumprod(L.Dense(2)(inputs), axis=1))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (sampled, "sampling"),
+        (pooled, "pool"),
+        (mixed, "fourier"),
+        (resized, "resize"),
+        (multiplied, "cumprod"),
+    ],
+)
 def test_doctor_and_export_agree_and_name_the_layer(make, name, tmp_path):
     model = make()
     diagnosis = doctor(model, "tflite", trial=False)

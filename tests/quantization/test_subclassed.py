@@ -124,3 +124,41 @@ def test_a_call_that_needs_values_is_refused():
     own(np.ones((1, 2), "float32"))
     with pytest.raises(InvalidArgumentError, match=r"(?s)'own'.*symbolic.*keras\.ops"):
         quantize_aware(own)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class ClassToken(keras.layers.Layer):
+    """A token of its own before the others, as tutorials of vision transformers do."""
+
+    def __init__(self, last=False, **kwargs):
+        super().__init__(**kwargs)
+        self.last = last
+
+    def build(self, input_shape):
+        shape = (1, 1, input_shape[-1])
+        self.token = self.add_weight(shape=shape, initializer="normal", name="token")
+
+    def call(self, inputs):
+        shape = (keras.ops.shape(inputs)[0], 1, inputs.shape[-1])
+        both = [keras.ops.broadcast_to(self.token, shape), inputs]
+        return keras.ops.concatenate(both[::-1] if self.last else both, axis=-2)
+
+    def get_config(self):
+        return {**super().get_config(), "last": self.last}
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("last", [False, True])
+def test_a_class_token_is_an_integer(last, tmp_path, rng):
+    inputs = keras.Input((10, 6), name="x")
+    tokens = ClassToken(last)(keras.layers.Dense(6)(inputs))
+    tokens = keras.layers.MultiHeadAttention(2, 3)(tokens, tokens)
+    model = keras.Model(inputs, keras.layers.Dense(3)(tokens[:, -1 if last else 0]))
+    data = rng.normal(size=(64, 10, 6)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    artifact = tfcompress.export(final, tmp_path / "m.tflite")
+    assert artifact.integer_coverage == 1.0
+    tfcompress.verify(artifact, final, data).raise_if_failed()
+    wanted = model.predict(data, verbose=0)
+    far = np.abs(final.predict(data, verbose=0) - wanted).max()
+    assert far < 0.05 * np.ptp(wanted)

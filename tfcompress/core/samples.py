@@ -185,16 +185,38 @@ def untouched(model: Any) -> Iterator[None]:
     >>> float(np.abs(model.layers[0].states[0]).max())
     0.0
     """
-    states = [
-        state
-        for _, layer in walk(model)
-        if getattr(layer, "stateful", False)
-        for state in keras.tree.flatten(getattr(layer, "states", None))
-        if isinstance(state, keras.Variable)
-    ]
+    states = [state for kept in states_of(model).values() for state in kept]
     first = [(state, keras.ops.zeros_like(state)) for state in states]
     with keras.StatelessScope(state_mapping=first):
         yield
+
+
+@contextlib.contextmanager
+def at_the_beginning(model: Any) -> Iterator[None]:
+    """Inside, the states that layers keep from call to call are those of the first."""
+    states = [state for kept in states_of(model).values() for state in kept]
+    before = [keras.ops.convert_to_numpy(state) for state in states]
+    try:
+        for state in states:
+            state.assign(keras.ops.zeros_like(state))
+        yield
+    finally:
+        for state, value in zip(states, before):
+            state.assign(value)
+
+
+def states_of(model: Any) -> dict[str, list[keras.Variable]]:
+    """Returns what layers keep from call to call, by their paths."""
+    found = {
+        path: [
+            state
+            for state in keras.tree.flatten(getattr(layer, "states", None))
+            if isinstance(state, keras.Variable)
+        ]
+        for path, layer in walk(model)
+        if getattr(layer, "stateful", False)
+    }
+    return {path: states for path, states in found.items() if states}
 
 
 def attempts(

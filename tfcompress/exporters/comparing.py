@@ -109,7 +109,11 @@ class Trial:
             run(self.model, self.structure, [a[start : start + rows] for a in arrays])
             for start in range(0, len(arrays[0]), rows)
         ]
-        columns = (np.concatenate(column) for column in zip(*parts))
+        # One number for all samples of a call has no axis for them.
+        columns = (
+            np.concatenate([np.atleast_1d(one) for one in column])
+            for column in zip(*parts)
+        )
         return dict(zip(self.expected, columns))
 
     def swings(self) -> dict[str, np.ndarray]:

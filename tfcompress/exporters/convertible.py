@@ -14,10 +14,15 @@ from tfcompress.quantization.fake_quantize import FakeQuantize
 
 
 @contextlib.contextmanager
-def convertible_calls(model: keras.Model) -> Iterator[None]:
+def convertible_calls(model: keras.Model, converted: bool = True) -> Iterator[None]:
     """Lets layers that converters misread compute the same in another way for a while.
 
     So do operations of `keras.ops`. A class that overrides `call` is left alone.
+
+    Args:
+        model: a built model.
+        converted: whether a converter reads the graph; if not, only layers that
+            cannot be traced at all compute in another way.
     """
     parts = [model, *(layer for _, layer in walk(model))]
     models = [part for part in parts if isinstance(part, keras.Model)]
@@ -25,6 +30,7 @@ def convertible_calls(model: keras.Model) -> Iterator[None]:
     operations = {id(one): one for one in parts}
     rounds = any(isinstance(one, FakeQuantize) for one in operations.values())
     calls = _OTHER_CALLS | (_OTHER_CALLS_BESIDE_INTEGERS if rounds else {})
+    calls = calls if converted else _TRACEABLE_CALLS
     found = [
         (operation, other)
         for operation in operations.values()
@@ -33,7 +39,7 @@ def convertible_calls(model: keras.Model) -> Iterator[None]:
     ] + [
         (operation, _OTHER_OPERATIONS.get(type(operation).__name__, _in_32_bits))
         for operation in operations.values()
-        if not isinstance(operation, keras.Layer)
+        if converted and not isinstance(operation, keras.Layer)
     ]
     try:
         for layer, other in found:
@@ -224,9 +230,12 @@ def _largest_position(
 
 # Vocabularies of more numbers than these take too many comparisons.
 _COMPARED = 4096
-_OTHER_CALLS: dict[Any, Callable[..., Any]] = {
+# Keras multiplies sizes, also those that are free.
+_Calls = dict[Any, Callable[..., Any]]
+_TRACEABLE_CALLS: _Calls = {keras.layers.UpSampling2D: _upsampled}
+_OTHER_CALLS: _Calls = {
+    **_TRACEABLE_CALLS,
     keras.layers.UpSampling1D: _upsampled,
-    keras.layers.UpSampling2D: _upsampled,
     keras.layers.PReLU: _bent,
     keras.layers.StringLookup: _looked_up,
     keras.layers.IntegerLookup: _looked_up_integers,
@@ -234,7 +243,7 @@ _OTHER_CALLS: dict[Any, Callable[..., Any]] = {
     keras.layers.Discretization: _binned,
 }
 # In a model with integers, where the converter rounds what it can.
-_OTHER_CALLS_BESIDE_INTEGERS: dict[Any, Callable[..., Any]] = {
+_OTHER_CALLS_BESIDE_INTEGERS: _Calls = {
     keras.layers.Conv1D: _bordered,
     keras.layers.Conv1DTranspose: _bordered,
     keras.layers.DepthwiseConv1D: _bordered,

@@ -18,6 +18,7 @@ from tfcompress.core.errors import (
     ExportError,
 )
 from tfcompress.core.graph import is_graph_model
+from tfcompress.core.samples import states_of
 from tfcompress.core.select import require_built, walk
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import get_exporter
@@ -170,6 +171,14 @@ def _of_model(
 ) -> Iterator[Finding]:
     """Yields what is wrong with the model as a whole."""
     runtime = limits.runtime
+    for path in () if limits.keeps_states else states_of(model):
+        yield Finding(
+            "error",
+            path,
+            "stateful",
+            f"{runtime} keeps no state from call to call",
+            "let states come in and go out: `return_state` and `initial_state`",
+        )
     for tensor in getattr(model, "inputs", None) or ():
         if "string" in str(tensor.dtype) and not limits.text_inputs:
             yield Finding(

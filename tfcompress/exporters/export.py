@@ -6,11 +6,12 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.core.samples import at_the_beginning, states_of
 from tfcompress.core.select import refuse_keras_quantization
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.base import EXPORTERS, exporter_for, get_exporter
+from tfcompress.exporters.base import EXPORTERS, Exporter, exporter_for, get_exporter
 from tfcompress.exporters.runners import Runner
 
 
@@ -75,9 +76,22 @@ def export(
     exporter = get_exporter(format)
     if not isinstance(exporter, EXPORTERS.class_of("saved_model")):  # type: ignore
         refuse_keras_quantization(model, f"export to {format!r}")
-    return exporter.with_options(options).export(
-        model, _target(filepath), input_signature, calibration_data
-    )
+    target, writer = _target(filepath), exporter.with_options(options)
+    _refuse_states(model, exporter)
+    with at_the_beginning(model):
+        return writer.export(model, target, input_signature, calibration_data)
+
+
+def _refuse_states(model: Any, exporter: Exporter) -> None:
+    stateful = [] if exporter.limits.keeps_states else list(states_of(model))
+    if stateful:
+        raise ExportError(
+            f"{exporter.limits.runtime} keeps no state from call to call.",
+            received=f"stateful layers: {', '.join(stateful)}",
+            expected="layers whose states come in and go out with each call",
+            fix="build them with `return_state=True` and hand the states to the next "
+            "call as `initial_state`; or export to LiteRT or a SavedModel",
+        )
 
 
 def _target(filepath: str | os.PathLike) -> Path:

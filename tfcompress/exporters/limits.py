@@ -24,6 +24,7 @@ class Limits:
         text_inputs: whether inputs may be strings.
         operators: names of the operators that the runtime has; empty for all that the
             converter knows.
+        keeps_states: whether layers can keep a state from call to call.
         missing: operations of TensorFlow's graphs that the converter has no form for,
             with what to do about them.
 
@@ -40,4 +41,5 @@ class Limits:
     dynamic_batch: bool = True
     text_inputs: bool = False
     operators: frozenset[str] = frozenset()
+    keeps_states: bool = True
     missing: Mapping[str, str] = field(default_factory=dict)

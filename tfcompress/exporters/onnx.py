@@ -64,6 +64,7 @@ class ONNXExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "ONNX Runtime",
         activations=(8,),
+        keeps_states=False,
         layers={
             "Discretization": "tf2onnx writes an operator that ONNX does not have",
             "MelSpectrogram": "tf2onnx takes no Fourier transform but its magnitude",

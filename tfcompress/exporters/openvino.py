@@ -49,6 +49,7 @@ class OpenVINOExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "OpenVINO",
         activations=(8,),
+        keeps_states=False,
         layers={"Conv3D": "stays float in a quantized model"},
     )
 

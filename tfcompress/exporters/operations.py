@@ -19,10 +19,13 @@ _RANDOM = """
     StatelessTruncatedNormalV2 StatelessRandomGammaV3 StatelessMultinomial
 """
 _NUMBERS = """
-    Acos Acosh AdjustHue AdjustSaturation Asin Asinh Atan Atanh AvgPool3D BitwiseAnd
-    BitwiseOr Cholesky Cosh DenseBincount Digamma Erf Erfc Erfinv IRFFT Igamma
-    ImageProjectiveTransformV3 Invert LeftShift MatrixDeterminant MatrixInverse
-    MatrixSolve MaxPool3D Ndtri Qr SelfAdjointEigV2 Sinh Svd Tan
+    Acos Acosh AdjustHue AdjustSaturation Asin Asinh Atan Atanh AvgPool3D BesselI0
+    BitwiseAnd BitwiseOr Cholesky Complex Cosh Cross Cumprod DenseBincount Digamma Eig
+    Erf Erfc Erfinv FFT FFT2D FFT3D HSVToRGB IFFT IFFT2D IFFT3D IRFFT Igamma
+    ImageProjectiveTransformV3 Invert LeftShift LogMatrixDeterminant LowerBound
+    MatrixDeterminant MatrixDiagPartV3 MatrixInverse MatrixSolve MatrixTriangularSolve
+    MaxPool3D Ndtri Qr RGBToHSV ResizeArea ResizeBicubic ScaleAndTranslate
+    SelfAdjointEigV2 Sinh Svd Tan UpperBound
 """
 _TEXTS = "AsString SparseCross StringLower StringToHashBucketFast"
 #: What to do about each.

@@ -90,10 +90,10 @@ def trace(
     specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in inputs]
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(convertible_calls(model, convertible))
             if convertible:
                 stack.enter_context(_full_precision(model))
                 stack.enter_context(plain_arithmetic(additions))
-                stack.enter_context(convertible_calls(model))
             function = tf.function(serve, autograph=False).get_concrete_function(*specs)
     except InvalidArgumentError:
         raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -170,15 +171,18 @@ def _replayed(node: Node, values: dict, parts: Parts, suffix: str) -> Any:
         return parts.add(copy, weights)(*args, **kwargs)
     if all(map(_is_symbolic, read)):
         return node.operation(*args, **kwargs)
+    kind = type(node.operation).__name__
     if not any(map(_is_symbolic, read)):
         try:
+            if kind == "BroadcastTo" and node.operation.shape[0] is None:
+                # To as many samples as there are: those who read it do that as well.
+                return np.broadcast_to(read[0], (1, *node.operation.shape[1:]))
             return ops.convert_to_numpy(node.operation(*args, **kwargs))
         except Exception as error:
             raise StaysFloat(
-                f"its weight is given another form ({one_line(error)})",
+                f"its weight is given another form by {kind}",
                 "make the weight as it is used",
             ) from error
-    kind = type(node.operation).__name__
     function = _WITH_WEIGHTS.get(kind)
     outputs = None
     if function is not None and not kwargs:
@@ -288,9 +292,34 @@ def _convolution(operation: Any, part: Any, x: Any, kernel: Any) -> Any:
     return layer(x)
 
 
+def _joined(operation: Any, part: Any, tensors: Any) -> Any:
+    """Puts weights before or behind a tensor, as class tokens are.
+
+    The tensor is padded with zeros, and the weights are added in their place.
+    """
+    places = [i for i, one in enumerate(tensors) if _is_symbolic(one)]
+    if len(places) != 1:
+        return None
+    x, rank = tensors[places[0]], len(tensors[places[0]].shape)
+    axis = operation.axis % rank
+    weights = [one for i, one in enumerate(tensors) if i not in places]
+    one_sample = all(np.ndim(w) == rank and np.shape(w)[0] == 1 for w in weights)
+    if axis == 0 or not one_sample or None in x.shape[1:]:
+        return None
+    zeros = np.zeros((1, *x.shape[1:]), "float32")
+    value = np.concatenate(
+        [zeros if i in places else one for i, one in enumerate(tensors)], axis
+    )
+    before = sum(np.shape(one)[axis] for one in tensors[: places[0]])
+    width = [(0, 0)] * rank
+    width[axis] = (before, value.shape[axis] - before - x.shape[axis])
+    return part(AddConstant, value=value[0])(ops.pad(x, width))
+
+
 # What is done with a weight, by the name of the operation.
-_WITH_WEIGHTS = {
+_WITH_WEIGHTS: dict[str, Callable[..., Any]] = {
     "Add": _sum,
+    "Concatenate": _joined,
     "Conv": _convolution,
     "DepthwiseConv": _convolution,
     "Divide": _quotient,
