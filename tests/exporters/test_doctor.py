@@ -5,7 +5,15 @@ import pytest
 from keras import layers
 
 import tfcompress
-from tfcompress import InvalidArgumentError, doctor
+from tests.exporters.every_layer import NAMES, model_of
+from tfcompress import (
+    CompressionError,
+    InvalidArgumentError,
+    calibrate,
+    doctor,
+    export,
+    finalize,
+)
 from tfcompress.exporters.base import EXPORTERS
 
 pytestmark = pytest.mark.export
@@ -123,3 +131,41 @@ def test_the_model_stays_as_it_was():
     doctor(model, "tflite", "w8a8", trial=False)
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
     assert not getattr(model, "compiled", False)
+
+
+def _drawn(model, rng):
+    """Returns inputs that every layer takes: its numbers, or 0 and 1."""
+    drawn = []
+    for tensor in model.inputs:
+        shape, dtype = (16, *tensor.shape[1:]), tensor.dtype
+        if "string" in dtype:
+            drawn.append(rng.choice(["a", "b"], shape).astype(object))
+        elif "float" in dtype:
+            drawn.append(rng.normal(size=shape).astype(dtype))
+        else:
+            drawn.append(rng.integers(0, 2, shape).astype(dtype))
+    return drawn if len(drawn) > 1 else drawn[0]
+
+
+def _exports(make, path):
+    """Returns whether a model is exported, and what the library says if not."""
+    try:
+        return bool(export(make(), path, overwrite=True)), ""
+    except CompressionError as error:
+        return False, str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantized", [False, True], ids=["float", "integers"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore::tfcompress.CompressionWarning")
+def test_the_tables_say_what_the_converter_says(name, quantized, tmp_path, rng):
+    model = model_of(name)
+    scheme = "w8a8" if quantized else None
+    diagnosis = doctor(model, "tflite", scheme, trial=False)
+
+    def made():
+        return finalize(calibrate(model, _drawn(model, rng))) if quantized else model
+
+    exported, said = _exports(made, tmp_path / "m.tflite")
+    assert diagnosis.deployable == exported, (str(diagnosis), said)

@@ -162,3 +162,56 @@ def test_a_class_token_is_an_integer(last, tmp_path, rng):
     wanted = model.predict(data, verbose=0)
     far = np.abs(final.predict(data, verbose=0) - wanted).max()
     assert far < 0.05 * np.ptp(wanted)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Positions(keras.layers.Layer):
+    def __init__(self, learned=True, **kwargs):
+        super().__init__(**kwargs)
+        self.learned = learned
+
+    def build(self, input_shape):
+        self.places = self.add_weight(
+            shape=(1, *input_shape[1:]),
+            initializer="normal",
+            trainable=self.learned,
+            name="places",
+        )
+
+    def call(self, inputs):
+        return inputs + self.places
+
+    def get_config(self):
+        return {**super().get_config(), "learned": self.learned}
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    "layer", [ClassToken, Positions, lambda: Positions(learned=False)]
+)
+def test_tokens_and_positions_train_on(layer, tmp_path, rng):
+    inputs = keras.Input((5, 6), name="x")
+    tokens = layer()(keras.layers.Dense(6)(inputs))
+    flat = keras.layers.Flatten()(tokens)
+    model = keras.Model(inputs, keras.layers.Dense(3)(flat))
+    aware = quantize_aware(model)
+    sizes = [
+        sum(weight.shape.num_elements() for weight in one.trainable_weights)
+        for one in (model, aware)
+    ]
+    # What does not train is no weight of the copy.
+    assert sizes[0] == sizes[1]
+    data = rng.normal(size=(64, 5, 6)).astype("float32")
+    aware.compile(keras.optimizers.SGD(0.05), "mse")
+    before = [weight.numpy() for weight in aware.trainable_weights]
+    aware.fit(data, rng.normal(size=(64, 3)), epochs=2, verbose=0)
+    moved = [
+        not np.array_equal(old, new.numpy())
+        for old, new in zip(before, aware.trainable_weights)
+    ]
+    assert all(moved)
+    final = finalize(aware)
+    artifact = tfcompress.export(final, tmp_path / "m.tflite")
+    verify(artifact, final, data).raise_if_failed()
+    got, wanted = final.predict(data, verbose=0), aware.predict(data, verbose=0)
+    assert np.abs(got - wanted).max() < 0.03 * np.ptp(wanted)

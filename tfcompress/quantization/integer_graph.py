@@ -83,14 +83,19 @@ def _integer_forms(graph: Graph) -> Graph:
     def form(operation: Any) -> Any:
         if not hasattr(operation, "integer_form"):
             return operation
-        return made.setdefault(id(operation), operation.integer_form())
+        if id(operation) not in made:
+            made[id(operation)] = operation.integer_form()
+        return made[id(operation)]
 
-    return dataclasses.replace(
-        graph,
-        nodes=[
-            dataclasses.replace(n, operation=form(n.operation)) for n in graph.nodes
-        ],
-    )
+    def formed(node: Node) -> Node:
+        operation = form(node.operation)
+        if operation is node.operation:
+            return node
+        return dataclasses.replace(
+            node, operation=operation, weights=None, source=operation
+        )
+
+    return dataclasses.replace(graph, nodes=[formed(node) for node in graph.nodes])
 
 
 def fold_scales(graph: Graph) -> Graph:

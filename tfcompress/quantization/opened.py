@@ -29,7 +29,7 @@ from tfcompress.core.graph import (
 from tfcompress.core.select import walk
 from tfcompress.layer_rules import knows
 from tfcompress.quantization.expansions.base import Parts, StaysFloat
-from tfcompress.quantization.primitives import AddConstant, ScaleOffset
+from tfcompress.quantization.primitives import AddConstant, AddWeight, ScaleOffset
 
 
 def is_unknown(layer: Any) -> bool:
@@ -56,9 +56,12 @@ def opened(layer: Any, parts: Parts, *args: Any, **kwargs: Any) -> Any:
     weights = dict(zip(graph.input_tensors[len(given) :], variables))
     _check_used_once(graph, weights)
     values |= {t: ops.convert_to_numpy(variable) for t, variable in weights.items()}
+    trained = {t for t, variable in weights.items() if variable.trainable}
     for index, node in enumerate(graph.nodes):
-        made = _replayed(node, values, parts, f"_{index}")
+        made = _replayed(node, values, parts, f"_{index}", trained)
         values |= dict(zip(node.output_tensors, keras.tree.flatten(made)))
+        if trained.intersection(node.inputs):
+            trained.update(node.output_tensors)
     results = [values[tensor] for tensor in graph.output_tensors]
     if not all(map(_is_symbolic, results)):
         raise StaysFloat("it puts out its own weights", "let it compute with its input")
@@ -154,7 +157,9 @@ def _check_used_once(graph: Graph, weights: dict[Tensor, Any]) -> None:
             )
 
 
-def _replayed(node: Node, values: dict, parts: Parts, suffix: str) -> Any:
+def _replayed(
+    node: Node, values: dict, parts: Parts, suffix: str, trained: set[Tensor]
+) -> Any:
     """Returns what a node makes, as a layer where it computes with a weight."""
     args, kwargs = keras.tree.map_structure(
         lambda leaf: values[leaf] if isinstance(leaf, Tensor) else leaf,
@@ -186,7 +191,8 @@ def _replayed(node: Node, values: dict, parts: Parts, suffix: str) -> Any:
     function = _WITH_WEIGHTS.get(kind)
     outputs = None
     if function is not None and not kwargs:
-        named = functools.partial(parts, suffix=suffix)
+        learns = not trained.isdisjoint(node.inputs)
+        named = functools.partial(_part, parts, suffix, learns)
         outputs = function(node.operation, named, *args)
     if outputs is None:
         shapes = [tuple(value.shape) for value in read]
@@ -196,6 +202,14 @@ def _replayed(node: Node, values: dict, parts: Parts, suffix: str) -> Any:
             "each channel",
         )
     return outputs
+
+
+def _part(parts: Parts, suffix: str, learns: bool, kind: type, **options: Any) -> Any:
+    """Returns a layer among the parts of another; of a sum, one that trains or not."""
+    if kind is AddWeight and not learns:
+        (value,), padding = options["weights"], options.get("padding")
+        return parts(AddConstant, suffix, value=np.pad(value, padding or 0))
+    return parts(kind, suffix, **options)
 
 
 def _product(operation: Any, part: Any, x: Any, kernel: Any) -> Any:
@@ -242,7 +256,9 @@ def _moved(part: Any, x: Any, weight: Any) -> Any:
         # Positions of tokens and the like; they stay as they are.
         sample = np.reshape(weight, np.shape(weight)[1 - len(x.shape) :])
         fits = sample.shape == tuple(x.shape[1:]) and sample.size == np.size(weight)
-        return part(AddConstant, value=sample)(x) if fits else None
+        if not fits:
+            return None
+        return part(AddWeight, weights=[sample], shape=sample.shape)(x)
     return part(ScaleOffset, weights=[beta], scale=False, offset=True)(x)
 
 
@@ -293,9 +309,9 @@ def _convolution(operation: Any, part: Any, x: Any, kernel: Any) -> Any:
 
 
 def _joined(operation: Any, part: Any, tensors: Any) -> Any:
-    """Puts weights before or behind a tensor, as class tokens are.
+    """Puts a weight before or behind a tensor, as class tokens are.
 
-    The tensor is padded with zeros, and the weights are added in their place.
+    The tensor is padded with zeros, and the weight is added in their place.
     """
     places = [i for i, one in enumerate(tensors) if _is_symbolic(one)]
     if len(places) != 1:
@@ -306,14 +322,15 @@ def _joined(operation: Any, part: Any, tensors: Any) -> Any:
     one_sample = all(np.ndim(w) == rank and np.shape(w)[0] == 1 for w in weights)
     if axis == 0 or not one_sample or None in x.shape[1:]:
         return None
-    zeros = np.zeros((1, *x.shape[1:]), "float32")
-    value = np.concatenate(
-        [zeros if i in places else one for i, one in enumerate(tensors)], axis
-    )
-    before = sum(np.shape(one)[axis] for one in tensors[: places[0]])
-    width = [(0, 0)] * rank
-    width[axis] = (before, value.shape[axis] - before - x.shape[axis])
-    return part(AddConstant, value=value[0])(ops.pad(x, width))
+    if len(weights) != 1:
+        return None
+    own, width = weights[0][0], [(0, 0)] * rank
+    width[axis] = (own.shape[axis - 1], 0) if places[0] else (0, own.shape[axis - 1])
+    size = x.shape[axis]
+    rest = [(0, 0)] * (rank - 1)
+    rest[axis - 1] = (0, size) if places[0] else (size, 0)
+    layer = part(AddWeight, weights=[own], shape=own.shape, padding=rest)
+    return layer(ops.pad(x, width))
 
 
 # What is done with a weight, by the name of the operation.

@@ -50,7 +50,7 @@ _EIGHT_BIT_OPERATIONS = frozenset(
     {
         *("Concatenate", "DepthToSpace", "Repeat", "Roll", "SpaceToDepth", "Tile"),
         *("Where", "Greater", "GreaterEqual", "Less", "LessEqual", "Equal"),
-        *("NotEqual", "AddConstant", "PReLU", "Flip"),
+        *("NotEqual", "AddConstant", "AddWeight", "PReLU", "Flip"),
     }
 )
 _EIGHT_BIT_ACTIVATIONS = frozenset({"gelu", "log"})

@@ -14,6 +14,9 @@ from tfcompress.core.registry import PACKAGE
 from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
 from tfcompress.quantization.integer_sums import add_integers
 
+# A weight of zeros has no scale.
+_SMALLEST = 1e-8
+
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 @predictable
@@ -165,6 +168,61 @@ class AddConstant(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 @predictable
+class AddWeight(keras.layers.Layer):
+    """Adds a weight with more axes than the channels, such as learned positions.
+
+    When to use: `quantize_aware` makes it of `x + weight` and of class tokens, so that
+    they go on training. `finalize` makes an `AddConstant` of it.
+
+    Args:
+        shape: the shape of the weight, without an axis for the samples.
+        padding: how many zeros stand before and behind it along each axis, in pairs.
+
+    Example:
+
+    >>> AddWeight((1, 2), padding=[(0, 1), (0, 0)])(ops.zeros((3, 2, 2))).shape
+    TensorShape([3, 2, 2])
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], padding: list | None = None, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.shape = tuple(shape)
+        self.padding = [tuple(pair) for pair in padding or [(0, 0)] * len(self.shape)]
+
+    def build(self, input_shape: Any) -> None:
+        self.value = self.add_weight(shape=self.shape, name="value")
+
+    def call(self, inputs: Any) -> Any:
+        value = ops.convert_to_tensor(self.value)
+        found = ops.stop_gradient(value)
+        # As AddConstant: zero and the number that is farthest from it are values.
+        largest = ops.maximum(ops.max(found) / 127, -ops.min(found) / 128)
+        largest = ops.maximum(largest, _SMALLEST)
+        rounded = keras.quantizers.fake_quant_with_min_max_vars(
+            ops.cast(value, "float32"), -128 * largest, 127 * largest
+        )
+        return inputs + ops.cast(ops.pad(rounded, self.padding), inputs.dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def integer_form(self) -> keras.Layer:
+        """Returns the same sum with a fixed tensor."""
+        value = np.pad(ops.convert_to_numpy(self.value), self.padding)
+        return AddConstant(value, name=self.name)
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "shape": list(self.shape),
+            "padding": [list(pair) for pair in self.padding],
+        }
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+@predictable
 class GuardedLog(keras.layers.Layer):
     """Computes the logarithm of numbers that are not negative.
 
@@ -257,7 +315,8 @@ for _rule in (
     LayerRule(Bounded, "activate", channels="same"),
     LayerRule(ScaleOffset, "fold"),
     LayerRule(AddConstant, "arithmetic"),
+    LayerRule(AddWeight, "arithmetic"),
     LayerRule(GuardedLog, "activate", channels="same"),
 ):
     register_layer_rule(_rule)
-multiplies_nothing(Bounded, ScaleOffset, AddConstant, GuardedLog)
+multiplies_nothing(Bounded, ScaleOffset, AddConstant, AddWeight, GuardedLog)
