@@ -12,13 +12,15 @@ MADE: dict[str, tuple] = {
     **dict.fromkeys(("Activation",), (VECTOR, {"activation": "relu"})),
     **dict.fromkeys(
         (
-            *("ActivityRegularization", "AlphaDropout", "ELU", "Identity", "LeakyReLU"),
+            *("ActivityRegularization", "ELU", "Identity", "LeakyReLU"),
             *("PReLU", "ReLU", "Softmax", "Flatten", "BatchNormalization"),
             *("LayerNormalization", "RMSNormalization", "UnitNormalization"),
         ),
         (VECTOR, {}),
     ),
-    **dict.fromkeys(("Dropout", "GaussianDropout"), (VECTOR, {"rate": 0.1})),
+    **dict.fromkeys(
+        ("Dropout", "GaussianDropout", "AlphaDropout"), (VECTOR, {"rate": 0.1})
+    ),
     "GaussianNoise": (VECTOR, {"stddev": 0.1}),
     "SpatialDropout1D": (SEQUENCE, {"rate": 0.1}),
     "SpatialDropout2D": (IMAGE, {"rate": 0.1}),
@@ -79,7 +81,7 @@ MADE: dict[str, tuple] = {
     "CategoryEncoding": (TABULAR, {"num_tokens": 2}),
     "IntegerLookup": (TABULAR, {"vocabulary": [0, 1]}),
     "Hashing": (TABULAR, {"num_bins": 3}),
-    "STFTSpectrogram": ((128,), {"mode": "magnitude", "frame_length": 32}),
+    "STFTSpectrogram": ((128, 1), {"mode": "magnitude", "frame_length": 32}),
     "MelSpectrogram": (
         (128,),
         {"fft_length": 32, "sequence_stride": 16, "num_mel_bins": 8},
@@ -110,7 +112,6 @@ MADE: dict[str, tuple] = {
         }.items()
     },
     "Solarization": (IMAGE, {}),
-    "Equalization": (IMAGE, {}),
     "AutoContrast": (IMAGE, {}),
 }
 MERGED = (
