@@ -18,6 +18,7 @@ def transposed(n, **options):
     return kind(3, 2, **options)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     ("shape", "layer"),
     [

@@ -82,6 +82,7 @@ def test_a_table_that_is_compared_with_is_not_in_the_file(tmp_path, rng):
     same(model, rng.choice(NUMBERS, (48, 3)), tmp_path)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("mode", ["multi_hot", "count"])
 @pytest.mark.parametrize("width", [1, 3])
 def test_bins_of_numbers_are_counted(mode, width, tmp_path, rng):

@@ -339,6 +339,7 @@ LIMITS = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
 def test_limits_far_beyond_the_data_cost_nothing(limit, tmp_path, rng):
     inputs = keras.Input((8,), name="x")
@@ -375,6 +376,7 @@ POOLED = {
 }
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("pool", POOLED.values(), ids=POOLED)
 def test_a_maximum_over_what_a_mask_shows(pool, tmp_path, rng):
     inputs, seen = keras.Input((6, 8), name="x"), keras.Input((6,), name="seen")
