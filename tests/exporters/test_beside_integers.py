@@ -23,13 +23,13 @@ def transposed(n, **options):
     ("shape", "layer"),
     [
         (IMAGES, lambda: transposed(2)),
+        ((2, *ROWS), lambda: L.ConvLSTM1D(3, 1)),
+        (ROWS, lambda: L.Conv1D(3, 2, activation="tanh")),
         (IMAGES, lambda: transposed(2, strides=2, activation="tanh")),
         (ROWS, lambda: transposed(1, activation="sigmoid")),
         (ROWS, lambda: L.Conv1D(3, 2, activation="sigmoid")),
-        (ROWS, lambda: L.Conv1D(3, 2, activation="tanh")),
         (ROWS, lambda: L.DepthwiseConv1D(2, activation="tanh")),
         (ROWS, lambda: L.SeparableConv1D(3, 2, activation="tanh")),
-        ((2, *ROWS), lambda: L.ConvLSTM1D(3, 1)),
         (IMAGES, lambda: L.ConvLSTM1D(3, 1, activation="relu")),
     ],
 )
