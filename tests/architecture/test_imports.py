@@ -43,6 +43,7 @@ PEERS_ALLOWED = {1}
 TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
     "tfcompress/core/callback.py": "functions that are not inlined into the step",
+    "tfcompress/core/eager.py": "whether operations run now",
     "tfcompress/core/replicas.py": "what replicas exchange",
     "tfcompress/distribution.py": "strategies",
     "tfcompress/clustering/lookup.py": "lookups that read the codes once",

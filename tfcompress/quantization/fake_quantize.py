@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.eager import runs_at_once
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
@@ -207,21 +208,20 @@ class FakeQuantize(keras.layers.Layer):
 
     def _span(self, inputs: Any, training: bool) -> tuple[Any, Any]:
         """Returns the range that `inputs` are rounded to."""
-        import tensorflow as tf
-
+        ranges = ops.convert_to_tensor(self.ranges)
         moving = training and not self.frozen
-        if tf.executing_eagerly() and not moving and (self.frozen or self.has_range):
+        if runs_at_once() and not moving and (self.frozen or self.has_range):
             # The same numbers, of which a copy is kept: most of the time of a model
             # that runs layer by layer would go into finding them.
-            span = self._grid.span_of(ops.convert_to_numpy(self.ranges))
+            span = self._grid.span_of(ops.convert_to_numpy(ranges))
             return np.float32(span[0]), np.float32(span[1])
         if self.frozen or training:
-            return self._grid.span(ops.convert_to_tensor(self.ranges))
+            return self._grid.span(ranges)
         # Before any training there is no range yet: take the batch's own.
         return self._grid.span(
             ops.cond(
                 ops.max(self.batches) > 0,
-                lambda: ops.convert_to_tensor(self.ranges),
+                lambda: ranges,
                 lambda: ops.tile(self._batch_range(inputs)[None], (self.sites, 1)),
             )
         )
