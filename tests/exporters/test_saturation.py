@@ -90,7 +90,8 @@ def test_openvino_kernels_are_split_and_stored_once(extreme, tmp_path):
     artifact = export(model, tmp_path / "model", format="openvino", batch_size=1)
     graph = openvino.Core().read_model(str(artifact.path / "model.xml"))
     kinds = [node.get_type_name() for node in graph.get_ops()]
-    assert kinds.count("Clamp") >= 2
+    # Of few values, most kernels here are small integers; the pointwise one is not.
+    assert kinds.count("Clamp") >= 1
     parameters = sum(
         np.prod(layer.weights[0].shape) for layer in model.layers if layer.weights
     )
