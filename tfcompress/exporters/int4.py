@@ -11,6 +11,7 @@ import numpy as np
 
 from tfcompress.exporters.flatbuffer import read_schema
 from tfcompress.exporters.rewriting import (
+    WITH_KERNEL,
     integers,
     operators,
     rescale_bias,
@@ -23,8 +24,6 @@ from tfcompress.quantization.storage import BYTE_ERROR, INT8, largest_integers
 # convolutions to kernels that are slower and round a few sums differently.
 EXACT = frozenset({"FULLY_CONNECTED"})
 ALL = EXACT | {"CONV_2D", "DEPTHWISE_CONV_2D"}
-# These have no kernel for half bytes.
-_BYTES_ONLY = frozenset({"TRANSPOSE_CONV"})
 
 
 def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> bool:
@@ -37,15 +36,12 @@ def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> bool:
     """
     changed = False
     for name, _, tensors in operators(model):
-        known = name in ALL | _BYTES_ONLY
-        if known and len(tensors) > 1 and tensors[1] is not None:
-            # A transposed convolution reads its input between the two.
-            bias = (tensors[3 if name in _BYTES_ONLY else 2 :] or [None])[0]
-            changed |= _narrow(model, tensors[1], bias, name in packed)
+        if name in WITH_KERNEL and len(tensors) > 1 and tensors[1] is not None:
+            changed |= _narrow(model, name in packed, *tensors[WITH_KERNEL[name]])
     return changed
 
 
-def _narrow(model: Any, kernel: Any, bias: Any, pack: bool) -> bool:
+def _narrow(model: Any, pack: bool, kernel: Any, bias: Any = None) -> bool:
     """Gives a kernel of 15 values, and its bias, the scale of 4 bits; says if it is."""
     types = read_schema().TensorType
     values = integers(model, kernel, np.int8).astype(int)

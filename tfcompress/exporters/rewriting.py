@@ -13,10 +13,11 @@ from tfcompress.exporters.flatbuffer import read_schema
 # The schema wants it so: kernels read buffers in place, in words of up to this size.
 _ALIGNMENT = 16
 
-# Operators with a kernel, and maybe a bias, after their input.
-WITH_KERNEL = frozenset(
-    {"FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"}
-)
+# Where operators have their kernel, and maybe a bias, among their inputs.
+WITH_KERNEL = {
+    **dict.fromkeys(("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"), slice(1, 3)),
+    "TRANSPOSE_CONV": slice(1, 4, 2),  # its input is between the two
+}
 
 
 def take_apart(content: bytes) -> Any:

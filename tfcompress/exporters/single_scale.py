@@ -13,6 +13,7 @@ import numpy as np
 
 from tfcompress.exporters.flatbuffer import read_schema
 from tfcompress.exporters.rewriting import (
+    WITH_KERNEL,
     integers,
     operators,
     rescale_bias,
@@ -20,11 +21,6 @@ from tfcompress.exporters.rewriting import (
     store,
 )
 
-# Where operators have their kernel and bias among their inputs.
-_KERNELS = {
-    **dict.fromkeys(("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D"), slice(1, 3)),
-    "TRANSPOSE_CONV": slice(1, 4, 2),
-}
 _LARGEST = 127
 # How far the largest integers of channels may be off whole numbers: float32's rounding.
 _TOLERANCE = 1e-3
@@ -38,8 +34,8 @@ def use_single_scales(model: Any) -> bool:
     """
     changed = False
     for name, _, tensors in operators(model):
-        if name in _KERNELS and len(tensors) > 1 and tensors[1] is not None:
-            changed |= _join(model, *tensors[_KERNELS[name]])
+        if name in WITH_KERNEL and len(tensors) > 1 and tensors[1] is not None:
+            changed |= _join(model, *tensors[WITH_KERNEL[name]])
     return changed
 
 
