@@ -253,7 +253,7 @@ def _scaled(part: Any, x: Any, weight: Any) -> Any:
 def _moved(part: Any, x: Any, weight: Any) -> Any:
     beta = _of_channels(x, weight)
     if beta is None:
-        # Positions of tokens and the like; they stay as they are.
+        # Positions of tokens and the like.
         sample = np.reshape(weight, np.shape(weight)[1 - len(x.shape) :])
         fits = sample.shape == tuple(x.shape[1:]) and sample.size == np.size(weight)
         if not fits:
@@ -313,24 +313,24 @@ def _joined(operation: Any, part: Any, tensors: Any) -> Any:
 
     The tensor is padded with zeros, and the weight is added in their place.
     """
-    places = [i for i, one in enumerate(tensors) if _is_symbolic(one)]
-    if len(places) != 1:
+    if len(tensors) != 2 or _is_symbolic(tensors[0]) == _is_symbolic(tensors[1]):
         return None
-    x, rank = tensors[places[0]], len(tensors[places[0]].shape)
+    before = _is_symbolic(tensors[1])
+    weight, x = tensors if before else tensors[::-1]
+    rank = len(x.shape)
     axis = operation.axis % rank
-    weights = [one for i, one in enumerate(tensors) if i not in places]
-    one_sample = all(np.ndim(w) == rank and np.shape(w)[0] == 1 for w in weights)
+    one_sample = np.ndim(weight) == rank and np.shape(weight)[0] == 1
     if axis == 0 or not one_sample or None in x.shape[1:]:
         return None
-    if len(weights) != 1:
-        return None
-    own, width = weights[0][0], [(0, 0)] * rank
-    width[axis] = (own.shape[axis - 1], 0) if places[0] else (0, own.shape[axis - 1])
-    size = x.shape[axis]
-    rest = [(0, 0)] * (rank - 1)
-    rest[axis - 1] = (0, size) if places[0] else (size, 0)
-    layer = part(AddWeight, weights=[own], shape=own.shape, padding=rest)
-    return layer(ops.pad(x, width))
+
+    def zeros(size: int, first: bool) -> list[tuple[int, int]]:
+        pair = (size, 0) if first else (0, size)
+        return [pair if place == axis else (0, 0) for place in range(rank)]
+
+    own = weight[0]
+    padding = zeros(x.shape[axis], not before)[1:]
+    layer = part(AddWeight, weights=[own], shape=own.shape, padding=padding)
+    return layer(ops.pad(x, zeros(weight.shape[axis], before)))
 
 
 # What is done with a weight, by the name of the operation.
