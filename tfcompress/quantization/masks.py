@@ -32,13 +32,13 @@ def with_explicit_masks(
     nodes: list[Node] = []
     added: set[Node] = set()
     bare: dict[Tensor, Tensor] = {}
+    before_masks = 0
     for node in graph.nodes:
         if isinstance(node.operation, AttachedMask):
             tensor = node.inputs[0]
             bare[node.output] = bare.get(tensor, tensor)
             masks[node.output] = node.kwargs["mask"]
-            # Who made the mask may have been there for its sake.
-            added.update(nodes)
+            before_masks = len(nodes)
             continue
         node = _told(node, masks)
         nodes.append(node)
@@ -50,6 +50,8 @@ def with_explicit_masks(
             # It takes the masks off what it reads: who reads that later sees none.
             for tensor in node.inputs:
                 masks.pop(tensor, None)
+    # Who made an attached mask may have been there for its sake.
+    added.update(nodes[:before_masks])
     reading = {node: node.reading(bare) if bare else node for node in nodes}
     graph = graph.substitute(bare, [])
     graph = dataclasses.replace(graph, nodes=[*reading.values()])
