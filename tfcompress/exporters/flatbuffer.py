@@ -13,11 +13,10 @@ import numpy as np
 from tfcompress.core.errors import ArtifactError
 from tfcompress.exporters.artifact import OperatorCount, TensorInfo
 
-# Operators that move between number formats, or hand over to other graphs: they
-# compute nothing themselves.
 # They only say that the same numbers have other axes.
 _RESHAPES = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE"}
-#: Operators that compute nothing of a model's own.
+#: Operators that reshape, move between number formats, or hand over to other graphs:
+#: they compute nothing themselves.
 NOT_COMPUTE = {
     "QUANTIZE",
     "DEQUANTIZE",
