@@ -56,14 +56,14 @@ def with_integer_sums(graph: Graph) -> Graph:
             nodes.append(_as_integer_resize(node, producers))
             continue
         rounding = next_rounding(node, consumers) if node.output_tensors else None
-        if rounding is None or rounding.num_bits > 8:
+        if rounding is not None and flow(node) == "compute":
+            nodes.append(_as_integer_linear(node, rounding, producers, wrapped))
+        elif rounding is None or rounding.num_bits > 8:
             nodes.append(node)
         elif isinstance(node.operation, AddConstant | layers.Add | layers.Subtract):
             nodes.append(_as_integer_add(node, rounding.step(), producers))
         elif isinstance(node.operation, layers.PReLU):
             nodes.append(_as_integer_prelu(node, rounding.step(), producers))
-        elif flow(node) == "compute":
-            nodes.append(_as_integer_linear(node, rounding.step(), producers, wrapped))
         else:
             nodes.append(node)
             scales = _sum_scales(node, rounding, producers)
@@ -85,7 +85,7 @@ def _add_sum(
     rounding: FakeQuantize,
     scales: SumScales | None = None,
 ) -> None:
-    if tensor in summed or rounding.num_bits > 8:
+    if tensor in summed:
         return
     step = np.float32(rounding.step())
     scales = scales or SumScales(None, float(np.float32(1) / step))
@@ -96,7 +96,7 @@ def _add_sum(
 
 def _as_integer_linear(
     node: Node,
-    step: float,
+    rounding: FakeQuantize,
     producers: dict[Tensor, Node],
     wrapped: dict[int, IntegerLinear],
 ) -> Node:
@@ -104,7 +104,7 @@ def _as_integer_linear(
 
     Args:
         node: the call of the layer.
-        step: that of its output.
+        rounding: what rounds its output.
         producers: what makes each tensor.
         wrapped: the wrappers of layers that are called more than once.
     """
@@ -118,13 +118,17 @@ def _as_integer_linear(
         kernel, _ = kernel_and_bias(node)
         _, own = as_stored(kernel, output_axes(node, kernel.ndim))
         config = {**layer.get_config(), "dtype": "float32"}
+        wide = rounding.is_wide
+        rectified = wide and activation_name(layer) == "relu"
+        if rectified:
+            config["activation"] = "linear"
         wrapped[id(layer)] = IntegerLinear(
-            type(layer).from_config(config), own.reshape(-1).tolist()
+            type(layer).from_config(config), own.reshape(-1).tolist(), wide, rectified
         )
     return dataclasses.replace(
         node,
         operation=wrapped[id(layer)],
-        kwargs={**node.kwargs, "steps": (source, step)},
+        kwargs={**node.kwargs, "steps": (source, rounding.step())},
         weights=weights,
     )
 

@@ -200,7 +200,7 @@ class FakeQuantize(keras.layers.Layer):
             # What lies outside has the gradient of the bound that it is cut off at.
             inputs = ops.minimum(ops.maximum(inputs, low), high)
             low, high = ops.stop_gradient(low), ops.stop_gradient(high)
-        if self.frozen and not training and not self.is_wide and not is_plain():
+        if self.frozen and not training and not is_plain():
             return self._as_stored(inputs, low, high)
         return keras.quantizers.fake_quant_with_min_max_vars(
             inputs, low, high, num_bits=self.num_bits, narrow_range=self.is_wide
@@ -234,7 +234,15 @@ class FakeQuantize(keras.layers.Layer):
         """
         step = ops.cast((high - low) / self._steps, "float32")
         smallest, largest = ops.round(low / step), ops.round(high / step)
-        return ops.clip(ops.round(inputs / step), smallest, largest) * step
+        if self.is_wide:
+            # LiteRT's own kernels round ties away from zero.
+            exact = ops.cast(inputs, "float64") / ops.cast(step, "float64")
+            away = ops.sign(exact) * ops.floor(ops.abs(exact) + 0.5)
+            integers = ops.cast(away, "float32")
+            smallest = smallest - 1  # which 16 bits hold, though converters go without
+        else:
+            integers = ops.round(inputs / step)
+        return ops.clip(integers, smallest, largest) * step
 
     @property
     def _grid(self) -> Grid:

@@ -36,6 +36,7 @@ from tfcompress.quantization.graph_roundings import (
     output_axes,
     rounding_before,
 )
+from tfcompress.quantization.integer_linear import short_multipliers
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.reshaped_operands import with_operands_unshaped
 from tfcompress.quantization.storage import as_stored
@@ -269,24 +270,34 @@ def _round_weights(graph: Graph) -> Graph:
     a layer that is called at several steps has several grids; it is stored once for
     each of them, and rounded where it is added (`IntegerLinear`).
     """
-    producers = graph.producers()
-    steps: dict[int, set[float | None]] = {}
+    producers, consumers = graph.producers(), graph.consumers()
+    steps: dict[int, set[tuple[float | None, float | None]]] = {}
     for node in graph.nodes:
         if flow(node) == "compute":
             step = input_step(node.inputs[0], producers)
-            steps.setdefault(id(node.operation), set()).add(step)
+            after = next_rounding(node, consumers)
+            wide = after.step() if after is not None and after.is_wide else None
+            steps.setdefault(id(node.operation), set()).add((step, wide))
     nodes = []
     for node in graph.nodes:
         own = list(steps.get(id(node.operation), ()))
-        if node.weights and any(step is not None for step in own):
-            node = _with_rounded_weights(node, own[0] if len(own) == 1 else None)
+        if node.weights and any(step is not None for step, _ in own):
+            alone = own[0] if len(own) == 1 else (None, None)
+            node = _with_rounded_weights(node, *alone)
         nodes.append(node)
     return dataclasses.replace(graph, nodes=nodes)
 
 
-def _with_rounded_weights(node: Node, input_step: float | None) -> Node:
+def _with_rounded_weights(
+    node: Node, input_step: float | None, wide_step: float | None
+) -> Node:
     kernel, bias = kernel_and_bias(node)
     kernel, kernel_step = as_stored(kernel, output_axes(node, kernel.ndim))
+    if input_step is not None and wide_step is not None:
+        exact = np.where(kernel_step > 0, kernel_step, 1.0) * input_step / wide_step
+        nearer = short_multipliers(exact) / exact
+        kernel = (kernel * nearer).astype(kernel.dtype)
+        kernel_step = kernel_step * nearer
     if bias is None:
         return dataclasses.replace(node, weights=lambda: [kernel])
     if input_step is not None:
