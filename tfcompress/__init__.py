@@ -49,6 +49,9 @@ from tfcompress.exporters import (
     load,
 )
 from tfcompress.finalization import finalize
+from tfcompress.interop.rebuilding import (  # of saved models from Keras 2
+    hard_sigmoid_of_keras_2 as _hard_sigmoid_of_keras_2,  # noqa: F401
+)
 from tfcompress.layer_rules import (
     Kernel,
     LayerRule,

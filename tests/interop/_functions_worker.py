@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-K = keras.backend
+K, layers = keras.backend, keras.layers
 RNG = np.random.default_rng(0)
 VALUES = [
     RNG.normal(size=(3, 4, 6)).astype("float32"),
@@ -25,8 +25,32 @@ def as_float(x):
     return tf.cast(x, tf.float32)
 
 
+def normalized(x):
+    layer = layers.Normalization()
+    layer.adapt(VALUES[0] * 3 + 2)
+    return layer(x)
+
+
 # Of a sequence, a picture and two numbers.
 FUNCTIONS = {
+    # Layers that mean something else in Keras 3, or hold what weights do not.
+    "hard_sigmoid": lambda x, i, n: layers.Dense(3, "hard_sigmoid")(x),
+    "hard_gates": lambda x, i, n: layers.Bidirectional(
+        layers.LSTM(2, recurrent_activation="hard_sigmoid")
+    )(x),
+    "hard_maps": lambda x, i, n: layers.ConvLSTM2D(2, 3)(tf.stack([i, i], 1)),
+    "leaky": lambda x, i, n: layers.LeakyReLU(alpha=0.05)(x),
+    "leaky_inside": lambda x, i, n: layers.Dense(
+        3, activation=layers.LeakyReLU(alpha=0.7)
+    )(x),
+    "normalized": lambda x, i, n: normalized(x),
+    "bins": lambda x, i, n: layers.Discretization([-1.0, 0.0, 1.0])(x),
+    # With numbers of their own.
+    "by_constant": lambda x, i, n: x @ tf.constant(EVEN[:, None]),
+    "from_constant": lambda x, i, n: EVEN - x,
+    "or_constant": lambda x, i, n: tf.where(x > 0, EVEN, x),
+    "no_nan": lambda x, i, n: tf.math.divide_no_nan(x, EVEN),
+    "of_constant": lambda x, i, n: tf.gather(EVEN, n),
     # Recorded as tf.compat.v1, in TensorFlow's own order of arguments.
     "transpose": lambda x, i, n: tf.transpose(x, (0, 2, 1)),
     "pad": lambda x, i, n: tf.pad(x, [[0, 0], [1, 2], [0, 0]], constant_values=2.0),

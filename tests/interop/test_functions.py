@@ -3,11 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
 from tfcompress.core.errors import ArtifactError, UnsupportedLayerError
-from tfcompress.interop import from_tf_keras
+from tfcompress.interop import from_tf_keras, rebuilding
 from tfcompress.interop.reading import KERAS_2
 
 pytestmark = pytest.mark.oracle
@@ -35,6 +36,15 @@ def test_functions_compute_the_same(saved, tmp_path):
                 value, wanted[name], rtol=1e-5, atol=1e-5, err_msg=name
             )
     model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    for one, other in zip(again(inputs), outputs):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_keras_3_computes_otherwise_is_not_handed_out(saved, monkeypatch):
+    monkeypatch.setattr(rebuilding, "_ACTIVATIONS", {})
+    with pytest.raises(UnsupportedLayerError, match=r"something else .* output \d"):
+        from_tf_keras(saved / "functions.h5")
 
 
 @pytest.mark.parametrize(

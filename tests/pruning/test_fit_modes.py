@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from tests.pruning.pruned import (
+    STEPS,
     compiled,
     expected_sparsities,
     mlp,
     schedule,
     sparsities,
 )
-from tfcompress import PruneWeights
+from tfcompress import CompressionWarning, PruneWeights
 
 
 @pytest.mark.sweep(2)
@@ -130,3 +131,32 @@ def test_killed_and_resumed_equals_the_unbroken_run(fit, tmp_path):
     assert sparsities(resumed) == sparsities(unbroken)
     for one, other in zip(resumed.get_weights(), unbroken.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_loop_of_ones_own_prunes(data):
+    x, y = data
+    model = compiled(mlp())
+    callbacks = keras.callbacks.CallbackList(
+        [PruneWeights(schedule())], model=model, epochs=2, steps=STEPS
+    )
+    callbacks.on_train_begin()
+    for epoch in range(2):
+        callbacks.on_epoch_begin(epoch)
+        for batch in range(STEPS):
+            part = slice(8 * batch, 8 * batch + 8)
+            callbacks.on_train_batch_begin(batch)
+            model.train_on_batch(x[part], y[part])
+            callbacks.on_train_batch_end(batch)
+        callbacks.on_epoch_end(epoch)
+    callbacks.on_train_end()
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+    assert model.train_on_batch.__func__ is type(model).train_on_batch
+
+
+def test_a_fit_that_ends_early_is_told(fit):
+    stop = keras.callbacks.EarlyStopping(
+        "loss", mode="max", patience=1, restore_best_weights=True
+    )
+    message = r"PruneWeights: the fit ended after .* and the schedule at step"
+    with pytest.warns(CompressionWarning, match=message):
+        fit(compiled(mlp()), PruneWeights(schedule()), stop, epochs=9)

@@ -88,15 +88,24 @@ class _FitWatch:
 
     A fit that dies never reaches `on_train_end`, and what it attached would stay.
     Only the beginning of another fit asks for the train function without force, so
-    that is where the leftovers of a dead one are taken away.
+    that is where the leftovers of a dead one are taken away. `train_on_batch` asks so
+    as well: it belongs to what is running, a loop that calls the callbacks by itself.
     """
 
     def __init__(self, model: keras.Model):
         self.model = model
         self.callbacks: list[FitCallback] = []
+        self.in_a_batch = False
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self.in_a_batch = True
+        try:
+            return type(self.model).train_on_batch(self.model, *args, **kwargs)
+        finally:
+            self.in_a_batch = False
 
     def __call__(self, force: bool = False) -> Any:
-        if not force:
+        if not force and not self.in_a_batch:
             force = True
             for callback in list(self.callbacks):
                 callback.release()
@@ -107,13 +116,14 @@ class _FitWatch:
     def add(cls, callback: FitCallback) -> None:
         model = callback.model
         if not isinstance(model.make_train_function, cls):
-            model.make_train_function = cls(model)
+            watch = model.make_train_function = cls(model)
+            model.train_on_batch = watch.train_on_batch
         model.make_train_function.callbacks.append(callback)
 
     def remove(self, callback: FitCallback) -> None:
         self.callbacks.remove(callback)
         if not self.callbacks:
-            del self.model.make_train_function
+            del self.model.make_train_function, self.model.train_on_batch
 
 
 class FitCallback(keras.callbacks.Callback):
@@ -167,12 +177,13 @@ class FitCallback(keras.callbacks.Callback):
     def fit_steps(self, epoch: int) -> tuple[int, int]:
         """Returns the first and last step of this fit, counted by the optimizer."""
         steps = self.params.get("steps")
-        if steps is None:
+        if steps is None or "epochs" not in self.params:
             raise InvalidArgumentError(
                 f"{type(self).__name__} cannot tell how many steps this fit has.",
                 received="data of unknown length and no steps_per_epoch",
                 expected="a known number of steps per epoch",
-                fix="pass steps_per_epoch to fit, or a data set with a length",
+                fix="pass steps_per_epoch to fit, or a data set with a length; in a "
+                "loop of your own, CallbackList(callbacks, epochs=..., steps=...)",
             )
         optimizer = self.model.optimizer
         steps //= getattr(optimizer, "gradient_accumulation_steps", None) or 1

@@ -13,6 +13,9 @@ _CODE = ("Lambda", "__lambda__", "function_type")
 _MODELS = ("Functional", "Sequential", "Model")
 # Of what quantization that keeps clusters (CQAT, PCQAT) adds to a layer.
 _CENTROIDS = "cluster_centroids_tf"
+#: Of free sizes of an input, by how many axes it has: of pictures, and of others.
+_FREE = {4: 32, 5: 16}
+_FREE_OTHERWISE = 8
 
 
 class Refused(Exception):
@@ -201,3 +204,36 @@ def _tuples(config: Any) -> Any:
     if isinstance(config, list):
         return [_tuples(value) for value in config]
     return config
+
+
+def samples(model: Any) -> dict[str, Any]:
+    """Returns two samples, and what the model computes of them; nothing if it cannot.
+
+    Inputs are `x:0` and so on in the order of the model's inputs, outputs `y:0`.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    inputs = []
+    for tensor in model.inputs:
+        free = _FREE.get(len(tensor.shape), _FREE_OTHERWISE)
+        shape = [2, *(size or free for size in tensor.shape[1:])]
+        values: Any
+        if tensor.dtype == tf.string:
+            values = random.choice(["", "a", "the b"], shape)
+        elif tensor.dtype.is_floating:
+            values = random.normal(size=shape).astype(tensor.dtype.as_numpy_dtype)
+        else:  # 0 and 1 are in every vocabulary
+            values = random.integers(0, 2, shape).astype(tensor.dtype.as_numpy_dtype)
+        inputs.append(values)
+    try:
+        given = [tf.convert_to_tensor(one) for one in inputs]
+        outputs = model(given[0] if len(given) == 1 else given, training=False)
+    except Exception:  # of any layer, such as free sizes that do not fit
+        return {}
+    found = [np.asarray(one) for one in tf.nest.flatten(outputs)]
+    return {
+        **{f"x:{position}": one for position, one in enumerate(inputs)},
+        **{f"y:{position}": one for position, one in enumerate(found)},
+    }

@@ -49,6 +49,7 @@ def describe(job: dict[str, Any]) -> dict[str, Any]:
         output = Path(job["output"])
         (output / "model.json").write_text(json.dumps(description, default=_plain))
         np.savez(output / "weights.npz", **weights)
+        np.savez(output / "samples.npz", **_FILES["samples"](model))
         return {}
     except Refused as error:
         # Its text is for the user as it is.

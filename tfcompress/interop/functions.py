@@ -62,6 +62,8 @@ def l2_normalize(x: Any, axis: Any = None, epsilon: float = 1e-12) -> Any:
 
 
 def matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
+    like = a if has_tensor(a) else b
+    a, b = array_of(a, like), array_of(b, like)
     a = ops.swapaxes(a, -1, -2) if transpose_a else a
     return ops.matmul(a, ops.swapaxes(b, -1, -2) if transpose_b else b)
 
@@ -121,7 +123,7 @@ def padded(
 def gather(params: Any, indices: Any, axis: Any = None, batch_dims: int = 0) -> Any:
     axis = batch_dims if axis is None else axis
     if not batch_dims:
-        return ops.take(params, array_of(indices), axis=axis)
+        return ops.take(array_of(params), array_of(indices), axis=axis)
     if batch_dims != 1 or axis != 1 or len(indices.shape) != 2:
         raise ValueError(f"axis={axis}, batch_dims={batch_dims}")
     for _ in params.shape[2:]:
@@ -140,7 +142,8 @@ def split(value: Any, num_or_size_splits: Any, axis: int = 0, num: Any = None) -
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    return ops.where(condition, x, y)
+    like = x if has_tensor(x) else y
+    return ops.where(condition, array_of(x, like), array_of(y, like))
 
 
 def stack(values: Any, axis: int = 0) -> Any:
@@ -335,21 +338,21 @@ def add_n(inputs: Any) -> Any:
     return total
 
 
-def divide_no_nan(x: Any, y: Any) -> Any:
-    return ops.divide_no_nan(x, y)
-
-
 def array_of(value: Any, like: Any = None) -> Any:
     """Returns a list of numbers as an array, of the type of the tensor `like`."""
     if not isinstance(value, (list, tuple)) or has_tensor(value):
         return value
-    return np.asarray(value, None if like is None else like.dtype)
+    array = np.asarray(value, getattr(like, "dtype", None))
+    return array.astype("float32") if array.dtype == "float64" else array
 
 
-def binary(function: Callable) -> Callable:
+def binary(function: Callable, of_numbers: Callable | None = None) -> Callable:
+    """Returns a function of two tensors, which may be one of two numbers as well."""
+
     def call(x: Any, y: Any) -> Any:
         like = x if has_tensor(x) else y if has_tensor(y) else None
-        return function(array_of(x, like), array_of(y, like))
+        chosen = function if like is not None else of_numbers or function
+        return chosen(array_of(x, like), array_of(y, like))
 
     return call
 

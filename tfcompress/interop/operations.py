@@ -25,18 +25,19 @@ from tfcompress.interop.sizes import (
     sizes_of,
 )
 
+# Of tensors, and of sizes, which are numbers.
 _ARITHMETIC = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "sub": operator.sub,
-    "multiply": operator.mul,
-    "mul": operator.mul,
-    "divide": operator.truediv,
-    "truediv": operator.truediv,
-    "floordiv": operator.floordiv,
-    "floormod": operator.mod,
-    "mod": operator.mod,
-    "pow": operator.pow,
+    "add": (ops.add, operator.add),
+    "subtract": (ops.subtract, operator.sub),
+    "sub": (ops.subtract, operator.sub),
+    "multiply": (ops.multiply, operator.mul),
+    "mul": (ops.multiply, operator.mul),
+    "divide": (ops.divide, operator.truediv),
+    "truediv": (ops.divide, operator.truediv),
+    "floordiv": (ops.floor_divide, operator.floordiv),
+    "floormod": (ops.mod, operator.mod),
+    "mod": (ops.mod, operator.mod),
+    "pow": (ops.power, operator.pow),
 }
 _COMPARISONS = (
     *("equal", "not_equal", "greater", "greater_equal", "less", "less_equal"),
@@ -60,9 +61,9 @@ _REDUCTIONS = {
 }
 FUNCTIONS: dict[str, Callable] = {
     **{
-        f"{place}.{name}": functions.binary(function)
+        f"{place}.{name}": functions.binary(*both)
         for place in ("math", "__operators__")
-        for name, function in _ARITHMETIC.items()
+        for name, both in _ARITHMETIC.items()
     },
     **{f"math.{name}": functions.binary(getattr(ops, name)) for name in _COMPARISONS},
     **{f"math.{name}": functions.unary(getattr(ops, name)) for name in _OF_ONE},
@@ -79,7 +80,7 @@ FUNCTIONS: dict[str, Callable] = {
     "math.argmax": functions.extreme(ops.argmax),
     "math.argmin": functions.extreme(ops.argmin),
     "math.cumsum": functions.cumsum,
-    "math.divide_no_nan": functions.divide_no_nan,
+    "math.divide_no_nan": functions.binary(ops.divide_no_nan),
     "math.l2_normalize": functions.l2_normalize,
     "math.squared_difference": functions.binary(lambda x, y: ops.square(x - y)),
     "math.top_k": functions.top_k,
@@ -109,7 +110,7 @@ FUNCTIONS: dict[str, Callable] = {
         t, clip_value_min, clip_value_max
     ),
     "concat": functions.concat,
-    "floor_div": functions.binary(operator.floordiv),
+    "floor_div": functions.binary(*_ARITHMETIC["floordiv"]),
     "expand_dims": lambda input, axis: ops.expand_dims(input, axis),
     "fill": functions.fill,
     "gather": functions.gather,

@@ -8,7 +8,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,10 +23,22 @@ atexit.register(KERAS_2.close)
 _EXPECTED = "a Functional or Sequential model that was saved whole by Keras 2"
 
 
-def read(
-    model: Any, packages: tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Returns the layers of a Keras 2 model and their weights.
+class Reading(NamedTuple):
+    """What is in a Keras 2 model.
+
+    Attributes:
+        description: its layers, and how they are called.
+        weights: arrays by layer and position.
+        samples: inputs `x:0` and so on, and the outputs `y:0`; empty if it cannot run.
+    """
+
+    description: dict[str, Any]
+    weights: dict[str, np.ndarray]
+    samples: dict[str, np.ndarray]
+
+
+def read(model: Any, packages: tuple[str, ...]) -> Reading:
+    """Returns the layers of a Keras 2 model, their weights, and what it computes.
 
     Args:
         model: a path, or a built `tf_keras` model.
@@ -72,7 +84,7 @@ def _saved(model: Any, folder: Path) -> Path:
     return path
 
 
-def _asked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _asked(path: Path) -> Reading:
     with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
         job = {
             "job": "describe",
@@ -96,5 +108,12 @@ def _asked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 expected=_EXPECTED,
             )
         description = json.loads((Path(folder) / "model.json").read_text("utf-8"))
-        with np.load(Path(folder) / "weights.npz") as stored:
-            return description, {name: stored[name] for name in stored.files}
+        arrays = (
+            _arrays(Path(folder) / name) for name in ("weights.npz", "samples.npz")
+        )
+        return Reading(description, *arrays)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}

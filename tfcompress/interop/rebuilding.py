@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from tfcompress.core.errors import UnsupportedLayerError, one_line
+from tfcompress.core.registry import PACKAGE
 from tfcompress.interop.operations import call_operation
 from tfcompress.interop.sizes import Sizes
 
@@ -19,8 +22,31 @@ _GONE = frozenset(
         *("batch_input_shape", "time_major", "implementation", "ragged", "sparse"),
         # Where an initializer is not taken, another one is: weights are set anyway.
         *("autocast", "kernel_initializer", "kernel_regularizer", "kernel_constraint"),
+        # What is known from the inputs, or from the weights.
+        *("input_length", "query_shape", "key_shape", "value_shape", "vocabulary_size"),
+        *("trainable", "rng_type"),
     }
 )
+# Arguments of Keras 2 that have another name.
+_RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+def hard_sigmoid_of_keras_2(x: Any) -> Any:
+    """Returns `0.2 x + 0.5`, cut off at 0 and 1, which Keras 2 calls hard_sigmoid.
+
+    When to use: in models of Keras 2. The hard_sigmoid of Keras 3 is `x / 6 + 0.5`.
+
+    Example:
+
+    >>> hard_sigmoid_of_keras_2(ops.array([-3.0, 0.0, 9.0])).numpy().tolist()
+    [0.0, 0.5, 1.0]
+    """
+    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
+
+
+# Activations of Keras 2 that compute something else in Keras 3.
+_ACTIVATIONS = {"hard_sigmoid": hard_sigmoid_of_keras_2}
 
 
 def rebuilt(
@@ -93,37 +119,59 @@ class _Rebuilding:
 
     def _config(self, entry: dict[str, Any], kind: type) -> dict[str, Any]:
         """Returns the configuration without what is gone and was not in use."""
-        known = _arguments(kind)
-        config = {}
-        for name, value in entry["config"].items():
-            if name in known:
-                config[name] = value
-            elif name not in _GONE and value != entry["defaults"].get(name, value):
-                raise self._unsupported(
-                    entry, f"{name}={value!r}", "options that Keras 3 has"
-                )
+        defaults = entry["defaults"]
+        config = self._known(
+            entry, kind, entry["config"], lambda n, v: v == defaults.get(n, v)
+        )
         config["name"] = entry["plain_name"]
         if isinstance(config.get("axis"), list) and len(config["axis"]) == 1:
             (config["axis"],) = config["axis"]  # of BatchNormalization
-        for name, value in config.items():
-            config[name] = self._nested(value)
+        if kind is keras.layers.Discretization:
+            # That of its output, to which Keras 3 would cast the input.
+            config.pop("dtype", None)
         return config
 
-    def _nested(self, value: Any) -> Any:
+    def _known(
+        self, entry: dict, kind: type, given: dict, says_nothing: Callable
+    ) -> dict[str, Any]:
+        """Returns what Keras 3 takes of a configuration, in its words.
+
+        Args:
+            entry: the layer that errors name.
+            kind: the class of this layer, or of one that it holds.
+            given: the configuration in Keras 2.
+            says_nothing: of a name and a value that Keras 3 does not take, whether
+                they were not in use.
+        """
+        known, names = _arguments(kind), _RENAMED.get(kind.__name__, {})
+        config = {}
+        for name, value in given.items():
+            name = names.get(name, name)
+            if name in known:
+                activates = name.endswith("activation") and isinstance(value, str)
+                own = _ACTIVATIONS.get(value) if activates else None
+                config[name] = own or self._nested(entry, value)
+            elif name not in _GONE and not says_nothing(name, value):
+                raise self._unsupported(
+                    entry, f"{name}={value!r}", "options that Keras 3 has"
+                )
+        return config
+
+    def _nested(self, entry: dict, value: Any) -> Any:
         """Returns the configuration of an inner layer, as of Bidirectional or RNN."""
         if isinstance(value, list):
-            return [self._nested(one) for one in value]
+            return [self._nested(entry, one) for one in value]
         if not isinstance(value, dict):
             return value
         kind = getattr(keras.layers, str(value.get("class_name")), None)
         if kind is None or not isinstance(value.get("config"), dict):
             return value
-        known = _arguments(kind)
-        config = {
-            name: self._nested(inner)
-            for name, inner in value["config"].items()
-            if name in known
-        }
+        config = self._known(
+            entry,
+            kind,
+            value["config"],
+            lambda name, one: not one or (name, one) == ("groups", 1),
+        )
         return {
             "module": "keras.layers",
             "class_name": value["class_name"],
@@ -184,6 +232,8 @@ class _Rebuilding:
             raise self._unsupported(
                 entry, f"weights {shapes}", f"{[w.shape for w in layer.weights]}"
             ) from error
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # which weights alone do not
 
     def _model(self, description: dict, layers: dict, tensors: dict) -> keras.Model:
         if description["class_name"] == "Sequential":

@@ -94,7 +94,7 @@ class PruneWeights(FitCallback):
 
     def start(self, epoch: int) -> None:
         span = FitSpan(*self.fit_steps(epoch))
-        schedule = self.schedule.resolve(span)
+        self._schedule = schedule = self.schedule.resolve(span)
         sites = select_sites(self.model, self.filters)
         sites = self.pattern.fitting(sites, asked_for=self.filters is not None)
         goes_on = self.current_step() > schedule.begin_step
@@ -125,6 +125,7 @@ class PruneWeights(FitCallback):
             size = sum(kernel.site.size for kernel in self._kernels)
             zeros = sum(kernel.zeros() for kernel in self._kernels)
             print(f"PruneWeights: {zeros / size:.1%} of {size} weights are zero.")
+        self._schedule.warn_if_cut_short(self.current_step(), "PruneWeights")
         self.release()
 
     def release(self) -> None:

@@ -123,6 +123,7 @@ class PruneChannels(FitCallback):
             # Averaged weights (use_ema) are written after the last constraint.
             mask.variable.assign(mask(mask.variable))
         self._masks = []
+        self._schedule.warn_if_cut_short(self.current_step(), "PruneChannels")
 
     def release(self) -> None:
         for mask in self._masks:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.registry import Registry
 
 Step = int | float
@@ -144,6 +145,24 @@ class Schedule:
             f"{len(steps)} updates at steps {', '.join(shown)}; "
             f"final {self.unit} {self(steps[-1]):.4g} at step {steps[-1]}"
         )
+
+    def warn_if_cut_short(self, step: int, callback: str) -> None:
+        """Warns of a fit that ended before the schedule did.
+
+        Args:
+            step: how many steps were made.
+            callback: who followed the schedule.
+        """
+        begin, end = self._resolved()
+        last = begin if end is None else end
+        if step <= last:
+            warnings.warn(
+                f"{callback}: the fit ended after {step} steps, and the schedule at "
+                f"step {last}. What is asked for in the end was not reached. Where "
+                "EarlyStopping ended it, pass it start_from_epoch.",
+                CompressionWarning,
+                stacklevel=2,
+            )
 
     def get_config(self) -> dict:
         return {
