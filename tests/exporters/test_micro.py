@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 
+import tfcompress
 from tfcompress import calibrate, finalize
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import export, load
@@ -146,6 +147,24 @@ def test_part_in_float_is_refused(folder):
     with pytest.raises(ExportError, match=r"computed in float.*FULLY_CONNECTED|TANH"):
         export(model, folder / "part_micro", format="micro")
     assert not (folder / "part_micro").exists()
+
+
+@pytest.mark.parametrize(
+    ("activation", "scheme", "message"),
+    [
+        ("gelu", "w8a8", r"no such operators.*GELU \(.*hidden.*\)"),
+        ("relu", "w8a16", r"no activations of 16 bits.*'x_quantizer' of 16"),
+    ],
+)
+def test_what_it_has_no_kernel_for_is_named(activation, scheme, message, folder, rng):
+    inputs = rng.normal(size=(16, 7)).astype("float32")
+    x = keras.Input((7,), name="x")
+    hidden = keras.layers.Dense(4, activation, name="hidden")(x)
+    model = keras.Model(x, keras.layers.Dense(3)(hidden))
+    final = tfcompress.finalize(tfcompress.calibrate(model, inputs, scheme))
+    with pytest.raises(ExportError, match=message):
+        export(final, folder / "missing_micro", format="micro")
+    assert not (folder / "missing_micro").exists()
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,20 @@ def test_sums_are_rounded_as_litert_does(tmp_path, rng):
     assert off[False] > 0
 
 
+def test_averages_and_pictures_are_rounded_as_litert_does(tmp_path, rng):
+    pytest.importorskip("onnxruntime")
+    image = keras.Input((9, 7, 3))
+    features = L.Conv2D(4, 3, activation="relu")(image)
+    averages = L.AveragePooling2D(3, 2, padding="same")(features)
+    larger = L.UpSampling2D(2, interpolation="bilinear")(features)
+    flat = [L.Flatten()(one) for one in (averages, larger)]
+    model = keras.Model(image, [L.Dense(3)(one) for one in flat])
+    images = rng.random((64, 9, 7, 3)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, images))
+    artifact = export(final, tmp_path / "model.onnx", format="onnx")
+    assert tfcompress.verify(artifact, final, images).max_error_steps < 0.001
+
+
 def test_openvino_rounds_what_it_adds(tmp_path, rng):
     # It made the sum part of the convolution, without the rounding between the two:
     # every tenth value was a step off.

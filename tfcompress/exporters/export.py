@@ -8,11 +8,12 @@ import keras
 
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.samples import at_the_beginning, states_of
-from tfcompress.core.select import refuse_keras_quantization
+from tfcompress.core.select import refuse_keras_quantization, walk
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter, exporter_for, get_exporter
 from tfcompress.exporters.runners import Runner
+from tfcompress.quantization.fake_quantize import FakeQuantize
 
 
 def export(
@@ -78,6 +79,7 @@ def export(
         refuse_keras_quantization(model, f"export to {format!r}")
     target, writer = _target(filepath), exporter.with_options(options)
     _refuse_states(model, exporter)
+    _refuse_bits(model, exporter)
     with at_the_beginning(model):
         return writer.export(model, target, input_signature, calibration_data)
 
@@ -92,6 +94,19 @@ def _refuse_states(model: Any, exporter: Exporter) -> None:
             fix="build them with `return_state=True` and hand the states to the next "
             "call as `initial_state`; or export to LiteRT or a SavedModel",
         )
+
+
+def _refuse_bits(model: Any, exporter: Exporter) -> None:
+    known = exporter.limits.activations
+    for _, layer in walk(model) if known and isinstance(model, keras.Layer) else ():
+        if isinstance(layer, FakeQuantize) and layer.num_bits not in known:
+            raise ExportError(
+                f"{exporter.limits.runtime} has no activations of {layer.num_bits} "
+                "bits.",
+                received=f"layer '{layer.name}' of {layer.num_bits} bits",
+                expected=f"activations of {' or '.join(map(str, known))} bits",
+                fix="quantize with scheme='w8a8', or export to another format",
+            )
 
 
 def _target(filepath: str | os.PathLike) -> Path:

@@ -122,7 +122,7 @@ class MicroExporter(Exporter):
         file = TFLiteFile.open(phone.path)
         floats = sorted(
             {
-                op.name
+                _named(op)
                 for op in file.operators
                 for t in op.outputs
                 if t.info.dtype.startswith(("float", "bfloat"))
@@ -133,15 +133,17 @@ class MicroExporter(Exporter):
                 "Part of the model would be computed in float.",
                 received=f"float operators {', '.join(floats)}",
                 expected="a model whose every layer is quantized",
-                fix="the warning of `quantize_aware` names the layers that stay float",
+                fix="replace the layers after which they are called, or give float "
+                "inputs; the warning of `quantize_aware` names those that stay float",
             )
-        missing = sorted({op.name for op in file.operators} - sources.OPERATORS)
+        known = sources.OPERATORS
+        missing = sorted({_named(op) for op in file.operators if op.name not in known})
         if missing:
             raise ExportError(
                 "tflite-micro has no such operators.",
                 received=", ".join(missing),
                 expected="operators of tflite-micro",
-                fix="replace the layers that use them",
+                fix="replace the layers after which they are called",
             )
 
     def _texts(self, phone: Artifact, arena: int) -> dict[str, str]:
@@ -155,6 +157,11 @@ class MicroExporter(Exporter):
             "inference.cc": sources.INFERENCE,
             "README.md": sources.readme(phone.inputs, phone.outputs, phone.size, arena),
         }
+
+
+def _named(operator: Any) -> str:
+    """Returns the name of an operator, and what converters call its output."""
+    return f"{operator.name} ({operator.outputs[0].info.name.split(';')[0]})"
 
 
 class MicroRunner(Runner):

@@ -48,9 +48,10 @@ class ONNXExporter(Exporter):
         opset: version of the ONNX operator set, from 13 (channels with scales of their
             own) to 18.
         overwrite: whether an existing file may be replaced.
-        exact_sums: whether sums of two tensors of a quantized model are rounded as
-            LiteRT rounds them, in float64. Without it a rare sum goes the other way,
-            which transformers make several steps of; and sums cost less.
+        exact_sums: whether sums of two tensors, averages and resized pictures of a
+            quantized model are rounded as LiteRT rounds them, in float64. Without it
+            those half-way between two values may go the other way, of which layers
+            behind make several steps; and sums cost less.
     """
 
     batch_size: int | None = None
@@ -96,7 +97,7 @@ class ONNXExporter(Exporter):
             self.batch_size,
             input_signature,
             convertible=True,
-            additions=self.exact_sums,
+            exact=("additions", "averages") if self.exact_sums else (),
         )
         _check_names(traced)
         tried = trial(model, traced, self.batch_size, input_signature)

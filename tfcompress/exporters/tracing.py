@@ -3,7 +3,7 @@
 import contextlib
 import keyword
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ def trace(
     batch_size: int | None = None,
     input_signature: Any = None,
     convertible: bool = False,
-    additions: bool = False,
+    exact: Collection[str] = (),
     rebuilt: Sequence[tuple[keras.Variable, Callable[[], Any]]] = (),
 ) -> TracedModel:
     """Traces the inference pass of `model`; the model stays as it was.
@@ -64,7 +64,7 @@ def trace(
         convertible: whether to trace what converters understand: in float32 what a
             mixed-precision model computes in 16 bits, and sums before they are
             rounded as integer kernels would.
-        additions: whether to round sums of two tensors nevertheless.
+        exact: which sums to round nevertheless, as of `plain_arithmetic`.
         rebuilt: variables that the graph makes from constants, and how.
 
     Raises:
@@ -93,7 +93,7 @@ def trace(
             stack.enter_context(convertible_calls(model, convertible))
             if convertible:
                 stack.enter_context(_full_precision(model))
-                stack.enter_context(plain_arithmetic(additions))
+                stack.enter_context(plain_arithmetic(exact))
             function = tf.function(serve, autograph=False).get_concrete_function(*specs)
     except InvalidArgumentError:
         raise

@@ -16,7 +16,7 @@ import contextlib
 import dataclasses
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
@@ -35,27 +35,28 @@ _MULTIPLIER_BITS = 31
 
 
 @contextlib.contextmanager
-def plain_arithmetic(additions: bool = False) -> Iterator[None]:
+def plain_arithmetic(exact: Collection[str] = ()) -> Iterator[None]:
     """Inside, models are traced as converters understand them: sums stay float.
 
     Args:
-        additions: whether sums of two tensors are rounded nevertheless, in float64.
+        exact: what is rounded nevertheless, in float64: "additions" of two tensors,
+            "averages" of a pooling or a resized picture.
     """
-    before = is_plain(), getattr(_state, "additions", False)
-    _state.plain, _state.additions = True, additions
+    before = is_plain(), getattr(_state, "exact", ())
+    _state.plain, _state.exact = True, exact
     try:
         yield
     finally:
-        _state.plain, _state.additions = before
+        _state.plain, _state.exact = before
 
 
-def is_plain() -> bool:
-    """Returns whether models are being traced for a converter."""
-    return getattr(_state, "plain", False)
+def is_plain(kind: str = "") -> bool:
+    """Returns whether models are being traced for a converter.
 
-
-def _adds_plainly() -> bool:
-    return is_plain() and not getattr(_state, "additions", False)
+    Args:
+        kind: of sums, whether these stay float there.
+    """
+    return getattr(_state, "plain", False) and kind not in getattr(_state, "exact", ())
 
 
 def rescaled(
@@ -217,7 +218,7 @@ def add_integers(first: Any, second: Any, steps: Any, step: float) -> Any:
         steps: distance between two neighbouring values of each.
         step: that of the sum.
     """
-    if _adds_plainly():
+    if is_plain("additions"):
         return first + second
     ratios = [np.float32(one) / np.float32(step) for one in steps]
     shift = _FACTOR_BITS - (math.frexp(max(ratios))[1] - 1)
@@ -266,7 +267,7 @@ class IntegerAdd(layers.Add):
         first, second = inputs
         if not self.subtract:
             return add_integers(first, second, self.steps, self.step)
-        if _adds_plainly():
+        if is_plain("additions"):
             return first - second
         return add_integers(first, -second, self.steps, self.step)
 
