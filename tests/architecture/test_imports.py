@@ -34,6 +34,7 @@ RANKS = {
     "interop": 8,
     "testing": 8,
     "cli": 9,
+    "__main__": 10,
 }
 # Rooms of rank 1 are small tables that may read each other; from rank 2 on, equals
 # never meet.
@@ -51,6 +52,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
     "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
+    "tfcompress/cli/inputs.py": "decodes images as Keras' data sets do",
     "tfcompress/compression/data.py": "shuffles samples that are in memory",
     "tfcompress/serving/client.py": "tensors of gRPC requests",
     "tfcompress/trustworthiness/gradients.py": "gradients with respect to inputs",

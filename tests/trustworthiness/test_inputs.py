@@ -113,7 +113,7 @@ def test_integers_have_no_corruption_but_explanations(rng):
     found = trust(model, model, words, np.arange(12) % 3)
     assert found.corruptions == ()
     assert found.attack is None
-    assert "Inputs are integers" in found.notes[0]
+    assert "Inputs are integers or texts" in found.notes[0]
     assert (found.saliency.method, round(found.saliency.correlation, 6)) == (
         "occlusion",
         1.0,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -31,7 +34,46 @@ Modules = Annotated[
 
 Pixels = Annotated[str | None, typer.Option("--pixels", help=PIXELS_HELP)]
 
+_ARGUMENT = re.compile(r"`(\w+)=([^`]+)`")
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; their errors say arguments of Python as options."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except CompressionError as error:
+            # They are written for callers of functions.
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            known = {one.name: one for one in getattr(command, "params", ())}
+            text = _ARGUMENT.sub(lambda said: _as_option(said, known), str(error))
+            error.args = (text,)
+            raise
+
+
+def _as_option(said: re.Match[str], known: dict[str, Any]) -> str:
+    """Returns `name=value` of Python as it is said on the command line."""
+    name, value = said[1], said[2].strip("\"'")
+    if name in known:
+        option = max(known[name].opts, key=len)
+        return f"`{option}`" if value == "True" else f"`{option} {value}`"
+    if "option" in known and name in _format_options():
+        value = value.lower() if value in ("True", "False", "None") else value
+        return f"`--option {name}={value}`"
+    return said[0]  # an argument of a layer, or of something else
+
+
+def _format_options() -> set[str]:
+    from tfcompress.exporters.base import EXPORTERS
+
+    formats = map(EXPORTERS.get, EXPORTERS.names())
+    return {field.name for one in formats for field in dataclasses.fields(one)}
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -42,7 +84,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)  # --version is no command
 def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.")

@@ -18,11 +18,18 @@ from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import is_inside
 
 DATA_HELP = (
-    "module:function that returns it, an .npz file with x and y, or a directory with "
-    "a folder of images for each class."
+    "module:function that returns it, an .npz file with x (or the inputs by name) and "
+    "y, or a directory with a folder of images for each class."
 )
 _KERAS = (".keras", ".h5", ".hdf5")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.npz")
+_LABELS = ("y", "sample_weight")
+# What Python, YAML and people say.
+_WORDS = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+    **dict.fromkeys(("none", "null"), None),
+}
 _BATCH = 32
 _ALL = 1 << 62  # more samples than there are
 
@@ -83,22 +90,29 @@ def load_subject(path: Path) -> Any:
     return load_model(path) if is_keras(path) else Artifact.read(path)
 
 
-def read_data(where: str, subjects: Sequence[Any], pixels: str | None = None) -> Any:
+def read_data(
+    where: str,
+    subjects: Sequence[Any],
+    pixels: str | None = None,
+    count: int | None = None,
+) -> Any:
     """Returns data for models or artifacts, and says how images are scaled.
 
     Args:
         where: see `DATA_HELP`.
         subjects: what will read them; all take the same.
         pixels: what the user says of the values of pixels.
+        count: how many samples will be read; None for all.
     """
     if not Path(where).is_dir():
-        return load_data(where)
+        data = load_data(where)
+        return _sorted_out(data, where, subjects[0]) if _is_file(where) else data
     values, reason = chosen_pixels(subjects, pixels)
     inputs = list(getattr(subjects[0], "inputs", None) or ())
     shape = tuple(inputs[0].shape) if len(inputs) == 1 else None
     stored = any(getattr(port, "scale", None) is not None for port in inputs)
     dtype = "float32" if stored or not inputs else str(inputs[0].dtype)
-    data = load_data(where, shape, values, dtype)
+    data = load_data(where, shape, values, dtype, count)
     messages.print(f"Pixels: {values}, {reason}.", highlight=False, soft_wrap=True)
     return data
 
@@ -108,23 +122,25 @@ def load_data(
     shape: tuple[int | None, ...] | None = None,
     pixels: str = "0..1",
     dtype: str = "float32",
+    count: int | None = None,
 ) -> Any:
-    """Returns data: `(x, y)`, a data set, or what a function returns.
+    """Returns data: arrays by name, a data set, or what a function returns.
 
     Args:
         where: see `DATA_HELP`.
         shape: of the model's input, which images are brought to.
         pixels: one of `PIXELS`, to which images are brought.
         dtype: of the model's input.
+        count: how many images will be read; None for all.
 
     Raises:
         InvalidArgumentError: if there are none.
     """
     path = Path(where)
-    if path.suffix == ".npz":
+    if _is_file(where):
         return _arrays(path)
     if path.is_dir():
-        return _images(path, shape, scaled(pixels, dtype))
+        return _images(path, shape, scaled(pixels, dtype), count)
     module, separator, name = where.partition(":")
     if not separator:
         raise InvalidArgumentError(
@@ -154,12 +170,18 @@ def labelled(data: Any) -> tuple[Any, Any]:
 
 
 def named_value(text: str) -> tuple[str, Any]:
-    """Returns what `name=value` says: a number, true, false, null, or else a word."""
+    """Returns what `name=value` says: a number, a truth, nothing, or else a word.
+
+    >>> named_value("opset=18"), named_value("overwrite=No"), named_value("x=int8")
+    (('opset', 18), ('overwrite', False), ('x', 'int8'))
+    """
     name, separator, value = text.partition("=")
     if not separator:
         raise InvalidArgumentError(
             "An option has no value.", received=repr(text), expected="name=value"
         )
+    if value.lower() in _WORDS:
+        return name, _WORDS[value.lower()]
     try:
         return name, json.loads(value)
     except ValueError:
@@ -197,32 +219,76 @@ def _import(name: str) -> Any:
         ) from error
 
 
-def _arrays(path: Path) -> Any:
+def _is_file(where: str) -> bool:
+    return Path(where).suffix == ".npz"
+
+
+def _arrays(path: Path) -> dict[str, Any]:
     import numpy as np
 
     try:
         # NumPy leaves a file open in which it finds something wrong.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {name: stored[name] for name in stored.files}
+            return {name: stored[name] for name in stored.files}
     except Exception as error:  # damage shows as any exception of the readers
         raise InvalidArgumentError(
             "The data cannot be read.",
             received=f"{path} ({error})",
             expected="an .npz file of plain arrays: np.savez(path, x=..., y=...)",
         ) from error
-    y, weight = found.pop("y", None), found.pop("sample_weight", None)
-    if not found:
-        raise InvalidArgumentError(
-            "The data have no inputs.",
-            received=f"{path} with y alone",
-            expected="an array 'x', or one for each input by its name",
-        )
-    x = found["x"] if list(found) == ["x"] else found
-    return tuple(part for part in (x, y, weight) if part is not None)
+
+
+def _sorted_out(found: dict[str, Any], where: str, subject: Any) -> tuple[Any, ...]:
+    """Returns arrays by name as `(x, y, sample_weight)`, or the first of these.
+
+    What bears the name of an input is that input. `x` stands for a single one; all
+    that is no label, for those of a subclassed model, which does not say their names.
+    """
+    names, rest = _input_names(subject), dict(found)
+    if set(names) <= set(found):
+        taken = names or [name for name in found if name not in _LABELS]
+    else:
+        taken = ["x"] if len(names) == 1 and "x" in found else []
+    inputs = {name: rest.pop(name) for name in taken}
+    labels = {name: rest.pop(name) for name in _LABELS if name in rest}
+    if not inputs:
+        missing = ", ".join(name for name in names if name not in found)
+        problem = f"Arrays for {missing or 'the inputs'} are missing."
+    elif rest:
+        problem = f"Arrays are no inputs of the model: {', '.join(rest)}."
+    elif list(labels) == ["sample_weight"]:
+        problem = "There is a sample_weight, and no y that it is for."
+    else:
+        if list(inputs) == ["x"] or len(names) == 1:
+            return (*inputs.values(), *labels.values())
+        # Inputs without a name of their own are told apart by their order alone.
+        unnamed = names and names != [port.name for port in subject.inputs]
+        return (list(inputs.values()) if unnamed else inputs, *labels.values())
+    expected = ", ".join(names) or "x, or the inputs by name"
+    raise InvalidArgumentError(
+        problem,
+        received=f"{where} with {', '.join(found) or 'nothing'}",
+        expected=f"{expected}{' (or x)' * (len(names) == 1)}; y and sample_weight for "
+        "labels, unless inputs are called so",
+        fix="name the arrays so, or let a function return the data (module:function)",
+    )
+
+
+def _input_names(subject: Any) -> list[str]:
+    from tfcompress.exporters.tracing import input_names
+
+    if not getattr(subject, "inputs", None):
+        return []
+    if hasattr(subject, "layers"):
+        return input_names(subject)
+    return [port.name for port in subject.inputs]
 
 
 def _images(
-    path: Path, shape: tuple[int | None, ...] | None, scale: Callable[[Any], Any]
+    path: Path,
+    shape: tuple[int | None, ...] | None,
+    scale: Callable[[Any], Any],
+    count: int | None,
 ) -> Any:
     import keras
 
@@ -249,4 +315,26 @@ def _images(
             received=f"{path} ({error})",
             expected="a folder for each class with .png, .jpg, .bmp or .gif files",
         ) from error
+    _check_images(found.file_paths[:count], shape[-1])
     return found.map(lambda x, y: (scale(x[..., 0] if flat else x), y))
+
+
+def _check_images(paths: Sequence[str], channels: int) -> None:
+    """Raises if a file is no image: TensorFlow says so late, and not of which file."""
+    import tensorflow as tf
+
+    damaged = []
+    for path in paths:
+        try:
+            content = tf.io.read_file(path)
+            tf.io.decode_image(content, channels, expand_animations=False)
+        except tf.errors.OpError:
+            damaged.append(path)
+    if damaged:
+        more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
+        raise InvalidArgumentError(
+            "An image cannot be read.",
+            received=", ".join(damaged[:3]) + more,
+            expected="whole .png, .jpg, .bmp or .gif files",
+            fix="repair or remove it",
+        )

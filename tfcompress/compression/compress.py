@@ -23,6 +23,7 @@ from tfcompress.compression.task import Task
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.base import EXPORTERS
+from tfcompress.exporters.publishing import check_writable
 from tfcompress.layer_rules import model_kernels
 
 
@@ -71,7 +72,9 @@ def compress(
     Raises:
         InvalidArgumentError: before any training, for a model that is not compiled or
             whose metric is NaN, for data that cannot be read again, for budgets that
-            nothing can meet, and on a worker that is not the chief.
+            nothing can meet, for a directory that is a file, and on a worker that is
+            not the chief.
+        ExportError: if nothing can be written there.
 
     Example:
 
@@ -90,6 +93,7 @@ def compress(
             received=repr(budget),
             expected="tfcompress.Budget(max_bytes=..., max_metric_drop=...)",
         )
+    _check_directory(Path(search.directory))
     given = _recipe(recipe)
     target = target or (given.target if given else "tflite")
     EXPORTERS.get(target)
@@ -146,6 +150,16 @@ def compress(
         found,
         task.model,
     )
+
+
+def _check_directory(directory: Path) -> None:
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise InvalidArgumentError(
+            "The search needs a directory for what it makes.",
+            received=f"{directory}, which is a file",
+            expected="a directory, or a path where nothing exists yet",
+        )
+    check_writable(directory / "study.db")
 
 
 def _recipe(recipe: Recipe | str | os.PathLike) -> Recipe | None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfcompress.compression.task import Task
 from tfcompress.exporters.publishing import staged
+from tfcompress.exporters.runners import KerasRunner
 from tfcompress.layer_rules import model_kernels
 from tfcompress.quantization.calibration.rounding import rounded
 
@@ -38,12 +39,11 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
     except (OSError, ValueError):
         pass
     model = task.copy()
+    runner = KerasRunner(model)  # takes texts too, which Keras' predict does not
     inputs, labels = task.train.sample(_SAMPLES)
 
     def loss() -> float:
-        return task.score(
-            lambda x: model.predict(x, verbose=0), [(inputs, labels, None)]
-        )["loss"]
+        return task.score(runner, [(inputs, labels, None)])["loss"]
 
     before = loss()
     found: Sensitivity = {}

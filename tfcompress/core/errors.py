@@ -33,7 +33,10 @@ class CompressionError(Exception):
             ("What to do", fix),
         ):
             if value is not None:
-                parts.append(f"{label}: {str(value).rstrip('.')}.")
+                text = str(value)
+                # Dots that say "and so on" end the sentence too.
+                end = "" if text.endswith("...") else "."
+                parts.append(f"{label}: {text.removesuffix('.') if end else text}{end}")
         super().__init__(" ".join(parts))
 
 

@@ -52,7 +52,8 @@ class Exporter:
         """Returns this exporter with some of its options replaced.
 
         Raises:
-            InvalidArgumentError: if the format has no such option.
+            InvalidArgumentError: if the format has no such option, or it is not as it
+                must be: any word would be true.
         """
         known = [field.name for field in dataclasses.fields(self)]
         unknown = [name for name in options if name not in known]
@@ -62,6 +63,15 @@ class Exporter:
                 received=", ".join(f"{name}={options[name]!r}" for name in unknown),
                 expected=f"one of {', '.join(map(repr, known))}",
             )
+        for field in dataclasses.fields(self):
+            value = options.get(field.name, field.default)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise InvalidArgumentError(
+                    f"Option '{field.name}' is true or false.",
+                    received=repr(value),
+                    expected="True or False; on the command line true, yes, on, false, "
+                    "no or off",
+                )
         return dataclasses.replace(self, **options)
 
     def get_config(self) -> dict[str, Any]:

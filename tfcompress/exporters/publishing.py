@@ -53,6 +53,23 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
         raise
 
 
+def check_writable(target: Path) -> None:
+    """Raises `ExportError` unless a file can be written; leaves all as it was.
+
+    When to use: before work whose result is to be written there.
+    """
+    try:
+        with staged(target, overwrite=True) as stage:
+            stage.touch()
+            raise _Tried
+    except _Tried:
+        pass
+
+
+class _Tried(Exception):
+    """Ends an attempt, so that nothing of it stays."""
+
+
 def check_free(target: Path, overwrite: bool = False) -> None:
     """Raises `ExportError` if `target` exists and may not be replaced."""
     if not os.path.lexists(target) or (overwrite and not target.is_dir()):

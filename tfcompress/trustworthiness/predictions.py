@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.arrays import is_array
+from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
@@ -130,11 +131,32 @@ class Subject:
         Returns:
             Probabilities, one row for each sample.
         """
-        values = self._values(columns)
-        (info,) = self.runner.outputs
-        # Outputs of steps are rounded, and so is their sum.
-        self._outputs = Outputs.of(values, from_logits, info.step or info.scale or 0.0)
-        return self._outputs.probabilities(values)
+        return self._started(self._values(columns), from_logits)
+
+    def accuracy(self, columns: Columns, labels: Any) -> float:
+        """Returns the share of answers that are right.
+
+        Args:
+            columns: all samples.
+            labels: class numbers or one-hot rows, for each sample or, where the model
+                judges pixels or steps, for each of those.
+
+        Raises:
+            InvalidArgumentError: if they are no classes of what the model puts out.
+        """
+        values, array = self._scores(columns), _array(labels)
+        positions = values.shape[:-1]
+        if array.shape[: len(positions)] != positions:
+            _refuse(
+                "Labels have the wrong shape.",
+                f"shape {array.shape}",
+                f"class numbers of shape {positions}, or one-hot rows of these",
+            )
+        # Whatever is behind the positions are rows, or a last axis of size 1.
+        array = array.reshape(-1, *array.shape[len(positions) :])
+        shares = self._started(values.reshape(-1, values.shape[-1]), None)
+        numbers = class_numbers(array, len(shares), self.outputs.classes)
+        return float(np.mean(shares.argmax(axis=1) == numbers))
 
     def probabilities(self, columns: Columns) -> np.ndarray:
         """Returns probabilities, one row for each sample."""
@@ -156,17 +178,25 @@ class Subject:
             else dict(zip(names, columns.values()))
         )
 
+    def _started(self, rows: np.ndarray, from_logits: bool | None) -> np.ndarray:
+        (info,) = self.runner.outputs
+        # Outputs of steps are rounded, and so is their sum.
+        self._outputs = Outputs.of(rows, from_logits, info.step or info.scale or 0.0)
+        return self._outputs.probabilities(rows)
+
     def _values(self, columns: Columns) -> np.ndarray:
+        values = self._scores(columns)
+        if values.ndim != 2:
+            self._refuse_outputs(values, len(values))
+        return values
+
+    def _scores(self, columns: Columns) -> np.ndarray:
+        """Returns outputs of shape `(n, ..., classes)`."""
         (values,) = self.runner.run(self.columns(columns)).values()
         count = len(next(iter(columns.values())))
-        if values.ndim != 2 or len(values) != count:
-            raise InvalidArgumentError(
-                f"The {self.role} model is no classifier of samples.",
-                received=f"outputs of shape {values.shape}",
-                expected=f"a score for each class, shape ({count}, classes)",
-                fix="for regression and sequences use `verify`, which compares values",
-            )
-        broken = ~np.isfinite(values).all(axis=1)
+        if values.ndim < 2 or len(values) != count:
+            self._refuse_outputs(values, count)
+        broken = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if broken.any():
             raise self._error(
                 f"The {self.role} model {self.name!r} gives NaN or infinite outputs.",
@@ -176,6 +206,39 @@ class Subject:
                 fix="look at the inputs, or find the layer with `verify`",
             )
         return values
+
+    def _refuse_outputs(self, values: np.ndarray, count: int) -> None:
+        raise InvalidArgumentError(
+            f"The {self.role} model is no classifier of samples.",
+            received=f"outputs of shape {values.shape}",
+            expected=f"a score for each class, shape ({count}, classes)",
+            fix="for regression and sequences use `verify`, which compares values",
+        )
+
+
+def accuracy(subject: Any, inputs: Any, labels: Any) -> float:
+    """Returns the share of samples, pixels or steps that a classifier gets right.
+
+    One column of outputs is read as `trust` reads it: a logit, or a probability.
+
+    Args:
+        subject: a Keras model, an artifact or a `Runner`.
+        inputs: samples, as for `trust`.
+        labels: class numbers or one-hot rows, for each sample, pixel or step.
+
+    Raises:
+        InvalidArgumentError: if the outputs are no scores of classes, or the labels no
+            classes.
+
+    Example:
+
+    >>> layers = [keras.Input((1,)), keras.layers.Activation("sigmoid")]
+    >>> x = np.array([[-2.0], [1.0], [3.0], [4.0]])
+    >>> accuracy(keras.Sequential(layers), x, [0, 1, 0, 1])
+    0.75
+    """
+    judge = Subject(subject, "reported", inputs)
+    return judge.accuracy(columns_of(inputs, judge.runner.inputs), labels)
 
 
 def class_numbers(labels: Any, count: int, classes: int) -> np.ndarray:
@@ -188,7 +251,7 @@ def class_numbers(labels: Any, count: int, classes: int) -> np.ndarray:
         _refuse(
             "There are no labels.", "None", "class numbers, or rows that are one-hot"
         )
-    array = np.asarray(labels.numpy() if hasattr(labels, "numpy") else labels)
+    array = _array(labels)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.shape[1] == classes:
@@ -221,6 +284,16 @@ def class_numbers(labels: Any, count: int, classes: int) -> np.ndarray:
             f"whole numbers from 0 to {classes - 1}; for regression use `verify`",
         )
     return numbers
+
+
+def _array(labels: Any) -> np.ndarray:
+    if isinstance(labels, tuple | dict):
+        _refuse(
+            "Labels are not one array.",
+            f"a {type(labels).__name__} of {len(labels)}",
+            "class numbers, or rows that are one-hot",
+        )
+    return np.asarray(labels.numpy() if hasattr(labels, "numpy") else labels)
 
 
 def _refuse(problem: str, received: str, expected: str) -> None:

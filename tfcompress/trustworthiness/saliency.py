@@ -97,7 +97,7 @@ def _occlusion(
 
     Source: Zeiler & Fergus, "Visualizing and Understanding Convolutional Networks",
     2014, section 4.2. Parts are cells of a grid; the mean of all samples hides them,
-    or zero where inputs are integers.
+    or zero where inputs are integers, or no text where they are texts.
     """
     rows = np.arange(len(answers))
     whole = np.log(subject.probabilities(columns)[rows, answers] + 1e-12)
@@ -105,7 +105,8 @@ def _occlusion(
     for name, values in columns.items():
         # The mean of word numbers is no word; 0 pads, where anything does.
         hidable = name in pair.ranges
-        grey = values.mean(axis=0).astype(values.dtype) if hidable else 0
+        nothing = "" if values.dtype == object else 0
+        grey = values.mean(axis=0).astype(values.dtype) if hidable else nothing
         for cell in _cells(values):
             hidden = values.copy()
             hidden[cell] = np.broadcast_to(grey, values.shape)[cell]

@@ -161,7 +161,7 @@ def _changed(pair: Pair, examples: int) -> tuple[ChangedAnswer, ...]:
 
 def _notes(pair: Pair, attack: Any, drawn: int, explained: Any) -> Iterator[str]:
     if not pair.ranges:
-        yield "Inputs are integers, for which there is no corruption and no attack."
+        yield "Inputs are integers or texts, which have no corruption and no attack."
     elif attack is None:
         yield "Not attacked: the original has no gradient."
     elif attack.own is None:

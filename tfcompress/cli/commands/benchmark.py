@@ -38,7 +38,8 @@ def benchmark(
     if inputs is None:
         found = _random(described[0], taken)
     else:
-        found = only_inputs(read_data(inputs, described, pixels), taken, described[0])
+        data = read_data(inputs, described, pixels, taken)
+        found = only_inputs(data, taken, described[0])
     with working(f"{runs} calls of each"):
         results = measure(described, found, threads, runs, memory)
     lines = [str(result) for result in results]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from tfcompress.cli.inputs import (
     load_model,
     read_data,
 )
+from tfcompress.core.errors import InvalidArgumentError
 
 _LIMIT = "a number, '250 kB', or a share of the baseline's such as '25%'"
 
@@ -70,6 +71,7 @@ def compress(
     --max-bytes '250 kB' --max-metric-drop 0.01 --html report.html
     """
     import tfcompress
+    from tfcompress.exporters.publishing import check_writable
 
     import_modules(modules)
     budget = tfcompress.Budget(
@@ -82,6 +84,10 @@ def compress(
         trials, epochs, minutes, str(output), seed=seed, verbose=int(not as_json)
     )
     loaded = load_model(model, compiled=True)
+    # What could be refused after the search is tried before it.
+    for path in filter(None, (html, save_recipe)):
+        check_writable(path)
+    judged = () if test is None else _judged(test, loaded, pixels, html)
     name, _, direction = (metric or "").partition(":")
     result = tfcompress.compress(
         loaded,
@@ -98,11 +104,28 @@ def compress(
     if save_recipe is not None:
         result.recipe.save(save_recipe)
     if html is not None:
-        judged = () if test is None else labelled(read_data(test, [loaded], pixels))
         result.report(*judged).to_html(html)
         messages.print(f"The report is {html}", highlight=False)
     if not result.met:
         raise typer.Exit(FAILED)
+
+
+def _judged(
+    test: str, model: Any, pixels: str | None, html: Path | None
+) -> tuple[Any, Any]:
+    """Returns inputs and labels that trust can be measured on."""
+    from tfcompress.trustworthiness.pair import Pair
+    from tfcompress.trustworthiness.settings import TrustSettings
+
+    if html is None:
+        raise InvalidArgumentError(
+            "Data for trust are for the report.",
+            received="--test without --html",
+            expected="--html with a path for the report too",
+        )
+    inputs, labels = labelled(read_data(test, [model], pixels))
+    Pair(model, model, None, inputs, labels, TrustSettings())
+    return inputs, labels
 
 
 def _number(text: str | None) -> float | str | None:

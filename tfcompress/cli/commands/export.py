@@ -31,7 +31,7 @@ def export(
     calibration: Annotated[
         str | None, typer.Option(help=f"Typical inputs: {DATA_HELP}")
     ] = None,
-    samples: Annotated[int, typer.Option(help="How many of them.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
     option: Annotated[
         list[str], typer.Option(help="name=value of the format; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it)
@@ -45,9 +45,11 @@ def export(
     """
     import tfcompress
     from tfcompress.cli.commands.inspect import described
+    from tfcompress.exporters.base import get_exporter
 
     import_modules(modules)
     options = dict(map(named_value, option))
+    get_exporter(format).with_options(options)  # refused before the work
     loaded = load_model(model)
     if scheme is not None and calibration is None:
         raise InvalidArgumentError(
@@ -56,7 +58,7 @@ def export(
             expected=f"--calibration with {DATA_HELP}",
         )
     if scheme is not None:
-        data = read_data(str(calibration), [loaded], pixels)
+        data = read_data(str(calibration), [loaded], pixels, samples)
         typical = only_inputs(data, samples, loaded)
         with working("Calibrating"):
             loaded = tfcompress.calibrate(loaded, typical, scheme)

@@ -57,25 +57,27 @@ def report(
     Example: tfcompress report m.keras m.tflite --data test.npz --html report.html
     """
     import tfcompress
+    from tfcompress.exporters.publishing import check_writable
+    from tfcompress.trustworthiness import TrustThresholds
 
     import_modules(modules)
-    limits = {name: float(value) for name, value in map(named_value, require)}
-    if limits and (data is None or not trust):
+    limits = TrustThresholds.of(dict(map(_limit, require)))
+    if require and (data is None or not trust):
         raise InvalidArgumentError(
             "Limits of trust need data.",
             received=f"--require {require[0]} without --data",
             expected="--data, and not --no-trust",
         )
+    for file in filter(None, (html, png)):
+        check_writable(file)
     subjects = [load_subject(path) for path in (baseline, *artifacts)]
     given: dict[str, Any] = {"packed": packed}
     if data is not None:
         inputs, labels = labelled(read_data(data, subjects, pixels))
         with working("Comparing answers"):
             if trust:
-                given["trust"] = tfcompress.trust(
-                    subjects[0], subjects[-1], inputs, labels, limits
-                )
-        given["evaluate"] = lambda predict: _accuracy(predict(inputs), labels)
+                given["trust"] = _trust(subjects, inputs, labels, limits)
+            given["evaluate"] = _evaluate(subjects[0], inputs, labels)
         given["latency_inputs"] = inputs
     with working("Measuring"):
         made = tfcompress.report(*subjects, **given)
@@ -88,9 +90,38 @@ def report(
         raise typer.Exit(FAILED)
 
 
-def _accuracy(outputs: Any, labels: Any) -> float:
-    import numpy as np
+def _limit(text: str) -> tuple[str, float]:
+    name, value = named_value(text)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidArgumentError(
+            "A limit of trust is no number.",
+            received=f"--require {text}",
+            expected="name=number, such as --require min_agreement=0.98",
+        )
+    return name, value
 
-    labels = np.asarray(labels)
-    labels = labels.argmax(-1) if labels.ndim > 1 and labels.shape[-1] > 1 else labels
-    return float(np.mean(np.argmax(outputs, -1) == labels.reshape(-1)))
+
+def _trust(subjects: list[Any], inputs: Any, labels: Any, limits: Any) -> Any:
+    import tfcompress
+
+    try:
+        return tfcompress.trust(subjects[0], subjects[-1], inputs, labels, limits)
+    except InvalidArgumentError as error:
+        # It is measured unless told otherwise, also of what it is not made for.
+        raise InvalidArgumentError(f"{error} --no-trust leaves trust out.") from error
+
+
+def _evaluate(baseline: Any, inputs: Any, labels: Any) -> Any:
+    """Returns what gives the accuracy of a row; None, and a message, if there is none.
+
+    Whether labels are classes does not differ from row to row: the baseline says it.
+    """
+    from tfcompress.trustworthiness.predictions import accuracy
+
+    try:
+        accuracy(baseline, inputs, labels)
+    except InvalidArgumentError as error:
+        text = f"No accuracy: {error}"
+        messages.print(text, markup=False, highlight=False, soft_wrap=True)
+        return None
+    return lambda predict: accuracy(predict, inputs, labels)

@@ -22,7 +22,7 @@ def verify(
     artifact: Annotated[Path, typer.Argument(help="What was exported.")],
     reference: Annotated[Path, typer.Argument(help="The model it should equal.")],
     inputs: Annotated[str, typer.Option(help=f"Real inputs: {DATA_HELP}")],
-    samples: Annotated[int, typer.Option(help="How many of them.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
     max_abs_error: Annotated[
         float | None, typer.Option(help="None: a step of integers, 1e-5 of floats.")
     ] = None,
@@ -44,7 +44,8 @@ def verify(
 
     import_modules(modules)
     expected = load_subject(reference)
-    found = only_inputs(read_data(inputs, [expected], pixels), samples, expected)
+    data = read_data(inputs, [expected], pixels, samples)
+    found = only_inputs(data, samples, expected)
     with working("Running both"):
         result = compare(
             artifact,
