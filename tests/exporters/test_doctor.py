@@ -53,6 +53,11 @@ def test_a_model_that_fits(target):
         assert diagnosis.integer_coverage == 1.0
 
 
+def test_what_no_table_tells_is_said():
+    assert "pass trial=True" in str(doctor(convolutional(), "micro", "w8a8", False))
+    assert not doctor(convolutional(), "tflite", "w8a8", False).findings
+
+
 def test_layers_that_stay_in_float_are_named_with_a_fix():
     inputs = keras.Input((8, 8, 8, 1), name="volume")
     x = layers.Conv3D(2, 3, name="conv3d")(inputs)

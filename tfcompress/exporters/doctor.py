@@ -162,6 +162,8 @@ def doctor(
             findings += _of_operators(artifact, exporter.limits, planned, findings)
         except CompressionError as error:
             findings.append(_of_error(error, exporter.limits))
+    if not trial and exporter.limits.operators:
+        findings.append(_of_unknown_operators(exporter.limits))
     findings.sort(key=lambda finding: finding.severity)
     return Diagnosis(format, exporter.limits.runtime, scheme, tuple(findings), coverage)
 
@@ -253,6 +255,16 @@ def _of_graph(model: keras.Model, limits: Limits) -> Iterator[Finding]:
             f"{limits.runtime} has no form of its operation {operation}",
             limits.missing[operation],
         )
+
+
+def _of_unknown_operators(limits: Limits) -> Finding:
+    return Finding(
+        "warning",
+        "",
+        "model",
+        f"{limits.runtime} has some of the operators only, which no table tells",
+        "pass trial=True",
+    )
 
 
 def _trial(
