@@ -8,7 +8,11 @@ import tfcompress
 from tests.quantization.conftest import as_numpy
 from tfcompress.layer_rules import macs
 from tfcompress.quantization.integer_linear import IntegerLinear
-from tfcompress.quantization.integer_sums import plain_arithmetic
+from tfcompress.quantization.integer_sums import (
+    IntegerSum,
+    SumScales,
+    plain_arithmetic,
+)
 
 L = keras.layers
 
@@ -141,6 +145,13 @@ def test_tiny_kernels_have_the_converters_smallest_scale(tmp_path):
     x = keras.Input((6,), name="x")
     tiny = L.Dense(8, kernel_initializer=keras.initializers.RandomNormal(0, 1e-7))
     equals_its_file(keras.Model(x, tiny(x)), samples, tmp_path / "m.tflite")
+
+
+def test_lookups_round_ties_away_from_zero():
+    # A random model had log(x) = -8.50000035 steps, of which float32 makes -8.5.
+    layer = IntegerSum(SumScales(None, 2.0, away=True), 0.5)
+    values = layer(np.float32([-4.25, 4.25, 0.2, -0.26])).numpy()
+    assert values.tolist() == [-4.5, 4.5, 0.0, -0.5]
 
 
 @pytest.mark.export

@@ -28,6 +28,7 @@ from tfcompress.quantization.integer_sums import (
     IntegerAdd,
     IntegerSum,
     SumScales,
+    lookup_scales,
     mean_scales,
 )
 from tfcompress.quantization.primitives import AddConstant
@@ -36,6 +37,8 @@ from tfcompress.quantization.storage import as_stored
 _AVERAGES = layers.AveragePooling1D | layers.AveragePooling2D
 _RESIZES = layers.UpSampling2D | layers.Resizing
 _LAST = "channels_last"
+# Kernels of LiteRT's own, of which XNNPACK has no integer form.
+_LOOKED_UP = ("exponential", "gelu", "log")
 
 
 def with_integer_sums(graph: Graph) -> Graph:
@@ -188,8 +191,8 @@ def _as_integer_add(node: Node, step: float, producers: dict[Tensor, Node]) -> N
 def _sum_scales(
     node: Node, rounding: FakeQuantize, producers: dict[Tensor, Node]
 ) -> SumScales | None:
-    """Returns the scales of a product, a mean or a ReLU on its own; `None` where no
-    integers are given.
+    """Returns the scales of a product, a mean, a lookup or a ReLU on its own; `None`
+    where no integers are given.
     """
     operation = node.operation
     if getattr(operation, "data_format", "channels_last") == "channels_first":
@@ -211,6 +214,8 @@ def _sum_scales(
     if activation_name(operation) in ("relu", "relu6"):
         ratio = np.float32(given[0].step()) / np.float32(rounding.step())
         return SumScales(given[0].step(), float(ratio), fixed_point=True)
+    if activation_name(operation) in _LOOKED_UP:
+        return lookup_scales(rounding)
     means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
     read, made = node.inputs[0].shape[1:], node.output.shape[1:]
     if (isinstance(operation, means) or kind == "Mean") and None not in read:

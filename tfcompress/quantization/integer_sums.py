@@ -121,6 +121,7 @@ class SumScales:
         zero_point: of the output, if it is in the bias.
         fixed_point: whether the kernel multiplies integers by an integer of 31 bits,
             as `in_fixed_point` does.
+        away: whether ties go away from zero.
     """
 
     sum_step: float | None
@@ -129,6 +130,20 @@ class SumScales:
     bias: float = 0.0
     zero_point: int = 0
     fixed_point: bool = False
+    away: bool = False
+
+
+def lookup_scales(made: Any) -> SumScales:
+    """Returns the scales of a function that is looked up.
+
+    Source: LiteRT's `LUTPopulate`, `q = round(f(x) * (1 / s_out))` in float32, with
+    ties away from zero.
+
+    Args:
+        made: the `FakeQuantize` after it.
+    """
+    factor = np.float32(1) / np.float32(made.step())
+    return SumScales(None, float(factor), away=True)
 
 
 def mean_scales(given: Any, made: Any, count: int) -> SumScales:
@@ -191,6 +206,10 @@ class IntegerSum(keras.layers.Layer):
             integers = ops.cast(ops.round(exact) + scales.offset, "float32")
         if scales.fixed_point:
             rounded = in_fixed_point(ops.cast(integers, "float64"), scales.factor)
+            return ops.cast(rounded, "float32") * np.float32(self.step)
+        if scales.away:
+            exact = ops.cast(integers * np.float32(scales.factor), "float64")
+            rounded = ops.sign(exact) * ops.floor(ops.abs(exact) + 0.5)
             return ops.cast(rounded, "float32") * np.float32(self.step)
         return rescaled(
             integers, scales.factor, self.step, scales.bias, scales.zero_point
