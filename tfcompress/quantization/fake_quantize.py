@@ -17,7 +17,7 @@ from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
 from tfcompress.quantization.grids import Grid
-from tfcompress.quantization.integer_sums import is_plain
+from tfcompress.quantization.integer_sums import half_away, is_plain
 from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
 
@@ -237,8 +237,7 @@ class FakeQuantize(keras.layers.Layer):
         if self.is_wide:
             # LiteRT's own kernels round ties away from zero.
             exact = ops.cast(inputs, "float64") / ops.cast(step, "float64")
-            away = ops.sign(exact) * ops.floor(ops.abs(exact) + 0.5)
-            integers = ops.cast(away, "float32")
+            integers = ops.cast(half_away(exact), "float32")
             smallest = smallest - 1  # which 16 bits hold, though converters go without
         else:
             integers = ops.round(inputs / step)

@@ -80,6 +80,15 @@ def rescaled(
     return (ops.round(scaled) - zero_point) * np.float32(step)
 
 
+def half_away(numbers: Any) -> Any:
+    """Returns whole numbers, with ties away from zero.
+
+    >>> half_away(ops.array([-2.5, 0.5, 1.4])).numpy().tolist()
+    [-3.0, 1.0, 1.0]
+    """
+    return ops.sign(numbers) * ops.floor(ops.abs(numbers) + 0.5)
+
+
 def in_fixed_point(integers: Any, factor: float) -> Any:
     """Returns whole numbers times a factor, as TensorFlow Lite's own kernels round it.
 
@@ -103,7 +112,7 @@ def in_fixed_point(integers: Any, factor: float) -> Any:
     first = ops.floor(integers * (2.0 ** max(exponent, 0) * multiplier) + 0.5)
     if exponent >= 0:
         return first
-    return ops.sign(first) * ops.floor(ops.abs(first) * 2.0**exponent + 0.5)
+    return half_away(first * 2.0**exponent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,8 +218,7 @@ class IntegerSum(keras.layers.Layer):
             return ops.cast(rounded, "float32") * np.float32(self.step)
         if scales.away:
             exact = ops.cast(integers * np.float32(scales.factor), "float64")
-            rounded = ops.sign(exact) * ops.floor(ops.abs(exact) + 0.5)
-            return ops.cast(rounded, "float32") * np.float32(self.step)
+            return ops.cast(half_away(exact), "float32") * np.float32(self.step)
         return rescaled(
             integers, scales.factor, self.step, scales.bias, scales.zero_point
         )
