@@ -62,8 +62,7 @@ def l2_normalize(x: Any, axis: Any = None, epsilon: float = 1e-12) -> Any:
 
 
 def matmul(a: Any, b: Any, transpose_a: bool = False, transpose_b: bool = False) -> Any:
-    like = a if has_tensor(a) else b
-    a, b = array_of(a, like), array_of(b, like)
+    a, b = arrays_of(a, b)
     a = ops.swapaxes(a, -1, -2) if transpose_a else a
     return ops.matmul(a, ops.swapaxes(b, -1, -2) if transpose_b else b)
 
@@ -142,8 +141,7 @@ def split(value: Any, num_or_size_splits: Any, axis: int = 0, num: Any = None) -
 
 
 def where(condition: Any, x: Any, y: Any) -> Any:
-    like = x if has_tensor(x) else y
-    return ops.where(condition, array_of(x, like), array_of(y, like))
+    return ops.where(condition, *arrays_of(x, y))
 
 
 def stack(values: Any, axis: int = 0) -> Any:
@@ -346,13 +344,18 @@ def array_of(value: Any, like: Any = None) -> Any:
     return array.astype("float32") if array.dtype == "float64" else array
 
 
+def arrays_of(x: Any, y: Any) -> tuple[Any, Any]:
+    """Returns both, lists of numbers as arrays of the type of the tensor beside."""
+    like = x if has_tensor(x) else y if has_tensor(y) else None
+    return array_of(x, like), array_of(y, like)
+
+
 def binary(function: Callable, of_numbers: Callable | None = None) -> Callable:
     """Returns a function of two tensors, which may be one of two numbers as well."""
 
     def call(x: Any, y: Any) -> Any:
-        like = x if has_tensor(x) else y if has_tensor(y) else None
-        chosen = function if like is not None else of_numbers or function
-        return chosen(array_of(x, like), array_of(y, like))
+        chosen = function if has_tensor((x, y)) else of_numbers or function
+        return chosen(*arrays_of(x, y))
 
     return call
 
