@@ -22,6 +22,9 @@ from tfcompress.core.errors import (
     UnsupportedLayerError,
     VerificationError,
 )
+from tfcompress.core.keras_2 import (
+    hard_sigmoid_of_keras_2 as _hard_sigmoid_of_keras_2,  # noqa: F401
+)
 from tfcompress.core.workers import is_chief
 from tfcompress.distillation import (
     BoostedTrees,
@@ -49,9 +52,6 @@ from tfcompress.exporters import (
     load,
 )
 from tfcompress.finalization import finalize
-from tfcompress.interop.rebuilding import (  # of saved models from Keras 2
-    hard_sigmoid_of_keras_2 as _hard_sigmoid_of_keras_2,  # noqa: F401
-)
 from tfcompress.layer_rules import (
     Kernel,
     LayerRule,

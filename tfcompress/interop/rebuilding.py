@@ -9,10 +9,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from tfcompress.core.errors import UnsupportedLayerError, one_line
-from tfcompress.core.registry import PACKAGE
+from tfcompress.core.keras_2 import hard_sigmoid_of_keras_2
 from tfcompress.interop.operations import call_operation
 from tfcompress.interop.sizes import Sizes
 
@@ -29,22 +28,6 @@ _GONE = frozenset(
 )
 # Arguments of Keras 2 that have another name.
 _RENAMED = {"LeakyReLU": {"alpha": "negative_slope"}}
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-def hard_sigmoid_of_keras_2(x: Any) -> Any:
-    """Returns `0.2 x + 0.5`, cut off at 0 and 1, which Keras 2 calls hard_sigmoid.
-
-    When to use: in models of Keras 2. The hard_sigmoid of Keras 3 is `x / 6 + 0.5`.
-
-    Example:
-
-    >>> hard_sigmoid_of_keras_2(ops.array([-3.0, 0.0, 9.0])).numpy().tolist()
-    [0.0, 0.5, 1.0]
-    """
-    return ops.clip(0.2 * x + 0.5, 0.0, 1.0)
-
-
 # Activations of Keras 2 that compute something else in Keras 3.
 _ACTIVATIONS = {"hard_sigmoid": hard_sigmoid_of_keras_2}
 
