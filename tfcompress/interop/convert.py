@@ -34,7 +34,8 @@ def from_tf_keras(model: Any) -> keras.Model:
 
     Returns:
         A Functional or Sequential model, whose outputs equal the old model's: both
-        are run on two random samples before it is returned.
+        are run on two random samples before it is returned, if Keras 2 can run on
+        such.
 
     Raises:
         ArtifactError: if the file is damaged, holds no layers (a subclassed model, a
