@@ -62,6 +62,26 @@ def test_words_keep_their_shape(width, tmp_path):
     np.testing.assert_allclose(tfcompress.load(artifact.path)(words), wanted, atol=1e-6)
 
 
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("mode", ["one_hot", "multi_hot", "count", "padded"])
+def test_encodings_of_words(mode, width, tmp_path, rng):
+    options = {"output_mode": mode}
+    if mode == "padded":
+        options = {"output_mode": "count", "max_tokens": 6, "pad_to_max_tokens": True}
+    inputs = keras.Input((width,), dtype="string", name="words")
+    x = layers.StringLookup(vocabulary=["a", "b", "c"], **options)(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(layers.Flatten()(x)))
+    words = rng.choice(["a", "c", "z"], (48, width))
+    assert tfcompress.doctor(model, "tflite", trial=False).deployable
+    final = tfcompress.finalize(tfcompress.calibrate(model, words))
+    for number, one in enumerate([model, final]):
+        artifact = tfcompress.export(one, tmp_path / f"{number}.tflite")
+        wanted = one.predict(ops.convert_to_tensor(words), verbose=0)
+        outputs = tfcompress.load(artifact.path)(words.astype(object))
+        np.testing.assert_allclose(outputs, wanted, atol=1e-6)
+
+
 def test_what_litert_has_no_form_for_is_named_before():
     inputs = keras.Input((2,), dtype="int64", name="numbers")
     x = layers.HashedCrossing(8, output_mode="one_hot", name="crossed")(

@@ -63,6 +63,9 @@ def test_a_relu_beside_others_reads_what_was_rounded(form, tmp_path, rng):
 TWICE = {
     "square of a convolution": lambda x: ops.square(layers.Conv1D(4, 2)(x)),
     "twice a convolution": lambda x: layers.Add()([layers.Conv1D(4, 2)(x)] * 2),
+    "square of the larger of two": lambda x: ops.square(
+        layers.DepthwiseConv1D(2, activation="leaky_relu")(x)
+    ),
     "square of a mean": lambda x: ops.square(layers.AveragePooling1D(2, 1)(x)),
     "square of attention": lambda x: ops.square(layers.MultiHeadAttention(2, 3)(x, x)),
     "square of a reshaping": lambda x: ops.square(

@@ -85,12 +85,32 @@ def _bent(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
 
 
 def _looked_up(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
-    """Looks words up, and keeps the shape, which the tables of LiteRT do not."""
+    """Looks words up, and keeps the shape, which the tables of LiteRT do not.
+
+    LiteRT counts no numbers in a row, so counts and encodings are comparisons.
+    """
     import tensorflow as tf
 
-    found = call(inputs)
-    sizes = found.shape[1:]
-    return found if None in sizes else tf.reshape(found, (-1, *sizes))
+    mode = layer.output_mode
+    # A word that is masked has a number of its own only where numbers are put out.
+    masks = layer.mask_token is not None
+    encodes = mode in ("one_hot", "multi_hot", "count") and not (masks or layer.sparse)
+    encodes = encodes and len(inputs.shape) > 1
+    try:
+        layer.output_mode = "int" if encodes else mode
+        looked_up = call(inputs)
+    finally:
+        layer.output_mode = mode
+    sizes = (inputs if encodes else looked_up).shape[1:]
+    if None not in sizes:
+        looked_up = tf.reshape(looked_up, (-1, *sizes))
+    if not encodes:
+        return looked_up
+    with tf.init_scope():  # tables are read outside the graph that is traced
+        size = layer.vocabulary_size()
+    size = layer.max_tokens if layer.pad_to_max_tokens else size
+    encoded = _one_hot(tf.cast(looked_up, tf.int32), size, mode)
+    return tf.cast(encoded, looked_up.dtype)
 
 
 def _looked_up_integers(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:

@@ -92,6 +92,7 @@ class TFLiteExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "LiteRT",
         activations=(8, 16),
+        text_inputs=True,
         missing=MISSING,
         layers={
             "AdaptiveAveragePooling3D": "has no kernel at all",

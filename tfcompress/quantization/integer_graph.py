@@ -229,7 +229,7 @@ def _with_a_copy(
     """
     tensor = node.inputs[0]
     rounding = producers.get(tensor)
-    while rounding is not None and flow(rounding) == "select":
+    while rounding is not None and _keeps_step(rounding):
         rounding = producers.get(rounding.inputs[0])
     if rounding is None or not isinstance(rounding.operation, FakeQuantize):
         return None
@@ -248,6 +248,11 @@ def _with_a_copy(
         return None
     args = ([tensor, copy],) if len(node.args) == 1 else (tensor, copy)
     return [*nodes, dataclasses.replace(node, args=args)]
+
+
+def _keeps_step(node: Node) -> bool:
+    larger_or_smaller = isinstance(node.operation, layers.Maximum | layers.Minimum)
+    return flow(node) == "select" or larger_or_smaller
 
 
 def _rounded_behind_ones(
