@@ -4,10 +4,9 @@
     git switch my-change && python benchmarks/same_as_before.py --against before.json
 
 For random models and those of the export tests it keeps digests of the outputs of
-`quantize_aware` after calibration, of `finalize`, and of the .tflite file; the
-multiply-accumulates, the groups of channels, what a pruned kernel keeps; and the text of
-each refusal. A change that only moves or renames code changes none of them. Processes
-are seeded, so that two runs of one tree give one file.
+`calibrate`, of `finalize` and of the .tflite file, the multiply-accumulates, the groups
+of channels, the coverage, and the text of each refusal. A change that only moves or
+renames code changes none of them; two runs of one tree give one file.
 """
 
 import argparse
