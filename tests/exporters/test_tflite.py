@@ -210,6 +210,21 @@ def test_mixed_precision_is_exported_as_float32(policy, folder):
     np.testing.assert_array_equal(model.predict(x, verbose=0), before)
 
 
+@pytest.mark.parametrize("format", ["tflite", "saved_model"])
+def test_outputs_of_16_bits_are_numbers(format, folder):
+    # NumPy takes bfloat16 for no number, and keeps none in its files.
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    inputs = keras.Input((8, 8, 3))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(4, 3, activation="relu")(inputs))
+    model = keras.Model(inputs, L.Dense(4)(x))
+    name = "outputs.tflite" if format == "tflite" else "outputs"
+    artifact = export(model, folder / name, format=format)
+    x = np.random.default_rng(0).normal(size=(9, 8, 8, 3)).astype("float32")
+    expected = keras.ops.cast(model.predict(x, verbose=0), "float32")
+    assert np.abs(load(artifact)(x) - expected).max() < 0.05
+
+
 def test_model_is_unchanged(folder):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -36,6 +36,15 @@ def is_array(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | bytes)
 
 
+def widened(array: np.ndarray) -> np.ndarray:
+    """Returns an array of bfloat16, to NumPy no number at all, as float32.
+
+    >>> widened(keras.ops.convert_to_numpy(keras.ops.ones((2,), "bfloat16"))).dtype
+    dtype('float32')
+    """
+    return array.astype("float32") if array.dtype.name == "bfloat16" else array
+
+
 def as_numpy(value: Any, name: str) -> np.ndarray:
     """Returns an array of any library as NumPy's; `name` is the input that it is for.
 
@@ -58,7 +67,7 @@ def as_numpy(value: Any, name: str) -> np.ndarray:
             expected="samples of one shape",
             fix="pad them to one length",
         )
-    return array
+    return widened(array)
 
 
 def fitted(value: Any, port: Port) -> np.ndarray:

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfcompress.core.arrays import widened
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.core.select import walk
@@ -163,7 +164,8 @@ def run(model: Any, structure: Any, arrays: list[np.ndarray]) -> list[np.ndarray
     tensors = [keras.ops.convert_to_tensor(array) for array in _plain(arrays)]
     with untouched(model):
         outputs = model(keras.tree.pack_sequence_as(structure, tensors), training=False)
-    return [keras.ops.convert_to_numpy(o) for o in keras.tree.flatten(outputs)]
+    flat = keras.tree.flatten(outputs)
+    return [widened(keras.ops.convert_to_numpy(output)) for output in flat]
 
 
 @contextlib.contextmanager

@@ -29,6 +29,10 @@ def answer(
         np.stack(column) if np.ndim(column[0]) == 0 else np.concatenate(column)
         for column in zip(*parts)
     ]
+    # NumPy's files hold no bfloat16.
+    outputs = [
+        o.astype("float32") if o.dtype.name == "bfloat16" else o for o in outputs
+    ]
     # `tfcompress.core.samples.texts` would bring Keras into this process.
     plain = [
         np.array([text.decode() for text in o.reshape(-1)], "U").reshape(o.shape)
