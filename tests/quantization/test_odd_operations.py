@@ -84,6 +84,33 @@ def test_a_tensor_that_is_read_twice_by_one_operation(form, tmp_path, rng):
     same(model, rng.normal(size=(64, 5, 6)).astype("float32"), tmp_path)
 
 
+FIRST = {"data_format": "channels_first"}
+CHANNELS_FIRST = {
+    "average": lambda: layers.AveragePooling2D(2, **FIRST),
+    "average over the border": lambda: layers.AveragePooling2D(
+        3, padding="same", **FIRST
+    ),
+    "bilinear": lambda: layers.UpSampling2D(2, interpolation="bilinear", **FIRST),
+    "depthwise": lambda: layers.DepthwiseConv2D(3, activation="relu", **FIRST),
+    "separable": lambda: layers.SeparableConv2D(5, 3, **FIRST),
+    "largest": lambda: layers.MaxPooling2D(2, **FIRST),
+    "mean": lambda: layers.GlobalAveragePooling2D(**FIRST),
+}
+
+
+@pytest.mark.sweep(4)
+@pytest.mark.parametrize("form", CHANNELS_FIRST)
+def test_channels_that_come_first(form, tmp_path, rng):
+    inputs = keras.Input((4, 8, 8), name="x")
+    x = layers.GlobalMaxPooling2D(**FIRST, keepdims=True)(inputs) + inputs
+    x = CHANNELS_FIRST[form]()(x)
+    model = keras.Model(inputs, layers.Dense(3, name="last")(layers.Flatten()(x)))
+    data = rng.normal(size=(32, 4, 8, 8)).astype("float32")
+    final = same(model, data, tmp_path)
+    eager = np.asarray(final(data))
+    np.testing.assert_array_equal(eager, final.predict(data, verbose=0))
+
+
 @pytest.mark.sweep(3)
 @pytest.mark.parametrize("odd", ODD)
 def test_files_are_equal(odd, tmp_path, rng):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 # `(operation, parts, *args, **kwargs) -> symbolic outputs`, or `None` where the
 # operation stays as it is. `args` are those of its call, tensors symbolic.
@@ -16,6 +17,8 @@ Expansion = Callable[..., Any]
 MASKED = -1e9
 
 _expansions: dict[type | str, Expansion] = {}
+# What layers have that move a window over their input.
+_WINDOWS = ("kernel_size", "pool_size", "interpolation")
 
 # Methods that a subclass may override and compute the same.
 _DESCRIBING = frozenset(
@@ -124,10 +127,26 @@ def _changed_methods(kind: type, known: type) -> set[str]:
     }
 
 
+def _is_of_keras(layer: keras.Layer) -> bool:
+    return type(layer).__module__.startswith("keras.")
+
+
+def _in_channels_last(layer: Any, parts: Parts, x: Any, **kwargs: Any) -> Any:
+    """Integer kernels have their channels last, and so have their exact sums."""
+    rank = len(x.shape)
+    config = {**layer.get_config(), "data_format": "channels_last"}
+    turned = parts.add(type(layer).from_config(config), layer.get_weights())
+    outputs = turned(ops.transpose(x, (0, *range(2, rank), 1)), **kwargs)
+    return ops.transpose(outputs, (0, rank - 1, *range(1, rank - 1)))
+
+
 def expansion_of(operation: Any) -> Expansion | None:
     """Returns how an operation is expanded, `None` if it is simple or unknown."""
     if not isinstance(operation, keras.Layer):
         return _expansions.get(type(operation).__name__)
+    windows = any(hasattr(operation, name) for name in _WINDOWS)
+    if windows and getattr(operation, "data_format", "") == "channels_first":
+        return _in_channels_last if _is_of_keras(operation) else None
     known: Any = None
     for known in type(operation).__mro__:
         if known in _expansions:
