@@ -28,6 +28,7 @@ from tfcompress.layer_rules import changes_nothing
 from tfcompress.quantization.casts import cast_of, is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integer_graph import integer_graph
+from tfcompress.quantization.small_numbers import warn_of_small_numbers
 
 _SAMPLES = 2
 # How far a finalized model may be off on average: in steps of a rounded output, or as
@@ -76,6 +77,7 @@ def finalize(model: keras.Model) -> keras.Model:
     graph = _without_training_layers(_without_normalized_kernels(graph))
     if quantized:
         _require_ranges(graph)
+        warn_of_small_numbers(model)
         graph = integer_graph(graph)
     made: dict[int, dict[str, Any]] = {}
 

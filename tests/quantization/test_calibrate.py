@@ -225,6 +225,35 @@ def test_data_that_are_all_zero_are_named(trained):
         calibrate(trained, np.zeros((8, 8, 8, 1), "float32"))
 
 
+def _two_layers():
+    keras.utils.set_random_seed(0)
+    hidden = layers.Dense(8, "relu", name="hidden")
+    return keras.Sequential(
+        [keras.Input((6,), name="volts"), hidden, layers.Dense(3, name="head")]
+    )
+
+
+def test_numbers_without_a_scale_are_told(rng):
+    # LiteRT's scales end at 1e-6 / 255: these inputs became one number, without a word.
+    data = rng.normal(size=(64, 6)).astype("float32")
+    calibrate(_two_layers(), 1e-5 * data)  # nothing is said
+    with pytest.warns(
+        CompressionWarning, match=r"no scale.*volts \(a range of [\d.]+e-08"
+    ):
+        aware = calibrate(_two_layers(), 1e-8 * data)
+    with pytest.warns(CompressionWarning, match="no scale.*volts"):
+        tfcompress.finalize(aware)
+    model = _two_layers()
+    model.get_layer("hidden").kernel.assign(1e-8 * model.get_layer("hidden").kernel)
+    with pytest.warns(CompressionWarning, match=r"hidden \(weights up to [\d.]+e-09"):
+        calibrate(model, data)
+
+
+def test_zeros_that_no_data_could_change_are_not_told(rng):
+    model = keras.Sequential([keras.Input((5, 4)), layers.GRU(3), layers.Dense(2)])
+    calibrate(model, rng.normal(size=(32, 5, 4)).astype("float32"))
+
+
 def test_what_kernels_cut_off_is_told(rng):
     # LiteRT's log_softmax ends at -15.9, whatever the model computes.
     model = keras.Sequential(

@@ -10,13 +10,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.eager import runs_at_once
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layer_rules import multiplies_nothing
-from tfcompress.quantization.grids import Grid
+from tfcompress.quantization.grids import Grid, checked_range
 from tfcompress.quantization.integer_sums import half_away, is_plain
 from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
@@ -132,8 +133,8 @@ class FakeQuantize(keras.layers.Layer):
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)
-        self.num_bits = num_bits
-        self.fixed_range = None if fixed_range is None else tuple(fixed_range)
+        self.num_bits = integer(num_bits, "`num_bits` of FakeQuantize.", 2, 16)
+        self.fixed_range = None if fixed_range is None else checked_range(fixed_range)
         self.nonnegative = nonnegative
         self.sites = sites
         self.momentum = momentum

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from tfcompress.core.errors import InvalidArgumentError
+
 # A range that is a single point has no scale.
-_SMALLEST_SPAN = 1e-5
+SMALLEST_SPAN = 1e-5
 # How far from a whole number of steps zero may be in a range that has been shifted.
 _ON_GRID = 1e-3
 
@@ -53,7 +55,7 @@ class Grid:
         if self.within is not None:
             low = ops.maximum(low, self.within[0])
             high = ops.minimum(high, self.within[1])
-        high = ops.maximum(high, low + _SMALLEST_SPAN)
+        high = ops.maximum(high, low + SMALLEST_SPAN)
         if self.is_wide:
             high = ops.maximum(high, -low)
             return -high, high
@@ -88,3 +90,18 @@ def _span_of(grid: Grid, ranges: bytes) -> tuple[float, float]:
     values = np.frombuffer(ranges, "float32").reshape(-1, 2)
     low, high = grid.span(ops.convert_to_tensor(values))
     return float(low), float(high)
+
+
+def checked_range(limits: Any) -> tuple[float, float]:
+    """Returns the two ends of a range, or raises."""
+    try:
+        low, high = (float(limit) for limit in limits)
+    except (TypeError, ValueError):
+        low, high = 0.0, -1.0
+    if not low <= high:
+        raise InvalidArgumentError(
+            "`fixed_range` of FakeQuantize is a range.",
+            received=repr(limits),
+            expected="(min, max), two numbers",
+        )
+    return low, high

@@ -16,7 +16,7 @@ FLOAT_ERROR, BYTE_ERROR = 1e-4, 0.501 / INT8
 # Below this, four bits save nothing, and any few numbers are on some coarse grid.
 _SMALLEST, _FEWEST_PER_CHANNEL = 32, 4
 # The converter's scales are no finer than this one's, however small all weights are.
-_SMALLEST_LARGEST_WEIGHT = 5e-7
+SMALLEST_LARGEST_WEIGHT = 5e-7
 
 
 def largest_integers(
@@ -61,7 +61,7 @@ def as_stored(
     others = tuple(a for a in range(kernel.ndim) if a not in output_axes)
     exact = kernel.astype("float64")
     largest = np.abs(exact).max(axis=others, keepdims=True)
-    smallest = np.where(largest > 0, _SMALLEST_LARGEST_WEIGHT, 0.0)
+    smallest = np.where(largest > 0, SMALLEST_LARGEST_WEIGHT, 0.0)
     step = np.maximum(largest, smallest) / integers
     if (integers == INT8).all() and _on_one_grid(exact, step.max()):
         # Rounded with one scale for all channels: it is stored with one as well.

@@ -10,11 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.data import Inputs, inputs_of
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError, one_line
 from tfcompress.core.graph import build, is_graph_model, trace
 from tfcompress.core.samples import untouched
-from tfcompress.core.select import Filters
+from tfcompress.core.select import Filters, walk
 from tfcompress.quantization.calibration.folding import (
     equalize,
     fold_batch_norms,
@@ -26,6 +27,7 @@ from tfcompress.quantization.fake_quantize import rounded_layer
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.scheme import Scheme
+from tfcompress.quantization.small_numbers import warn_of_small_numbers
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _BINS = 2048
@@ -91,12 +93,7 @@ def calibrate(
     True
     """
     chooser = observers.get(observer)
-    if rounding not in _ROUNDINGS:
-        raise InvalidArgumentError(
-            "Unknown `rounding`.",
-            received=repr(rounding),
-            expected=" or ".join(map(repr, _ROUNDINGS)),
-        )
+    one_of(rounding, "Unknown `rounding`.", _ROUNDINGS)
     known = is_graph_model(model) and model.built
     inputs = inputs_of(data, model) if known else None
     quantized = quantize_aware(model, scheme, filters)
@@ -118,7 +115,8 @@ def calibrate(
     _check_inputs(model, inputs)
     if not taps:
         return aware  # all of it stays in float, as has been said
-    _set_ranges(float_graph, taps, inputs, chooser)
+    _set_ranges(float_graph, taps, inputs, chooser, _names_of(model))
+    warn_of_small_numbers(aware)
     reference = build(float_graph)
     adaptive = rounding == "adaptive"
     round_kernels(aware, traced, reference, inputs, adaptive, correct_bias)
@@ -148,13 +146,25 @@ def _check_inputs(model: keras.Model, inputs: Inputs) -> None:
             wanted = [tuple(x.shape) for x in model.inputs]
             raise InvalidArgumentError(
                 f"Model '{model.name}' cannot run on the calibration data.",
-                received=f"a batch of shapes {shapes}",
-                expected=f"inputs of shapes {wanted}",
+                received=f"a batch of shapes {shapes}: {one_line(error)}",
+                expected=f"inputs of shapes {wanted}, and layers that run on this "
+                "machine",
             ) from error
         return
 
 
-def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> None:
+def _names_of(model: keras.Model) -> tuple[str, ...]:
+    """Returns the names of layers, operations and inputs that the user knows."""
+    known = [layer for _, layer in walk(model)]
+    models = [model, *filter(is_graph_model, known)]
+    named = [*known, *(i for one in models for i in one.inputs)]
+    named += [op for one in models for op in getattr(one, "operations", ())]
+    return tuple(one.name for one in named)
+
+
+def _set_ranges(
+    graph: Any, taps: list, data: Inputs, observer: Observer, known: tuple[str, ...]
+) -> None:
     """Gives every FakeQuantize the range that `observer` chooses."""
     outputs = [tensor for _, _, tensor in taps]
     probe = build(dataclasses.replace(graph, outputs=outputs))
@@ -193,7 +203,8 @@ def _set_ranges(graph: Any, taps: list, data: Inputs, observer: Observer) -> Non
             )
             if _is_one_step(counts[id(layer)], edges[id(layer)], (low, high)):
                 useless.append(f"{name} ({low:.3g} to {high:.3g})")
-        elif low == 0:
+        elif low == 0 and name.startswith(known):
+            # Others are zero by themselves: what a first step makes of no state.
             constant.append(name)
         layer.ranges.assign(np.tile([[low, high]], (layer.sites, 1)))
         layer.batches.assign(np.ones(layer.sites))

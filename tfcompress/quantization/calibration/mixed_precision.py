@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import integer, number
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import walk
@@ -59,12 +60,9 @@ def mixed_precision(
     >>> mixed_precision(model, x, max_bytes=600)
     {'^a$': 'w4a8', '^b$': 'w8a8'}
     """
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | float):
-        raise InvalidArgumentError(
-            "`max_bytes` must be a number of bytes.",
-            received=repr(max_bytes),
-            expected="a number such as 20_000",
-        )
+    problem = "`max_bytes` must be a number of bytes."
+    number(max_bytes, problem, "[-inf, inf]", "a number such as 20_000")
+    integer(samples, "`samples` is a number of inputs.", low=1)
     aware = calibrate(model, data, correct_bias=False)
     groups = _layers_by_path(model, aware)
     sizes = {path: _bytes(layers) for path, layers in groups.items()}

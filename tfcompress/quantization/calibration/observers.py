@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import number
 from tfcompress.core.registry import Registry
 
 
@@ -82,13 +82,12 @@ class PercentileObserver(Observer):
     """
 
     def __init__(self, percentile: float = 99.99):
-        if isinstance(percentile, bool) or not 50 < percentile <= 100:
-            raise InvalidArgumentError(
-                "`percentile` is a share of the values, in per cent.",
-                received=repr(percentile),
-                expected="a number above 50, up to 100",
-            )
-        self.percentile = float(percentile)
+        self.percentile = number(
+            percentile,
+            "`percentile` is a share of the values, in per cent.",
+            "(50, 100]",
+            "a number above 50, up to 100",
+        )
 
     def range_of(
         self, counts: np.ndarray, edges: np.ndarray, num_bits: int
