@@ -1,5 +1,7 @@
 """What stays in float is computed in float by the file as well, and exactly."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -22,6 +24,17 @@ def _floor(x):
 def _difference_of_a_jump(x):
     bent = ops.gelu(x)
     return layers.Subtract(name="rest")([bent, ops.floor(bent)])
+
+
+def test_masks_pass_a_border_without_a_word(rng):
+    inputs = keras.Input((5, 4), name="x")
+    x = layers.LSTM(3)(layers.Masking(name="masking")(inputs))
+    data = rng.normal(size=(16, 5, 4)).astype("float32")
+    data[:, 3:] = 0.0
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tfcompress.finalize(tfcompress.calibrate(keras.Model(inputs, x), data))
+    assert not [w for w in told if "mask information" in str(w.message)]
 
 
 ISLANDS = {

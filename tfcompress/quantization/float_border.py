@@ -34,9 +34,16 @@ class FloatBorder(keras.layers.Layer):
     [[1.5, -2.0]]
     """
 
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """Gives on no mask: in a quantized model masks are tensors of the graph."""
+
     def call(self, inputs: Any) -> Any:
         if not is_plain():
-            return shaken(inputs)
+            return shaken(ops.copy(inputs))  # which has no mask of Keras
         return ops.cast(ops.cast(inputs, "float64"), inputs.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
