@@ -213,6 +213,13 @@ def test_another_teacher_is_found_out(batches, tmp_path):
         cache_teacher(teacher, batches, tmp_path)
 
 
+def test_a_distiller_with_another_teacher_is_found_out(batches, tmp_path):
+    cached = cache_teacher(dense_model(6, 1), batches, tmp_path).shuffle(9).repeat(2)
+    fitted(dense_model(6, 1), cached, "soft_labels")  # as good as the same
+    with pytest.raises(InvalidArgumentError, match="outputs of another teacher"):
+        fitted(dense_model(6, 2), cached, "soft_labels")
+
+
 def test_other_layers_and_dtypes_are_found_out(batches, tmp_path):
     teacher = dense_model(6)
     cache_teacher(teacher, batches, tmp_path)
@@ -266,6 +273,8 @@ def test_full_disk(batches, tmp_path, monkeypatch):
         (lambda d: d.take(0), {}, "is empty"),
         (lambda d: list(d), {}, "Only a tf.data.Dataset"),
         (lambda d: d, {"dtype": "int8"}, "'float16' or 'float32'"),
+        (lambda d: d.unbatch(), {}, r"single samples.*\(4,\).*batch\(128\)"),
+        (lambda d: d, {"layers": "hidden"}, "a list of names"),
         (
             lambda d: d.map(lambda x, y, w: (x * 1e6, y, w)),
             {},

@@ -150,6 +150,37 @@ def test_bad_trees(kwargs, message):
         SoftDecisionTree(**{"depth": 2, "num_classes": 3, **kwargs})
 
 
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda tree: SoftDecisionTree(2, 3).rules(), "asks no questions yet.*fit it"),
+        (lambda tree: SoftDecisionTree(2, 3).path(np.zeros(4)), "no questions yet"),
+        (lambda tree: tree.path(np.zeros((5, 2, 2))), r"20 numbers.*4 numbers.*x\[0\]"),
+        (lambda tree: tree.rules(["a", "b"]), "`feature_names`.*2 names.*4 names"),
+        (lambda tree: tree.rules(class_names="ab"), "`class_names`.*2 names.*3 names"),
+    ],
+)
+def test_bad_questions_to_a_tree(ask, message, tree):
+    with pytest.raises(InvalidArgumentError, match=message):
+        ask(tree)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x * np.nan, "NaN or infinity"),
+        (lambda x: x[:0], "no samples"),
+        (lambda x: x[:, :3], "Input 'x' has the wrong shape"),
+    ],
+)
+def test_bad_data_for_boosted_trees(spoil, message):
+    pytest.importorskip("sklearn")
+    inputs = keras.Input((4,), name="x")
+    teacher = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    with pytest.raises(InvalidArgumentError, match=message):
+        distill_into_trees(teacher, spoil(np.ones((8, 4), "float32")))
+
+
 def test_boosted_trees_answer_like_the_teacher(rng, tmp_path):
     pytest.importorskip("sklearn")
     x = rng.normal(size=(300, 2, 2)).astype("float32")

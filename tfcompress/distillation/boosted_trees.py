@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.data import columns_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
-from tfcompress.distillation.validation import check_teacher_is_finite
+from tfcompress.distillation.validation import check_is_model, check_teacher_is_finite
 
 
 class BoostedTrees:
@@ -92,7 +93,8 @@ def distill_into_trees(
 
     Raises:
         InvalidArgumentError: if scikit-learn is missing, for a teacher with NaN
-            weights or with outputs of another shape.
+            weights or with outputs of another shape, for inputs that are none, do
+            not fit the teacher or are no finite numbers.
 
     Example:
 
@@ -109,7 +111,9 @@ def distill_into_trees(
             "Boosted trees are those of scikit-learn, which is not installed.",
             fix="pip install 'tfcompress[trees]'",
         ) from error
+    check_is_model(teacher)
     check_teacher_is_finite(teacher)
+    x = _checked(x, teacher)
     answers = teacher.predict(x, batch_size=batch_size, verbose=0)
     if not isinstance(answers, np.ndarray) or answers.ndim != 2:
         raise InvalidArgumentError(
@@ -121,6 +125,27 @@ def distill_into_trees(
     inputs = _flat(x)
     model.fit(inputs, answers)
     return BoostedTrees(model, float(model.score(inputs, answers)))
+
+
+def _checked(x: Any, teacher: keras.Model) -> np.ndarray:
+    """Returns the one input that trees and teacher can learn from."""
+    ports = getattr(teacher, "inputs", None)
+    if ports is not None and len(ports) != 1:
+        raise InvalidArgumentError(
+            "Trees can learn from a teacher with one input.",
+            received=", ".join(port.name for port in ports),
+            expected="one input",
+        )
+    if ports is not None:
+        (x,) = columns_of(x, ports, "x").values()
+    array = np.asarray(x)
+    if not len(array) or not np.isfinite(_flat(array)).all():
+        raise InvalidArgumentError(
+            f"Trees cannot be fitted to these inputs of teacher '{teacher.name}'.",
+            received="no samples" if not len(array) else "NaN or infinity in `x`",
+            expected="an array of finite numbers, samples along the first axis",
+        )
+    return array
 
 
 def _flat(x: Any) -> np.ndarray:

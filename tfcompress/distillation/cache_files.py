@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.core.arguments import path_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 
 VERSION = 2
@@ -69,7 +70,7 @@ class CacheFiles:
     """
 
     def __init__(self, path: str | os.PathLike, identity: dict[str, Any]):
-        self.path = Path(path)
+        self.path = path_of(path, "path")
         self._header: dict[str, Any] = {
             "version": VERSION,
             "identity": identity,
@@ -80,9 +81,12 @@ class CacheFiles:
         }
         if (self.path / HEADER).exists():
             self._open(identity)
-        elif self.path.exists() and any(self.path.iterdir()):
+        elif self.path.exists() and not (
+            self.path.is_dir() and not any(self.path.iterdir())
+        ):
             raise ArtifactError(
-                "This directory is not a teacher cache.",
+                f"This {'directory' if self.path.is_dir() else 'file'} is not a "
+                "teacher cache.",
                 received=str(self.path),
                 expected="a new path, an empty directory, or a cache made before",
             )

@@ -13,7 +13,11 @@ from keras import ops
 from tfcompress.core.registry import PACKAGE
 from tfcompress.distillation import validation
 from tfcompress.distillation.features import Recorder, layer_names, names_in, pick
-from tfcompress.distillation.teacher_cache import ask_teacher, split_cached
+from tfcompress.distillation.teacher_cache import (
+    ask_teacher,
+    split_cached,
+    teacher_fingerprint,
+)
 from tfcompress.distillation.terms import LogitsDistillation, distillation_term
 from tfcompress.distillation.weighting import STEP, now
 
@@ -24,6 +28,7 @@ class _Frozen:
 
     teacher: Any
     preprocessing: Any
+    fingerprint: str = ""
 
 
 @dataclasses.dataclass
@@ -183,6 +188,8 @@ class Distiller(keras.Model):
     def make_train_function(self, force: bool = False) -> Any:
         # Every fit comes through here, after weights were loaded and before a step.
         validation.check_teacher_is_finite(self.teacher)
+        if self.teacher is not None:
+            self._frozen.fingerprint = teacher_fingerprint(self.teacher)
         return super().make_train_function(force=force)
 
     def train_step(self, data: Any) -> Any:
@@ -190,7 +197,13 @@ class Distiller(keras.Model):
         if self.student_loss_weight == 1.0:
             return super().train_step(data)
         # Before the gradient tape opens: nothing of the teacher is recorded.
-        token = _STEP.set(_Step(self, cached or self._ask_teacher(x)))
+        if cached is not None:
+            frozen = self._frozen
+            validation.check_cached(
+                cached.fingerprint, frozen.teacher, frozen.fingerprint
+            )
+        answers = self._ask_teacher(x) if cached is None else cached[:2]
+        token = _STEP.set(_Step(self, answers))
         try:
             return super().train_step(data)
         finally:

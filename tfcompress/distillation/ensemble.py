@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 
@@ -69,10 +70,7 @@ class TeacherEnsemble(keras.Model):
                 received=repr(weights),
                 expected="numbers >= 0, not all of them 0",
             )
-        if mode not in ("mean", "sample"):
-            raise InvalidArgumentError(
-                "Wrong mode.", received=repr(mode), expected="'mean' or 'sample'"
-            )
+        one_of(mode, "Wrong mode.", ("mean", "sample"))
         self.teachers = list(teachers)
         self.weights_of_teachers = [w / sum(weights) for w in weights]
         self.mode = mode

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.cache_files import (
     CacheFiles,
@@ -20,10 +21,20 @@ from tfcompress.distillation.cache_files import (
     fingerprint,
 )
 from tfcompress.distillation.features import Recorder
-from tfcompress.distillation.validation import check_teacher_is_finite
+from tfcompress.distillation.validation import check_is_model, check_teacher_is_finite
 
-INPUTS, OUTPUTS, LAYERS = "inputs", "teacher_outputs", "teacher_layers"
+# The fingerprint of the teacher is part of a name, which no transformation of the data
+# set can lose, and costs no batch anything.
+INPUTS, OUTPUTS, LAYERS = "inputs", "teacher_outputs", "teacher_layers_of_"
 _COMMIT_EVERY = 50  # batches
+
+
+class CachedAnswers(NamedTuple):
+    """What a teacher said about a batch, and which teacher it was."""
+
+    outputs: Any
+    features: dict[str, Any]
+    fingerprint: str
 
 
 def cache_teacher(
@@ -87,16 +98,22 @@ def cache_teacher(
     """
     import tensorflow as tf
 
-    if dtype not in ("float16", "float32"):
+    one_of(dtype, "Wrong dtype.", ("float16", "float32"))
+    check_is_model(teacher)
+    if isinstance(layers, str) or not isinstance(layers, Sequence):
         raise InvalidArgumentError(
-            "Wrong dtype.", received=repr(dtype), expected="'float16' or 'float32'"
+            "`layers` names layers of the teacher.",
+            received=repr(layers),
+            expected="a list of names",
         )
     _check_dataset(dataset)
+    if teacher_preprocessing is None:
+        _check_batched(dataset, teacher)
     check_teacher_is_finite(teacher)
     files = CacheFiles(
         path,
         {
-            "teacher": _teacher_fingerprint(teacher, teacher_preprocessing),
+            "teacher": teacher_fingerprint(teacher, teacher_preprocessing),
             "layers": list(layers),
             "dtype": dtype,
         },
@@ -113,7 +130,7 @@ def cache_teacher(
         lambda t: tf.TensorSpec((None, *t.shape[1:]), tf.float32),
         ask.get_concrete_function().structured_outputs,
     )
-    return _attach(files, dataset, structure)
+    return _attach(files, dataset, structure, teacher_fingerprint(teacher))
 
 
 def ask_teacher(recorder: Recorder, preprocess: Any, x: Any) -> tuple[Any, dict]:
@@ -126,10 +143,13 @@ def ask_teacher(recorder: Recorder, preprocess: Any, x: Any) -> tuple[Any, dict]
     return keras.tree.map_structure(keras.ops.stop_gradient, answers)
 
 
-def split_cached(x: Any) -> tuple[Any, Any]:
+def split_cached(x: Any) -> tuple[Any, CachedAnswers | None]:
     """Returns the student's input, and what the teacher said if it is there."""
-    if isinstance(x, dict) and set(x) == {INPUTS, OUTPUTS, LAYERS}:
-        return x[INPUTS], (x[OUTPUTS], x[LAYERS])
+    if isinstance(x, dict) and len(x) == 3 and {INPUTS, OUTPUTS} <= set(x):
+        (key,) = set(x) - {INPUTS, OUTPUTS}
+        if isinstance(key, str) and key.startswith(LAYERS):
+            fingerprint = key.removeprefix(LAYERS)
+            return x[INPUTS], CachedAnswers(x[OUTPUTS], x[key], fingerprint)
     return x, None
 
 
@@ -185,6 +205,20 @@ def _check_dataset(dataset: Any) -> None:
         _refuse_order("different batches in two iterations")
 
 
+def _check_batched(dataset: Any, teacher: Any) -> None:
+    """Raises if samples have fewer axes than the teacher's inputs."""
+    ports = getattr(teacher, "inputs", None) or []
+    shapes = [t.shape for t in keras.tree.flatten(_inputs(dataset.element_spec))]
+    for port, shape in zip(ports, shapes):
+        if shape.rank is not None and shape.rank == len(port.shape) - 1:
+            raise InvalidArgumentError(
+                "The data set gives single samples, and the teacher takes batches.",
+                received=f"{tuple(shape)} for input '{port.name}'",
+                expected=f"{tuple(port.shape)}",
+                fix="call batch(128) on the data set",
+            )
+
+
 def _refuse_order(received: str) -> None:
     raise InvalidArgumentError(
         "The data set is shuffled or augmented at random before the teacher's outputs "
@@ -200,7 +234,8 @@ def _checksum(x: Any) -> int:
     return checksum_of_input([np.asarray(array) for array in keras.tree.flatten(x)])
 
 
-def _teacher_fingerprint(teacher: Any, preprocessing: Any) -> str:
+def teacher_fingerprint(teacher: Any, preprocessing: Any = None) -> str:
+    """Returns a short text that tells teachers, with their preprocessing, apart."""
     extra = ""
     if isinstance(preprocessing, keras.Layer):
         extra = str(sorted(preprocessing.get_config().items(), key=str))
@@ -247,7 +282,7 @@ def _fill(
     files.commit(complete=True)
 
 
-def _attach(files: CacheFiles, dataset: Any, structure: Any) -> Any:
+def _attach(files: CacheFiles, dataset: Any, structure: Any, teacher: str) -> Any:
     import tensorflow as tf
 
     arrays = files.open_arrays()
@@ -270,7 +305,7 @@ def _attach(files: CacheFiles, dataset: Any, structure: Any) -> Any:
         x, *rest = batch if isinstance(batch, tuple) else (batch,)
         flat = on_host(read, [number, *tf.nest.flatten(x)], spec)
         outputs, features = tf.nest.pack_sequence_as(structure, flat)
-        return ({INPUTS: x, OUTPUTS: outputs, LAYERS: features}, *rest)
+        return ({INPUTS: x, OUTPUTS: outputs, LAYERS + teacher: features}, *rest)
 
     # One thread of its own is enough: Python could not use two.
     return dataset.enumerate().map(attach).prefetch(2)

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import integer, number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 
@@ -94,20 +95,12 @@ class SoftDecisionTree(keras.Model):
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
-        limits = {"depth": (1, 12), "num_classes": (2, 10**6)}
-        for argument, (low, high) in limits.items():
-            value = {"depth": depth, "num_classes": num_classes}[argument]
-            if not isinstance(value, int) or not low <= value <= high:
-                raise InvalidArgumentError(
-                    f"Wrong {argument} of a tree.",
-                    received=repr(value),
-                    expected=f"an int in [{low}, {high}]",
-                )
-        if not isinstance(penalty, int | float) or penalty < 0:
-            raise InvalidArgumentError(
-                "Wrong penalty.", received=repr(penalty), expected="a number >= 0"
-            )
-        self.depth, self.num_classes, self.penalty = depth, num_classes, penalty
+        self.depth = integer(depth, "Wrong depth of a tree.", 1, 12)
+        self.num_classes = integer(
+            num_classes, "Wrong num_classes of a tree.", 2, 10**6
+        )
+        self.penalty = number(penalty, "Wrong penalty.", "[0, inf)")
+        depth, num_classes = self.depth, self.num_classes
         self.flatten = keras.layers.Flatten(name="flatten")
         self.splits = keras.layers.Dense(2**depth - 1, name="splits")
         self.leaves = self.add_weight(
@@ -141,9 +134,21 @@ class SoftDecisionTree(keras.Model):
         return -self.penalty * 2.0**-level * both
 
     def path(self, x: Any) -> TreePath:
-        """Returns the most likely way of one input, of shape `(...)` without batch."""
+        """Returns the most likely way of one input, of shape `(...)` without batch.
+
+        Raises:
+            InvalidArgumentError: for a tree that has seen no data yet, and for
+                anything but one input.
+        """
+        kernel, bias = self._questions()
         flat = np.ravel(ops.convert_to_numpy(x)).astype("float32")
-        kernel, bias = (ops.convert_to_numpy(w) for w in self.splits.weights)
+        if len(flat) != len(kernel):
+            raise InvalidArgumentError(
+                f"Tree '{self.name}' shows the way of one input.",
+                received=f"{len(flat)} numbers, of shape {np.shape(x)}",
+                expected=f"{len(kernel)} numbers, without a batch axis",
+                fix="pass `x[0]`",
+            )
         chances = 1.0 / (1.0 + np.exp(-(flat @ kernel + bias)))
         # The leaf with the greatest probability, as in the paper; following the
         # likelier side at each node may end in another one.
@@ -163,6 +168,18 @@ class SoftDecisionTree(keras.Model):
             int(held.argmax()),
             float(held.max()),
         )
+
+    def _questions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the weights and the biases of the inner nodes."""
+        if not self.splits.built:
+            raise InvalidArgumentError(
+                f"Tree '{self.name}' asks no questions yet.",
+                received="a tree that was neither fitted nor called",
+                expected="a tree that knows the shape of its inputs",
+                fix="fit it first",
+            )
+        kernel, bias = (ops.convert_to_numpy(w) for w in self.splits.weights)
+        return kernel, bias
 
     def _way(self, leaf: int) -> list[tuple[int, bool]]:
         way, node = [], 0
@@ -184,8 +201,22 @@ class SoftDecisionTree(keras.Model):
             feature_names: names of the flattened inputs; `x0`, `x1`, ... if absent.
             terms: how many inputs to name per node.
             class_names: names of the classes; their numbers if absent.
+
+        Raises:
+            InvalidArgumentError: for a tree that has seen no data yet, and for names
+                that are fewer than what they name.
         """
-        kernel, bias = (ops.convert_to_numpy(w) for w in self.splits.weights)
+        kernel, bias = self._questions()
+        for argument, names, count in (
+            ("feature_names", feature_names, len(kernel)),
+            ("class_names", class_names, self.num_classes),
+        ):
+            if names is not None and len(names) != count:
+                raise InvalidArgumentError(
+                    f"`{argument}` do not fit tree '{self.name}'.",
+                    received=f"{len(names)} names",
+                    expected=f"{count} names",
+                )
         names = feature_names or [f"x{i}" for i in range(len(kernel))]
         classes = class_names or range(self.num_classes)
         held = ops.convert_to_numpy(ops.softmax(self.leaves))

@@ -116,12 +116,7 @@ def check_models(teacher: Any, student: Any) -> None:
         )
     if teacher is None:
         return
-    if not isinstance(teacher, keras.Layer):
-        raise InvalidArgumentError(
-            "The teacher is not a Keras model.",
-            received=type(teacher).__name__,
-            expected="a keras.Model or a keras.Layer",
-        )
+    check_is_model(teacher)
     if not teacher.built:
         raise InvalidArgumentError(
             f"Teacher '{teacher.name}' has not been built, so it knows nothing.",
@@ -153,6 +148,30 @@ def check_teacher_is_finite(teacher: keras.Layer) -> None:
                 expected="finite weights",
                 fix="load the weights of a teacher whose training did not diverge",
             )
+
+
+def check_is_model(teacher: Any) -> None:
+    """Raises unless a teacher is a layer or a model."""
+    if not isinstance(teacher, keras.Layer):
+        raise InvalidArgumentError(
+            "The teacher is not a Keras model.",
+            received=type(teacher).__name__,
+            expected="a keras.Model or a keras.Layer",
+        )
+
+
+def check_cached(said_by: str, teacher: Any, fingerprint: str) -> None:
+    """Raises if another teacher than the distiller's answered what was cached."""
+    if said_by == fingerprint:
+        return
+    raise InvalidArgumentError(
+        "The data carries the outputs of another teacher than the distiller has.",
+        received=f"teacher '{getattr(teacher, 'name', type(teacher).__name__)}', and "
+        "outputs of one with other weights",
+        expected="a data set that `cache_teacher` made with this teacher",
+        fix="cache this teacher's outputs, or give the distiller the teacher that "
+        "was cached",
+    )
 
 
 def check_inputs(teacher: Any, student: Any) -> None:
