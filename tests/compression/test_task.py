@@ -86,6 +86,7 @@ def test_arrays_come_in_a_new_order_each_epoch_that_the_seed_decides(data):
         (lambda x, y: as_dataset(x, y).repeat(), "never ends"),
         (lambda x, y: as_dataset(x, y).take(0), "is empty"),
         (lambda x, y: tf.data.Dataset.from_tensor_slices(x).batch(9), "no labels"),
+        (lambda x, y: (x * np.nan, y), "inputs of `train` are not finite"),
         (lambda x, y: None, "cannot be read"),
         (lambda x, y: 7, "Received: int"),
     ],
@@ -94,6 +95,20 @@ def test_data_that_cannot_be_used_are_refused(data, make, text):
     with pytest.raises(InvalidArgumentError) as caught:
         Data("train", make(*data[0]), 64)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda y: y + 7, lambda y: y - 1.0, lambda y: y * np.nan]
+)
+def test_labels_that_are_no_classes_are_refused(trained, data, spoil):
+    (x, y), validation = data[0], data[1]
+    with pytest.raises(InvalidArgumentError, match="labels of `train` are not classes"):
+        Task(trained, (x, spoil(y.astype("float32"))), validation)
+    ignoring = keras.models.clone_model(trained)
+    ignoring.set_weights(trained.get_weights())
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    ignoring.compile("adam", loss, metrics=["accuracy"])
+    Task(ignoring, (x, np.where(y == y[0], -1, y)), validation)
 
 
 def test_metrics_are_those_of_keras(trained, data, task):

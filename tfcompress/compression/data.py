@@ -41,10 +41,11 @@ class Data:
         if isinstance(given, list) and given:  # batches in memory are arrays
             pairs = _joined(name, list(pairs))
         self.in_memory = isinstance(pairs, tuple)
-        self.batch_size = batch_size
-        self._given: Any = given
+        self.name, self.batch_size = name, batch_size
+        self.given: Any = given
         if isinstance(pairs, tuple):
-            self._given = _arrays(name, pairs)
+            self.given = _arrays(name, pairs)
+            _check_finite(name, self.given[0])
         self.count = self._count(name)
         if not self.in_memory:
             next(iter(pairs))  # which says where labels are missing
@@ -57,13 +58,13 @@ class Data:
         if self.in_memory:
             for start in range(0, self.count, self.batch_size):
                 part = slice(start, start + self.batch_size)
-                batch = keras.tree.map_structure(lambda a: a[part], self._given)  # noqa: B023
+                batch = keras.tree.map_structure(lambda a: a[part], self.given)  # noqa: B023
                 yield keras.utils.unpack_x_y_sample_weight(batch)
-        elif isinstance(self._given, keras.utils.PyDataset):
+        elif isinstance(self.given, keras.utils.PyDataset):
             for index in range(self.count):
-                yield keras.utils.unpack_x_y_sample_weight(self._given[index])
+                yield keras.utils.unpack_x_y_sample_weight(self.given[index])
         else:
-            for batch in self._given:
+            for batch in self.given:
                 batch = keras.tree.map_structure(keras.ops.convert_to_numpy, batch)
                 yield keras.utils.unpack_x_y_sample_weight(batch)
 
@@ -103,13 +104,13 @@ class Data:
             teach: adds a teacher's outputs to a `tf.data.Dataset` of batches. Used for
                 arrays alone: what others make may differ from epoch to epoch.
         """
-        if isinstance(self._given, keras.utils.PyDataset):
-            return self._given, {}
+        if isinstance(self.given, keras.utils.PyDataset):
+            return self.given, {}
         if not self.in_memory:
-            return self._given, {"shuffle": False}  # that is for the data set to do
+            return self.given, {"shuffle": False}  # that is for the data set to do
         import tensorflow as tf
 
-        every = tf.data.Dataset.from_tensor_slices(self._given)
+        every = tf.data.Dataset.from_tensor_slices(self.given)
         if teach is not None:
             every = teach(every.batch(_AT_ONCE)).unbatch()
         held = every.batch(self.count).get_single_element()
@@ -131,18 +132,31 @@ class Data:
     def _count(self, name: str) -> int:
         """Returns the number of samples of arrays, else of batches."""
         if self.in_memory:
-            return len(keras.tree.flatten(self._given)[0])
-        if isinstance(self._given, keras.utils.PyDataset):
-            count = self._given.num_batches
+            return len(keras.tree.flatten(self.given)[0])
+        if isinstance(self.given, keras.utils.PyDataset):
+            count = self.given.num_batches
         else:
-            known = getattr(self._given, "cardinality", lambda: -2)
+            known = getattr(self.given, "cardinality", lambda: -2)
             count = int(known())  # -2 is unknown
-            count = sum(1 for _ in self._given) if count < 0 else count
+            count = sum(1 for _ in self.given) if count < 0 else count
         if count == 0:
             raise InvalidArgumentError(
                 f"`{name}` is empty.", received="no batches", expected="at least one"
             )
         return int(count)
+
+
+def _check_finite(name: str, inputs: Any) -> None:
+    """Raises for inputs that are no finite numbers: integers cannot stand for them."""
+    for array in keras.tree.flatten(inputs):
+        broken = array.dtype.kind == "f" and int((~np.isfinite(array)).sum())
+        if broken:
+            raise InvalidArgumentError(
+                f"The inputs of `{name}` are not finite.",
+                received=f"{broken} NaN or infinite values in an array of shape "
+                f"{array.shape}",
+                expected="finite numbers",
+            )
 
 
 def _joined(name: str, batches: list[tuple]) -> tuple:

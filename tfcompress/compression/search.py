@@ -15,7 +15,8 @@ from typing import Any
 from tfcompress.compression.budget import Budget
 from tfcompress.compression.candidate import Candidate, Workshop
 from tfcompress.compression.proposals import Space
-from tfcompress.core.errors import CompressionError, InvalidArgumentError
+from tfcompress.core.arguments import integer, number
+from tfcompress.core.errors import CompressionError
 
 _HEARTBEAT = 5  # seconds between signs of life of a process that builds
 _DEAD = 20  # seconds without one after which others take over
@@ -64,21 +65,10 @@ class Search:
 
     def __post_init__(self) -> None:
         for name in ("trials", "epochs", "batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InvalidArgumentError(
-                    f"Bad `{name}`.", received=repr(value), expected="an integer >= 1"
-                )
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise InvalidArgumentError(
-                "Bad `seed`.",
-                received=repr(self.seed),
-                expected="an integer from 0 to 2**31 - 1",
-            )
-        if self.minutes is not None and not self.minutes > 0:
-            raise InvalidArgumentError(
-                "Bad `minutes`.", received=repr(self.minutes), expected="a number > 0"
-            )
+            integer(getattr(self, name), f"Bad `{name}`.", low=1)
+        integer(self.seed, "Bad `seed`.", low=0, high=2**31 - 1)
+        if self.minutes is not None:
+            number(self.minutes, "Bad `minutes`.", "(0, inf]")
 
 
 @dataclasses.dataclass(frozen=True)

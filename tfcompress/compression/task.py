@@ -19,7 +19,7 @@ import numpy as np
 from tfcompress.compression.data import Data
 from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError, one_line
-from tfcompress.core.graph import build, is_graph_model, trace
+from tfcompress.core.graph import build, is_graph_model, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.teacher_cache import cache_teacher
@@ -86,6 +86,7 @@ class Task:
         self.train = Data("train", train, batch_size, self.model)
         self.validation = Data("validation", validation, batch_size, self.model)
         inputs, _ = self.train.head(1)
+        self._check_labels()
         self._reference = KerasRunner(self.model)
         self._scorer = self._make_scorer(self.model(inputs, training=False))
         self.scores = self.evaluate(self._reference)
@@ -99,6 +100,27 @@ class Task:
                 fix="go back to a checkpoint from before the training diverged, and "
                 "look for NaN in the validation data",
             )
+
+    def _check_labels(self) -> None:
+        """Raises for numbers of classes that the model does not have."""
+        loss, outputs = self._config["loss"], self.model.outputs
+        sparse = "sparsecategorical" in str(loss).lower().replace("_", "")
+        config = loss.get("config") if isinstance(loss, dict) else None
+        ignores = (config or {}).get("ignore_class") is not None
+        if not sparse or ignores or len(outputs) != 1:
+            return
+        classes = outputs[0].shape[-1]
+        for data in (self.train, self.validation):
+            if not data.in_memory:
+                continue
+            labels = np.asarray(data.given[1], "float64")
+            if classes and not ((labels >= 0) & (labels < classes)).all():
+                raise InvalidArgumentError(
+                    f"The labels of `{data.name}` are not classes of the model.",
+                    received=f"labels from {labels.min():g} to {labels.max():g}",
+                    expected=f"0 to {classes - 1}, as output "
+                    f"'{output_names(self.model)[0]}' has {classes} values",
+                )
 
     @property
     def learning_rate(self) -> float:
