@@ -249,6 +249,14 @@ def test_weights_that_are_no_numbers():
         factorize(model, rank=4)
 
 
+@pytest.mark.parametrize("target", [{"rank": 3}, {"energy": 0.5}, {"macs": 0.5}])
+def test_a_model_without_products_is_refused(target):
+    model = keras.Sequential([keras.Input((8, 8)), keras.layers.LSTM(8, name="rnn")])
+    with pytest.raises(ValueError, match=r"can be a product of smaller.*rnn \(LSTM\)"):
+        factorize(model, **target)
+    assert factorize(model, macs=1.0).count_params() == model.count_params()
+
+
 def test_layers_that_would_grow_stay():
     model = vgg()
     small = factorize(model, rank=12)

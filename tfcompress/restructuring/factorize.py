@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import integer, number, one_of
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, Tensor, build, tied_operations, trace
 from tfcompress.core.kernel_values import warn_of_lost_values
-from tfcompress.core.select import Filters, exclude, refuse_quantized, select
+from tfcompress.core.select import Filters, exclude, refuse_quantized, select, walk
 from tfcompress.layer_rules import kernels_of, macs_of_nodes
 from tfcompress.restructuring.layer_moments import Moments, has_window, layer_moments
 from tfcompress.restructuring.low_rank import Form, Link, Option
@@ -121,6 +122,8 @@ def factorize(
         for key, nodes in calls.items()
         if (form := _form_of(nodes, conv, moments.get(key))) is not None
     }
+    if not forms and 1 not in (energy, macs, size):
+        _refuse(model, filters)
     if macs is None and size is None:
         asked_for = filters is not None
         wanted = _for_each(forms, names, (rank, energy), asked_for)
@@ -140,6 +143,21 @@ def factorize(
     made = {key: forms[key].links(found) for key, found in ranks.items()}
     nodes = [part for node in graph.nodes for part in _parts(node, made)]
     return build(dataclasses.replace(graph, nodes=nodes))
+
+
+def _refuse(model: keras.Model, filters: Filters) -> None:
+    listed = [
+        f"{path} ({type(layer).__name__})"
+        for path, layer in walk(model)
+        if layer.weights
+    ]
+    raise UnsupportedLayerError(
+        f"No layer of model '{model.name}' can be a product of smaller ones.",
+        received=", ".join(listed) or "no layer with weights",
+        expected="Dense, EinsumDense, Embedding or convolution layers without groups"
+        + (" among those of `filters`" if filters is not None else ""),
+        fix="use shrink() or pruning for these",
+    )
 
 
 def _form_of(nodes: list[Node], conv: str, moments: Moments | None) -> Form | None:
@@ -374,26 +392,8 @@ def _check_arguments(rank: Any, energy: Any, macs: Any, size: Any, conv: str) ->
             received=", ".join(f"{k}={v!r}" for k, v in given.items()) or "none",
             expected="one of rank, energy, macs and size",
         )
-    if rank is not None and (
-        isinstance(rank, bool) or not isinstance(rank, int) or rank < 1
-    ):
-        raise InvalidArgumentError(
-            "`rank` must be a number of columns.",
-            received=repr(rank),
-            expected="an int >= 1",
-        )
+    if rank is not None:
+        integer(rank, "`rank` must be a number of columns.", low=1)
     for name in ("energy", "macs", "size"):
-        value, top = given.get(name, 0.5), 1.0
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value <= top:
-            raise InvalidArgumentError(
-                f"`{name}` must be a share to keep.",
-                received=repr(value),
-                expected="a number in (0, 1]",
-            )
-    if conv not in _CONV:
-        raise InvalidArgumentError(
-            "Unknown `conv`.",
-            received=repr(conv),
-            expected=f"one of {', '.join(map(repr, _CONV))}",
-        )
+        number(given.get(name, 0.5), f"`{name}` must be a share to keep.", "(0, 1]")
+    one_of(conv, "Unknown `conv`.", _CONV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import integer, number
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.kernel_values import two_of_four, warn
 from tfcompress.core.select import Filters, refuse_quantized, walk
@@ -112,7 +114,8 @@ def shrink(
     limits = limits_of(groups, max_layer_sparsity, dependencies.groups)
     if sparsity is None and macs is None:
         return _remove_constant(dependencies, groups, limits)
-    gradients = taylor_importance(model, data) if criterion == "taylor" else None
+    taylor = isinstance(criterion, str) and criterion == "taylor"
+    gradients = taylor_importance(model, data) if taylor else None
     scores = channel_scores(dependencies, groups, criterion, gradients)
     plan = _Plan(model, dependencies, groups, limits, scores)
     if macs is None:
@@ -288,7 +291,8 @@ def _first(pair: tuple) -> float:
 
 def _steps(round_to: int) -> list[int]:
     """Returns what widths may be multiples of, from the one that is asked for down."""
-    return [step for step in range(round_to, 0, -1) if round_to % step == 0]
+    small = [n for n in range(1, math.isqrt(round_to) + 1) if round_to % n == 0]
+    return sorted({*small, *(round_to // n for n in small)}, reverse=True)
 
 
 def _say_nearest(target: str, reached: str, round_to: int, step: int) -> None:
@@ -307,24 +311,13 @@ def _check_arguments(sparsity: float | None, macs: float | None, round_to: int) 
             received=f"sparsity={sparsity} and macs={macs}",
             expected="one of them",
         )
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise InvalidArgumentError(
-            "`sparsity` is the share of channels to remove.",
-            received=sparsity,
-            expected="a number in [0, 1)",
-        )
-    if macs is not None and not 0 < macs <= 1:
-        raise InvalidArgumentError(
-            "`macs` is the share of multiply-accumulates to keep.",
-            received=macs,
-            expected="a number in (0, 1]",
-        )
-    if not isinstance(round_to, int) or round_to < 1:
-        raise InvalidArgumentError(
-            "`round_to` is the number that widths are multiples of.",
-            received=repr(round_to),
-            expected="a positive integer",
-        )
+    if sparsity is not None:
+        number(sparsity, "`sparsity` is the share of channels to remove.", "[0, 1)")
+    if macs is not None:
+        problem = "`macs` is the share of multiply-accumulates to keep."
+        number(macs, problem, "(0, 1]")
+    problem = "`round_to` is the number that widths are multiples of."
+    integer(round_to, problem, low=1, expected="a positive integer")
 
 
 def _check_weights(model: keras.Model) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters, matches, walk
 from tfcompress.restructuring.call import NO_RULE
@@ -87,19 +88,17 @@ def limits_of(
         given: what the user set.
         known: all groups of the model, in which a name must occur.
     """
-    table = {"": given} if isinstance(given, int | float) else dict(given or {})
+    given = {} if given is None else given
+    table = dict(given) if isinstance(given, Mapping) else {"": given}
     names = sorted({path for group in known for path in group.made_by})
     found: dict[str, set[str]] = {}
     for pattern, limit in table.items():
-        if not 0 <= limit <= 1:
-            raise InvalidArgumentError(
-                "`max_layer_sparsity` is the largest share of channels to remove.",
-                received=f"{limit} for {pattern!r}",
-                expected="numbers in [0, 1]",
-            )
+        where = f" ({pattern!r})" if pattern else ""
+        problem = "`max_layer_sparsity` is the largest share of channels to remove"
+        number(limit, f"{problem}{where}.", "[0, 1]")
         try:
             found[pattern] = {name for name in names if re.search(pattern, name)}
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise InvalidArgumentError(
                 f"`max_layer_sparsity` has no valid regular expression ({error}).",
                 received=repr(pattern),
