@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import number
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
@@ -26,6 +27,8 @@ FLOAT_TOLERANCE = 1e-5
 STEP_TOLERANCE = 1.0
 # Room for the rounding of the measurement itself.
 _SLACK = 1e-3
+#: How far float32 is off a number, twice, as a share of it.
+FLOAT32_ERROR = 2.0**-23
 # Types of arrays of text.
 _TEXTS = frozenset("OSU")
 
@@ -140,6 +143,14 @@ def verify(
     print(result)  # passed on 10000 samples: max error 0.0039 (1.00 steps), ...
     ```
     """
+    if max_abs_error is not None:
+        number(max_abs_error, "Bad `max_abs_error`.", "[0, inf]")
+    for name, least in (
+        ("min_agreement", min_agreement),
+        ("min_integer_coverage", min_integer_coverage),
+    ):
+        if least is not None:
+            number(least, f"`{name}` is a share.", "[0, 1]")
     coverage = described = None
     if isinstance(artifact, Runner):
         runner = artifact
@@ -221,12 +232,14 @@ def _compare(
     difference = np.abs(actual[differing] - expected[differing])
     error = float(difference.max(initial=0.0))
     steps = error / info.step if info.step else None
+    finite = np.abs(expected[np.isfinite(expected)])
+    largest = float(finite.max(initial=0.0))
     if limit is None and info.step:
         limit = STEP_TOLERANCE * info.step
     elif limit is None:
-        finite = np.abs(expected[np.isfinite(expected)])
-        limit = FLOAT_TOLERANCE * max(1.0, float(finite.max(initial=0.0)))
-    if error > limit * (1 + _SLACK):
+        limit = FLOAT_TOLERANCE * max(1.0, largest)
+    # Both numbers are float32: a difference of one step of 16 bits shows it.
+    if error > limit * (1 + _SLACK) + FLOAT32_ERROR * largest:
         failures.append(
             f"output {info.name!r} is off by {error:.3g}, more than {limit:.3g}"
         )
