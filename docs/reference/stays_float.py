@@ -40,6 +40,8 @@ def _has_no_form(name, cls):
     known = any(kind in _expansions for kind in cls.__mro__)
     opened = name in _NO_LAYERS or issubclass(cls, keras.layers.TimeDistributed)
     cell = name.endswith("Cell") or name.endswith("Cells")
+    # Recurrent layers by what they are, not by what they come from: their cell counts.
+    known &= not issubclass(cls, keras.layers.RNN) or cls in _expansions
     return not (known or opened or cell or (rule and rule.flow != "float"))
 
 
