@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
@@ -178,12 +179,7 @@ def adb_command(
             received=str(path),
             expected="a path that ends in .tflite",
         )
-    if delegate not in (None, "gpu", "nnapi"):
-        raise InvalidArgumentError(
-            "Unknown `delegate`.",
-            received=repr(delegate),
-            expected="None, 'gpu' or 'nnapi'",
-        )
+    one_of(delegate, "Unknown `delegate`.", (None, "gpu", "nnapi"))
     _check_counts(runs=runs, threads=threads)
     target = f"/data/local/tmp/{path.name}"
     options = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import integer
 from tfcompress.core.select import walk
 
 # Odd, so that epochs begin far from each other in the sequence of draws (Knuth).
@@ -50,11 +50,7 @@ class SeedEachEpoch(keras.callbacks.Callback):
 
     def __init__(self, seed: int = 0):
         super().__init__()
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise InvalidArgumentError(
-                "`seed` of SeedEachEpoch must be an int >= 0.", received=repr(seed)
-            )
-        self.seed = seed
+        self.seed = integer(seed, "`seed` of SeedEachEpoch must be an int >= 0.", low=0)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         for position, generator in enumerate(_generators(self.model)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,9 @@ import keras
 from tfcompress.clustering.codebooks import Codebook, SharedTraining, is_projected
 from tfcompress.clustering.moments import calls_of
 from tfcompress.clustering.starts import STARTS
+from tfcompress.core.arguments import integer, one_of
 from tfcompress.core.callback import FitCallback
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.lora import leave_out_lora, lora_variables
 from tfcompress.core.select import Filters, exclude, select, walk
@@ -89,22 +91,9 @@ class ClusterWeights(FitCallback):
         rules = dict(num_clusters) if isinstance(num_clusters, Mapping) else None
         for number in [num_clusters] if rules is None else rules.values():
             _check_number(number)
-        if initialization not in STARTS:
-            raise InvalidArgumentError(
-                "Unknown `initialization`.",
-                received=repr(initialization),
-                expected=f"one of {', '.join(map(repr, STARTS))}",
-            )
-        if scope not in _SCOPES:
-            raise InvalidArgumentError(
-                "Unknown `scope`.", received=repr(scope), expected="'layer' or 'global'"
-            )
-        if members not in _MEMBERS:
-            raise InvalidArgumentError(
-                "Unknown `members`.",
-                received=repr(members),
-                expected="'fixed' or 'trained'",
-            )
+        one_of(initialization, "Unknown `initialization`.", STARTS)
+        one_of(scope, "Unknown `scope`.", _SCOPES)
+        one_of(members, "Unknown `members`.", _MEMBERS)
         _check_step(begin_step)
         self.num_clusters = num_clusters
         self.initialization = initialization
@@ -181,9 +170,20 @@ class ClusterWeights(FitCallback):
     def _share_scales(self, books: list[Codebook]) -> None:
         """Lets quantized kernels round equal weights to equal integers."""
         shared = {id(kernel.variable) for book in books for kernel in book.kernels}
-        for _, layer in walk(self.model):
+        parted = []
+        for path, layer in walk(self.model):
             if hasattr(layer, "share_scales"):
                 layer.share_scales(shared)
+                if layer.one_scale is None and shared & {id(v) for v in layer.weights}:
+                    parted.append(path)
+        if parted:
+            warnings.warn(
+                "The layer behind each of these (such as BatchNormalization) scales "
+                f"every channel: {', '.join(parted)}. In integers they share values "
+                "within a channel, not across channels.",
+                CompressionWarning,
+                stacklevel=2,
+            )
 
     def _first_step(self, epoch: int) -> int:
         if not isinstance(self.begin_step, float):
@@ -279,13 +279,12 @@ def _name_left_out(variables: Any) -> None:
 
 
 def _check_number(number: Any) -> None:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 2:
-        raise InvalidArgumentError(
-            "`num_clusters` must be a number of shared values.",
-            received=repr(number),
-            expected="an int >= 2",
-            fix="8, 16 or 32 are usual; with one value a layer could tell nothing",
-        )
+    integer(
+        number,
+        "`num_clusters` must be a number of shared values.",
+        low=2,
+        fix="8, 16 or 32 are usual; with one value a layer could tell nothing",
+    )
 
 
 def _check_step(step: Any) -> None:

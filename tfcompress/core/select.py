@@ -127,6 +127,13 @@ def matches(path: str, layer: keras.Layer, filters: Filters) -> bool:
         return isinstance(layer, filters)
     if callable(filters):
         return bool(filters(layer))
+    if not isinstance(filters, Iterable):
+        raise InvalidArgumentError(
+            "`filters` choose layers.",
+            received=repr(filters),
+            expected="a regular expression, a class, a function of a layer, or a list "
+            "of these",
+        )
     return any(matches(path, layer, one) for one in filters)
 
 
@@ -158,6 +165,16 @@ def select(
             f"`filters` is not a valid regular expression ({error}).",
             received=repr(filters),
         ) from error
+    listed = list(filters) if isinstance(filters, list | tuple | set) else []
+    words = [one for one in listed if isinstance(one, str)]
+    unused = [one for one in words if not any(matches(*c, one) for c in candidates)]
+    if candidates and unused and len(unused) < len(listed):
+        raise InvalidArgumentError(
+            f"`filters` names layers that model '{model.name}' does not have.",
+            received=", ".join(map(repr, unused)),
+            expected="expressions that match some of "
+            + ", ".join(path for path, _ in candidates),
+        )
     if filters is not None and not chosen:
         raise InvalidArgumentError(
             f"`filters` match no layer of model '{model.name}' that this applies to.",

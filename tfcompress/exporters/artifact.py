@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tfcompress.core.arguments import path_of
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -104,7 +106,8 @@ class Artifact:
         """
         from tfcompress.exporters.base import exporter_for
 
-        return exporter_for(Path(filepath)).inspect(Path(filepath))
+        where = path_of(filepath, "filepath")
+        return exporter_for(where).inspect(where)
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 
 
@@ -19,12 +20,8 @@ def check_no_calibration(format: str, calibration_data: Any) -> None:
 
 def check_batch_size(size: Any) -> None:
     """Raises `InvalidArgumentError` unless `size` is None or a positive integer."""
-    if size is not None and (
-        not isinstance(size, int) or isinstance(size, bool) or size < 1
-    ):
-        raise InvalidArgumentError(
-            "Bad `batch_size`.", received=repr(size), expected="None, 1, 2, ..."
-        )
+    if size is not None:
+        integer(size, "Bad `batch_size`.", low=1, expected="None, 1, 2, ...")
 
 
 def check_suffix(filepath: Path, suffix: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.arguments import path_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.samples import at_the_beginning, states_of
 from tfcompress.core.select import refuse_keras_quantization, walk
@@ -110,7 +111,7 @@ def _refuse_bits(model: Any, exporter: Exporter) -> None:
 
 
 def _target(filepath: str | os.PathLike) -> Path:
-    path = Path(filepath)
+    path = path_of(filepath, "filepath")
     if path.name in ("", ".."):
         raise InvalidArgumentError(
             "The path does not name what is to be written.",
@@ -146,5 +147,5 @@ def load(filepath: str | os.PathLike | Artifact, threads: int | None = None) -> 
     probabilities = runner(images)
     ```
     """
-    path = Path(filepath)
+    path = path_of(filepath, "filepath")
     return exporter_for(path).runner(path, threads)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import by_name
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact, TensorInfo
@@ -83,12 +84,7 @@ class SavedModelExporter(Exporter):
         """Traces `model` and publishes a new version of it."""
         check_no_calibration("saved_model", calibration_data)
         check_batch_size(self.batch_size)
-        if self.weights not in ("variables", "compact"):
-            raise InvalidArgumentError(
-                "Unknown `weights`.",
-                received=repr(self.weights),
-                expected="'variables' or 'compact'",
-            )
+        one_of(self.weights, "Unknown `weights`.", ("variables", "compact"))
         target = self._version_directory(filepath)
         check_free(target)
         WORKER.warm_up()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.base import EXPORTERS, Exporter
@@ -240,30 +241,10 @@ class TFLiteExporter(Exporter):
         return TFLiteRunner(artifact, threads)
 
     def _check(self, filepath: Path, calibration_data: Any) -> None:
-        if self.io_dtype not in _IO_DTYPES:
-            raise InvalidArgumentError(
-                "Unknown `io_dtype`.",
-                received=repr(self.io_dtype),
-                expected=f"one of {', '.join(map(repr, _IO_DTYPES))}",
-            )
-        if self.quantize not in _QUANTIZE:
-            raise InvalidArgumentError(
-                "Unknown `quantize`.",
-                received=repr(self.quantize),
-                expected=f"one of {', '.join(map(repr, _QUANTIZE))}",
-            )
-        if self.int4 not in _PACKED:
-            raise InvalidArgumentError(
-                "Unknown `int4`.",
-                received=repr(self.int4),
-                expected=f"one of {', '.join(map(repr, _PACKED))}",
-            )
-        if self.smallest not in (None, *OBJECTIVES):
-            raise InvalidArgumentError(
-                "Unknown `smallest`.",
-                received=repr(self.smallest),
-                expected=f"None or one of {', '.join(map(repr, OBJECTIVES))}",
-            )
+        one_of(self.io_dtype, "Unknown `io_dtype`.", _IO_DTYPES)
+        one_of(self.quantize, "Unknown `quantize`.", _QUANTIZE)
+        one_of(self.int4, "Unknown `int4`.", _PACKED)
+        one_of(self.smallest, "Unknown `smallest`.", (None, *OBJECTIVES))
         if self.quantize is not None and calibration_data is not None:
             raise InvalidArgumentError(
                 "`quantize` and `calibration_data` exclude each other.",

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.arguments import integer, path_of
+from tfcompress.core.errors import ArtifactError
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.publishing import check_free, is_inside, staged
 from tfcompress.packing import blocks
@@ -99,12 +100,12 @@ def pack(
     True
     """
     require_chief("pack an artifact")
-    source = Path(os.fspath(artifact))
+    source = path_of(artifact, "artifact")
     files, folders = _contents(source)
-    if not isinstance(filepath, str | os.PathLike):
+    if not isinstance(filepath, str | os.PathLike) and hasattr(filepath, "write"):
         sizes = _write(filepath, source, files, folders)
         return Packed(None, *sizes)
-    target = Path(filepath)
+    target = path_of(filepath, "filepath")
     with staged(target, overwrite) as stage, stage.open("wb") as output:
         sizes = _write(output, source, files, folders)
     return Packed(target, *sizes)
@@ -138,20 +139,16 @@ def unpack(
     runner = tfcompress.load(path)
     ```
     """
-    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
-        raise InvalidArgumentError(
-            "`max_size` must be a number of bytes.",
-            received=repr(max_size),
-            expected="an int >= 1",
-        )
-    folder = Path(directory)
-    if isinstance(filepath, str | os.PathLike):
-        try:
-            with open(filepath, "rb") as file:
-                return _read(file, folder, max_size, str(os.fspath(filepath)))
-        except FileNotFoundError:
-            raise _damaged(filepath, "there is no such file") from None
-    return _read(filepath, folder, max_size, "this stream")
+    integer(max_size, "`max_size` must be a number of bytes.", low=1)
+    folder = path_of(directory, "directory")
+    if not isinstance(filepath, str | os.PathLike) and hasattr(filepath, "read"):
+        return _read(filepath, folder, max_size, "this stream")
+    packed = path_of(filepath, "filepath")
+    try:
+        with packed.open("rb") as file:
+            return _read(file, folder, max_size, str(packed))
+    except FileNotFoundError:
+        raise _damaged(packed, "there is no such file") from None
 
 
 def _contents(source: Path) -> tuple[list[str], list[str]]:

@@ -7,8 +7,8 @@ import functools
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, run_when
-from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Criterion, criteria
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
@@ -82,10 +82,7 @@ class PruneWeights(FitCallback):
         self.schedule = schedule_of(schedule)
         self.criterion = criteria.get(criterion)
         self.pattern = patterns.get(pattern)
-        if scope not in _SCOPES:
-            raise InvalidArgumentError(
-                "Unknown `scope`.", received=repr(scope), expected="'layer' or 'global'"
-            )
+        one_of(scope, "Unknown `scope`.", _SCOPES)
         self.pattern.check(self.schedule)
         self.scope = scope
         self.filters = filters

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.core.select import exclude
@@ -261,13 +262,8 @@ class Channel(Pattern):
     """
 
     def __init__(self, round_to: int = 8):
-        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-            raise InvalidArgumentError(
-                "`round_to` must be a positive number of channels.",
-                received=repr(round_to),
-                expected="an int >= 1",
-            )
-        self.round_to = self.granule = round_to
+        problem = "`round_to` must be a positive number of channels."
+        self.round_to = self.granule = integer(round_to, problem, low=1)
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         axes = kernel.reduction_axes(len(scores.shape))

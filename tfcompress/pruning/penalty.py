@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 from keras import ops
 
+from tfcompress.core.arguments import number, one_of
 from tfcompress.core.callback import FitCallback, attach, detach
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
@@ -62,19 +62,13 @@ class PenalizeWeights(FitCallback):
         filters: Filters = None,
     ):
         super().__init__()
-        number = isinstance(strength, int | float) and not isinstance(strength, bool)
-        if not number or not 0 <= strength < math.inf:
-            raise InvalidArgumentError(
-                "`strength` of a penalty must not be negative.",
-                received=repr(strength),
-                expected="a number >= 0, such as 1e-3",
-            )
-        if norm not in (1, 2):
-            raise InvalidArgumentError(
-                "`norm` of a penalty must be 1 or 2.",
-                received=repr(norm),
-                expected="1 (L1 and group lasso) or 2 (weight decay)",
-            )
+        number(
+            strength,
+            "`strength` of a penalty must not be negative.",
+            "[0, inf)",
+            "a number >= 0, such as 1e-3",
+        )
+        one_of(norm, "`norm` of a penalty must be 1 or 2.", (1, 2))
         self.strength = float(strength)
         self.norm = norm
         self.pattern = patterns.get(pattern)

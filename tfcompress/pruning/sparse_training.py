@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, run_when
-from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import GradientCriterion, Random
 from tfcompress.pruning.kernels import PrunedKernel
@@ -86,12 +86,7 @@ class SparseTraining(FitCallback):
             ("method", method, ("rigl", "set")),
             ("budget", budget, ("erk", "uniform")),
         ):
-            if value not in known:
-                raise InvalidArgumentError(
-                    f"Unknown `{name}`.",
-                    received=repr(value),
-                    expected=" or ".join(map(repr, known)),
-                )
+            one_of(value, f"Unknown `{name}`.", known)
         fraction = checked_sparsity("drop_fraction", drop_fraction)
         self.method = method
         self.budget = budget

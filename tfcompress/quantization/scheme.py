@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers import (
     BinaryQuantizer,
@@ -53,18 +54,10 @@ class QuantizationScheme:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", quantizers.get(self.weights))
-        if self.activations not in (8, 16):
-            raise InvalidArgumentError(
-                "`activations` is a number of bits.",
-                received=repr(self.activations),
-                expected="8 or 16",
-            )
-        if self.ranges not in _RANGES:
-            raise InvalidArgumentError(
-                "`ranges` names how ranges of activations are found.",
-                received=repr(self.ranges),
-                expected=f"one of {', '.join(map(repr, _RANGES))}",
-            )
+        one_of(self.activations, "`activations` is a number of bits.", (8, 16))
+        one_of(
+            self.ranges, "`ranges` names how ranges of activations are found.", _RANGES
+        )
 
 
 Scheme = str | QuantizationScheme | Mapping[str, str | QuantizationScheme]
@@ -113,7 +106,7 @@ def schemes_by_path(
     for pattern in table:
         try:
             found = any(re.search(pattern, path) for path in paths)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise InvalidArgumentError(
                 f"`scheme` has no valid regular expression ({error}).",
                 received=repr(pattern),

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from tfcompress.benchmarking import benchmark
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.json import dumps
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
@@ -192,6 +193,12 @@ def report(
     print(tfcompress.report(teacher, phone, server, evaluate=accuracy))
     ```
     """
+    if evaluate is not None and not callable(evaluate):
+        raise InvalidArgumentError(
+            "`evaluate` measures a model.",
+            received=repr(evaluate),
+            expected="a function from a function of arrays to a number",
+        )
     shown = Evidence.of(evidence)
     subjects = [checked(subject) for subject in (baseline, *artifacts)]
     runners: list[Runner | None] = [None] * len(subjects)

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.schedules.base import Schedule, Step, checked_sparsity, schedules
 
@@ -125,11 +126,7 @@ class PolynomialSparsity(GrowingSparsity):
         super().__init__(
             initial_sparsity, final_sparsity, begin_step, end_step, frequency
         )
-        if not power > 0:
-            raise InvalidArgumentError(
-                "`power` must be positive.", received=repr(power), expected="> 0"
-            )
-        self.power = power
+        self.power = number(power, "`power` must be positive.", "(0, inf)")
 
     def value(self, progress: Any) -> Any:
         return self.between(1.0 - ops.power(1.0 - progress, self.power))

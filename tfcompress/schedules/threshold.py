@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import number
 from tfcompress.schedules.base import Schedule, Step, schedules
 
 
@@ -44,14 +44,12 @@ class MagnitudeThreshold(Schedule):
         frequency: int = 100,
     ):
         super().__init__(begin_step, end_step, frequency)
-        number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-        if not number or threshold < 0:
-            raise InvalidArgumentError(
-                "`threshold` must not be negative.",
-                received=repr(threshold),
-                expected="a number >= 0, in the unit of the scores",
-            )
-        self.threshold = float(threshold)
+        self.threshold = number(
+            threshold,
+            "`threshold` must not be negative.",
+            "[0, inf]",
+            "a number >= 0, in the unit of the scores",
+        )
 
     def value(self, progress: Any) -> Any:
         return self.threshold * progress

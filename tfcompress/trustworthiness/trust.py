@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -122,14 +122,15 @@ def trust(
 
 
 def _names(given: Sequence[str] | None, classes: int) -> list[str]:
-    names = list(map(str, range(classes) if given is None else given))
-    if len(names) != classes:
+    names = range(classes) if given is None else given
+    known = list(map(str, names)) if isinstance(names, Iterable) else []
+    if len(known) != classes:
         raise InvalidArgumentError(
             "`class_names` does not fit the models.",
-            received=f"{len(names)} names",
+            received=f"{len(known)} names" if known else repr(given),
             expected=f"{classes}, one for each class",
         )
-    return names
+    return known
 
 
 def _drawn(count: int, wanted: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import number
 from tfcompress.core.registry import Registry
 
 
@@ -66,13 +66,12 @@ class GradientCriterion(Criterion):
     """
 
     def __init__(self, decay: float = 0.9):
-        if isinstance(decay, bool) or not 0 <= decay < 1:
-            raise InvalidArgumentError(
-                f"`decay` of {type(self).__name__} must be in [0, 1).",
-                received=repr(decay),
-                expected="a number such as 0.9, the share that each step keeps",
-            )
-        self.decay = float(decay)
+        self.decay = number(
+            decay,
+            f"`decay` of {type(self).__name__} must be in [0, 1).",
+            "[0, 1)",
+            "a number such as 0.9, the share that each step keeps",
+        )
 
     def build(self, site: Any) -> None:
         self.evidence = keras.Variable(

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import one_of
 from tfcompress.pruning.criteria.base import Criterion, criteria
 
 
@@ -28,10 +28,7 @@ class Magnitude(Criterion):
     """
 
     def __init__(self, p: int = 1):
-        if p not in (1, 2):
-            raise InvalidArgumentError(
-                "`p` of Magnitude must be 1 or 2.", received=repr(p), expected="1 or 2"
-            )
+        one_of(p, "`p` of Magnitude must be 1 or 2.", (1, 2))
         self.p = p
 
     def score(self, weights: Any) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.arguments import number
 from tfcompress.pruning.criteria.base import GradientCriterion, criteria
 
 
@@ -32,8 +33,8 @@ class Movement(GradientCriterion):
     reduction = "sum"
 
     def __init__(self, decay: float = 1.0):
-        super().__init__(0.0 if decay == 1 else decay)
-        self.decay = float(decay)
+        super().__init__()
+        self.decay = number(decay, "`decay` of Movement must be in [0, 1].", "[0, 1]")
 
     def measure(self, weights: Any, gradient: Any) -> Any:
         return -gradient * weights

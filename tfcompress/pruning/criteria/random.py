@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import integer
 from tfcompress.pruning.criteria.base import Criterion, criteria
 
 
@@ -40,11 +40,7 @@ class Random(Criterion):
     """
 
     def __init__(self, seed: int = 0):
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise InvalidArgumentError(
-                "`seed` of Random must be an int.", received=repr(seed)
-            )
-        self.seed = seed
+        self.seed = integer(seed, "`seed` of Random must be an int.")
 
     def build(self, site: Any) -> None:
         key = zlib.crc32(f"{site.path}.{site.kernel.attribute}".encode())

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import integer
 from tfcompress.pruning.criteria.base import GradientCriterion, criteria
 
 
@@ -34,14 +34,9 @@ class Snip(GradientCriterion):
     reduction = "sum"
 
     def __init__(self, batches: int = 1):
-        if isinstance(batches, bool) or not isinstance(batches, int) or batches < 1:
-            raise InvalidArgumentError(
-                "`batches` of Snip must be a positive number of batches.",
-                received=repr(batches),
-                expected="an int >= 1",
-            )
+        problem = "`batches` of Snip must be a positive number of batches."
         super().__init__()
-        self.batches = batches
+        self.batches = integer(batches, problem, low=1)
 
     def build(self, site: Any) -> None:
         super().build(site)

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import number
 from tfcompress.quantization.quantizers.base import (
     Quantizer,
     quantizers,
@@ -38,13 +38,12 @@ class TernaryQuantizer(Quantizer):
     """
 
     def __init__(self, threshold: float = 0.7):
-        if isinstance(threshold, bool) or not threshold >= 0:
-            raise InvalidArgumentError(
-                "`threshold` of TernaryQuantizer is a share of the mean size.",
-                received=repr(threshold),
-                expected="a number >= 0, such as 0.7",
-            )
-        self.threshold = float(threshold)
+        self.threshold = number(
+            threshold,
+            "`threshold` of TernaryQuantizer is a share of the mean size.",
+            "[0, inf)",
+            "a number >= 0, such as 0.7",
+        )
 
     def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers.base import (
     Quantizer,
@@ -46,12 +47,7 @@ class UniformQuantizer(Quantizer):
                 received=repr(num_bits),
                 expected="an int from 2 to 8",
             )
-        if granularity not in ("channel", "tensor"):
-            raise InvalidArgumentError(
-                "Unknown `granularity`.",
-                received=repr(granularity),
-                expected="'channel' or 'tensor'",
-            )
+        one_of(granularity, "Unknown `granularity`.", ("channel", "tensor"))
         self.num_bits = num_bits
         self.granularity = granularity
 
