@@ -176,7 +176,15 @@ def test_subclassed_and_sequential_models_keep_their_names(tmp_path):
     assert tfcompress.verify(artifact, model, x).passed
 
 
-@pytest.mark.parametrize("name", INTEGER)
+def _in_micro(case):
+    """An LSTM is 3 steps off where sums are rounded twice: docs/quantization.md."""
+    if "recurrent" not in getattr(case, "values", ()):
+        return case
+    twice = pytest.mark.xfail(strict=True, reason="tflite-micro rounds twice")
+    return pytest.param("recurrent", marks=[pytest.mark.slow, twice])
+
+
+@pytest.mark.parametrize("name", [*map(_in_micro, INTEGER)])
 def test_micro(models, name, tmp_path):
     pytest.importorskip("tflite_micro")
     model = models(name)

@@ -172,6 +172,13 @@ def rotated(operation: Any, parts: Parts, array: Any) -> Any:
     quarters = operation.k % 4
     if quarters == 0:
         return array
+    sizes = {array.shape[first], array.shape[second]}
+    if quarters == 2 and (None in sizes or len(sizes) > 1):
+        # Keras 3.15 puts the numbers of a rectangle into rows of another length.
+        raise StaysFloat(
+            "it turns a rectangle half round, which Keras computes in a way of its own",
+            "use ops.flip(x, (1, 2))",
+        )
     if quarters == 2:
         return _backwards(array, (first, second))
     exchanged = ops.swapaxes(array, first, second)
