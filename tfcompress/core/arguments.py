@@ -82,7 +82,11 @@ def integer(
 
 
 def one_of(
-    value: Any, problem: str, choices: Collection[Any], fix: str | None = None
+    value: Any,
+    problem: str,
+    choices: Collection[Any],
+    expected: str | None = None,
+    fix: str | None = None,
 ) -> Any:
     """Returns a value that is among the choices.
 
@@ -92,12 +96,12 @@ def one_of(
     # Lists and arrays are no choices, and cannot be compared with one.
     if not isinstance(value, Hashable) or value not in list(choices):
         words = [repr(choice) for choice in choices]
+        few = " or ".join(words)
         raise InvalidArgumentError(
             problem,
             received=repr(value),
-            expected=" or ".join(words)
-            if len(words) < 3
-            else f"one of {', '.join(words)}",
+            expected=expected
+            or (few if len(words) < 3 else f"one of {', '.join(words)}"),
             fix=fix,
         )
     return value

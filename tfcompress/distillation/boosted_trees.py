@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.distillation.validation import check_is_model, check_teacher_is_finite
@@ -112,6 +113,7 @@ def distill_into_trees(
             fix="pip install 'tfcompress[trees]'",
         ) from error
     check_is_model(teacher)
+    integer(batch_size, "Bad `batch_size`.", low=1)
     check_teacher_is_finite(teacher)
     x = _checked(x, teacher)
     answers = teacher.predict(x, batch_size=batch_size, verbose=0)

@@ -396,4 +396,4 @@ def _check_arguments(rank: Any, energy: Any, macs: Any, size: Any, conv: str) ->
         integer(rank, "`rank` must be a number of columns.", low=1)
     for name in ("energy", "macs", "size"):
         number(given.get(name, 0.5), f"`{name}` must be a share to keep.", "(0, 1]")
-    one_of(conv, "Unknown `conv`.", _CONV)
+    one_of(conv, "Unknown `conv`.", _CONV, f"one of {', '.join(map(repr, _CONV))}")

@@ -95,7 +95,7 @@ def limits_of(
     for pattern, limit in table.items():
         where = f" ({pattern!r})" if pattern else ""
         problem = "`max_layer_sparsity` is the largest share of channels to remove"
-        number(limit, f"{problem}{where}.", "[0, 1]")
+        number(limit, f"{problem}{where}.", "[0, 1]", "numbers in [0, 1]")
         try:
             found[pattern] = {name for name in names if re.search(pattern, name)}
         except (re.error, TypeError) as error:

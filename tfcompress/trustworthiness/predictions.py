@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import keras
@@ -100,15 +101,14 @@ class Subject:
             self.runner = given
         elif self.model is not None:
             self.runner = KerasRunner(self.model, self.signature)
+        elif isinstance(given, str | os.PathLike):  # an Artifact is a path too
+            self.runner = load(given)
         else:
-            try:
-                self.runner = load(given)
-            except TypeError:
-                raise InvalidArgumentError(
-                    f"`{role}` is nothing that can be run.",
-                    received=type(given).__name__,
-                    expected="a keras.Model, an Artifact or its path, or a Runner",
-                ) from None
+            raise InvalidArgumentError(
+                f"`{role}` is nothing that can be run.",
+                received=type(given).__name__,
+                expected="a keras.Model, an Artifact or its path, or a Runner",
+            )
         self.name = given.name if isinstance(given, Artifact) else self.runner.name
         if len(self.runner.outputs) != 1:
             raise InvalidArgumentError(

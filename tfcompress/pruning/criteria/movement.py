@@ -4,7 +4,6 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.core.arguments import number
 from tfcompress.pruning.criteria.base import GradientCriterion, criteria
 
 
@@ -33,8 +32,8 @@ class Movement(GradientCriterion):
     reduction = "sum"
 
     def __init__(self, decay: float = 1.0):
-        super().__init__()
-        self.decay = number(decay, "`decay` of Movement must be in [0, 1].", "[0, 1]")
+        super().__init__(0.0 if decay == 1 else decay)
+        self.decay = float(decay)
 
     def measure(self, weights: Any, gradient: Any) -> Any:
         return -gradient * weights
