@@ -157,7 +157,7 @@ def _names_of(model: keras.Model) -> tuple[str, ...]:
     """Returns the names of layers, operations and inputs that the user knows."""
     known = [layer for _, layer in walk(model)]
     models = [model, *filter(is_graph_model, known)]
-    named = [*known, *(i for m in models for i in getattr(m, "inputs", ()))]
+    named = [*known, *(i for m in models for i in getattr(m, "inputs", None) or ())]
     named += [op for one in models for op in getattr(one, "operations", ())]
     return tuple(one.name for one in named)
 
