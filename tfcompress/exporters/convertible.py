@@ -170,7 +170,7 @@ def _binned(layer: Any, call: Callable[[Any], Any], inputs: Any) -> Any:
 def _one_hot(index: Any, count: int, mode: str) -> Any:
     import tensorflow as tf
 
-    hot = tf.one_hot(index, count)
+    hot = tf.one_hot(index, count, dtype=tf.int32)
     if mode == "count":
         return tf.reduce_sum(hot, -2)
     if mode == "multi_hot":
