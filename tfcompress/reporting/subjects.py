@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,14 +49,13 @@ def checked(subject: Any) -> keras.Model | Artifact:
         return subject
     if isinstance(subject, Artifact):
         return subject
-    try:
+    if isinstance(subject, str | os.PathLike):
         return Artifact.read(subject)
-    except TypeError:
-        raise InvalidArgumentError(
-            "Only models and artifacts can be measured.",
-            received=type(subject).__name__,
-            expected="a keras.Model, an Artifact or the path of one",
-        ) from None
+    raise InvalidArgumentError(
+        "Only models and artifacts can be measured.",
+        received=type(subject).__name__,
+        expected="a keras.Model, an Artifact or the path of one",
+    )
 
 
 def kernels(subject: keras.Model | Artifact) -> Iterator[StoredKernel]:
