@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import tfcompress
+from tfcompress.core.errors import CompressionWarning
 from tfcompress.exporters.flatbuffer import TFLiteFile
 
 pytestmark = pytest.mark.export
@@ -51,7 +52,9 @@ def exported(folder, granularity, *callbacks):
 
 
 def test_a_clustered_int8_file_has_so_many_integers(tmp_path):
-    check, kernels = exported(tmp_path, "tensor", tfcompress.ClusterWeights(CLUSTERS))
+    share = tfcompress.ClusterWeights(CLUSTERS)
+    with pytest.warns(CompressionWarning, match="scales every channel: depthwise"):
+        check, kernels = exported(tmp_path, "tensor", share)
     # The file computes what the finalized model does, to the last bit.
     assert check.max_abs_error == 0
     conv, dense, logits = (6, 3, 3, 2), (12, 96), (5, 12)
