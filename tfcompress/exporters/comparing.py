@@ -44,7 +44,7 @@ _BIG, _FEW = 1 << 17, 2
 PROMISED_STEPS, _MOST_STEPS, _UNFINISHED_STEPS = 1.001, 4.001, 8.0
 _SMALLEST = 1e-6
 # How far float32 is off a number, twice, as a share of it.
-_FLOAT32_ERROR = 2.0**-23
+FLOAT32_ERROR = 2.0**-23
 # Seven bits after the point, as bfloat16 has, in layer after layer.
 _HALF_SHARE = 0.05
 # How little inputs are moved to see whether the model itself is steady.
@@ -284,16 +284,16 @@ def _failure(
         wrong = float(np.mean(apart > 0))
         failed = wrong > 0.25
         return _Failure(info.name, largest, mean, "", True) if failed else None
+    size = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
     if info.step and bound.steps:
         largest, mean = largest / info.step, mean / info.step
         # Both numbers are float32, which a step of 16 bits shows.
-        rounding = _FLOAT32_ERROR * float(np.abs(wanted).max()) / info.step
+        rounding = FLOAT32_ERROR * size / info.step
         failed = largest > bound.promised + rounding
         serious = largest > _MOST_STEPS + rounding
         if not tried.finished:
             failed = serious = mean > _UNFINISHED_STEPS
         return _Failure(info.name, largest, mean, " steps", serious) if failed else None
-    size = float(np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
     limit = max(bound.share, tried.share) * size + _SMALLEST
     failed = (mean if bound.average else largest) > limit
     unit = f", where its largest value is {size:.3g}"
