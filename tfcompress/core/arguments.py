@@ -10,7 +10,7 @@ import math
 import numbers
 from collections.abc import Collection, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tfcompress.core.errors import InvalidArgumentError
 
@@ -45,12 +45,7 @@ def number(
     """
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not real or not _is_in(float(value), interval):
-        raise InvalidArgumentError(
-            problem,
-            received=repr(value),
-            expected=expected or f"a number in {interval}",
-            fix=fix,
-        )
+        _refuse(value, problem, expected or f"a number in {interval}", fix)
     return float(value)
 
 
@@ -72,12 +67,7 @@ def integer(
     if not above or not (high is None or value <= high):
         limits = f" >= {low}" if low is not None else ""
         limits = f" in [{low}, {high}]" if high is not None else limits
-        raise InvalidArgumentError(
-            problem,
-            received=repr(value),
-            expected=expected or f"an int{limits}",
-            fix=fix,
-        )
+        _refuse(value, problem, expected or f"an int{limits}", fix)
     return int(value)
 
 
@@ -97,12 +87,11 @@ def one_of(
     if not isinstance(value, Hashable) or value not in list(choices):
         words = [repr(choice) for choice in choices]
         few = " or ".join(words)
-        raise InvalidArgumentError(
+        _refuse(
+            value,
             problem,
-            received=repr(value),
-            expected=expected
-            or (few if len(words) < 3 else f"one of {', '.join(words)}"),
-            fix=fix,
+            expected or (few if len(words) < 3 else f"one of {', '.join(words)}"),
+            fix,
         )
     return value
 
@@ -130,6 +119,12 @@ def path_of(value: Any, name: str) -> Path:
             received=repr(value),
             expected="a str or a pathlib.Path",
         ) from None
+
+
+def _refuse(value: Any, problem: str, expected: str, fix: str | None) -> NoReturn:
+    raise InvalidArgumentError(
+        problem, received=repr(value), expected=expected, fix=fix
+    )
 
 
 def _is_in(value: float, interval: str) -> bool:
