@@ -42,7 +42,7 @@ from tfcompress.datasets import load_images
 from tfcompress.distillation import deep_supervision
 from tfcompress.distillation import losses as L
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.teacher_cache import cache_teacher
+from tfcompress.distillation.teachers.cache import cache_teacher
 
 BATCH, RATE = 128, 2e-3
 LAYERS = ("stage2", "pooled")

@@ -47,7 +47,7 @@ def make_corpus(folder):
 
     import tfcompress
     from tfcompress.compression.recipe import Recipe
-    from tfcompress.exporters.metadata import ModelDescription
+    from tfcompress.exporters.tflite.metadata import ModelDescription
 
     keras.utils.set_random_seed(7)
     folder.mkdir(parents=True)
@@ -97,7 +97,7 @@ def make_cache(folder):
     """Writes a small, complete teacher cache."""
     import numpy as np
 
-    from tfcompress.distillation.cache_files import CacheFiles
+    from tfcompress.distillation.teachers.cache_files import CacheFiles
 
     files = CacheFiles(folder, IDENTITY)
     for number in range(4):
@@ -136,7 +136,7 @@ def _inspect(path):
 
 
 def _labels(path):
-    from tfcompress.exporters.metadata import read_labels
+    from tfcompress.exporters.tflite.metadata import read_labels
 
     read_labels(path.read_bytes())
 
@@ -164,7 +164,7 @@ def _recipe(path):
 def _cache(path):
     import numpy as np
 
-    from tfcompress.distillation.cache_files import CacheFiles
+    from tfcompress.distillation.teachers.cache_files import CacheFiles
 
     files = CacheFiles(path, IDENTITY)
     if files.complete:
@@ -409,9 +409,9 @@ def child(loader, corpus, room, tasks, results):
     import onnxruntime  # noqa: F401
     import tensorflow as tf
 
+    import tfcompress.child.probing as probing
     import tfcompress.cli
     import tfcompress.cli.commands.inspect  # noqa: F401
-    import tfcompress.exporters.probing as probing
 
     keras.config.disable_interactive_logging()
     tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfcompress.datasets import load_images
-from tfcompress.layer_rules import model_kernels
+from tfcompress.layers import model_kernels
 from tfcompress.pruning.reconstruction import reconstruct
 
 

@@ -28,10 +28,10 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import keras
 import numpy as np
 
+from tfcompress.channels.dependencies import analyse
+from tfcompress.channels.shrink import shrink
 from tfcompress.exporters.export import export, load
-from tfcompress.layer_rules import macs
-from tfcompress.restructuring.dependencies import analyse
-from tfcompress.restructuring.shrink import shrink
+from tfcompress.layers import macs
 
 FAMILIES = (
     "VGG16",

@@ -20,9 +20,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 from _latency import cells, speed_up
 from shrink_applications import FAMILIES, application, images_for
 
+from tfcompress.channels.shrink import shrink
 from tfcompress.exporters.export import export
-from tfcompress.layer_rules import macs
-from tfcompress.restructuring.shrink import shrink
+from tfcompress.layers import macs
 
 DEFAULT = ("VGG16", "ResNet50", "MobileNet", "MobileNetV2", "MobileNetV3Small")
 

@@ -30,7 +30,7 @@ from tests.random_models import outputs_of, random_inputs
 from tfcompress.core.copies import copy_model
 from tfcompress.core.samples import swing
 from tfcompress.core.select import walk
-from tfcompress.layer_rules import model_kernels
+from tfcompress.layers import model_kernels
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
 RIGHT = ("equal", "refused")

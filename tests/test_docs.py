@@ -13,7 +13,7 @@ import pytest
 
 import tfcompress
 from tfcompress.datasets import load_images
-from tfcompress.layer_rules.rules import _rules
+from tfcompress.layers.rules import _rules
 from tfcompress.pruning.criteria import criteria
 
 ROOT = Path(__file__).resolve().parents[1]

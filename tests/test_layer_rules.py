@@ -4,7 +4,7 @@ import keras
 import pytest
 from keras import layers
 
-from tfcompress.layer_rules import LayerRule, macs, register_layer_rule, rule_of
+from tfcompress.layers import LayerRule, macs, register_layer_rule, rule_of
 
 
 def model(shape, *stack):

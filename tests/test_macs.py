@@ -9,11 +9,11 @@ from keras import layers, ops
 
 from tests.graph_macs import graph_macs
 from tfcompress import CompressionError, LayerRule, macs, register_layer_rule
-from tfcompress.layer_rules import OPERATION_MACS
-from tfcompress.layer_rules import rules as rules_module
-from tfcompress.layer_rules.held import PARTS, held_calls
-from tfcompress.layer_rules.operation_macs import UNCOUNTED
-from tfcompress.layer_rules.rules import rule_of_type
+from tfcompress.layers import OPERATION_MACS
+from tfcompress.layers import rules as rules_module
+from tfcompress.layers.held import PARTS, held_calls
+from tfcompress.layers.operation_macs import UNCOUNTED
+from tfcompress.layers.rules import rule_of_type
 
 
 @keras.saving.register_keras_serializable("test_macs")

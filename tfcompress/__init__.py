@@ -4,6 +4,12 @@ from tfcompress.benchmarking import (
     Benchmark,
     benchmark,
 )
+from tfcompress.channels.callback import PruneChannels
+from tfcompress.channels.dependencies import (
+    ChannelGroup,
+    channel_groups,
+)
+from tfcompress.channels.shrink import shrink
 from tfcompress.clustering.callback import ClusterWeights
 from tfcompress.compression import (
     Budget,
@@ -26,6 +32,7 @@ from tfcompress.core.keras_2 import (
     hard_sigmoid_of_keras_2 as _hard_sigmoid_of_keras_2,  # noqa: F401
 )
 from tfcompress.core.workers import is_chief
+from tfcompress.diagnosis import Diagnosis, Finding, doctor
 from tfcompress.distillation import (
     BoostedTrees,
     Distiller,
@@ -42,22 +49,15 @@ from tfcompress.distillation import (
     initialize_from,
 )
 from tfcompress.distribution import distribute
-from tfcompress.exporters import (
-    Artifact,
-    Diagnosis,
-    Finding,
-    Runner,
-    doctor,
-    export,
-    load,
-)
+from tfcompress.exporters import Artifact, Runner, export, load
 from tfcompress.finalization import finalize
-from tfcompress.layer_rules import (
+from tfcompress.layers import (
     Kernel,
     LayerRule,
     macs,
     register_layer_rule,
 )
+from tfcompress.low_rank.factorize import factorize
 from tfcompress.packing import (
     Packed,
     pack,
@@ -113,13 +113,6 @@ from tfcompress.reporting import (
     report,
     storage,
 )
-from tfcompress.restructuring.callback import PruneChannels
-from tfcompress.restructuring.dependencies import (
-    ChannelGroup,
-    channel_groups,
-)
-from tfcompress.restructuring.factorize import factorize
-from tfcompress.restructuring.shrink import shrink
 from tfcompress.schedules import (
     ConstantSparsity,
     CosineSparsity,

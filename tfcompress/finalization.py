@@ -24,11 +24,11 @@ from tfcompress.core.graph import (
 )
 from tfcompress.core.samples import attempts, distance, run, swing
 from tfcompress.core.select import require_built, walk
-from tfcompress.layer_rules import changes_nothing
+from tfcompress.layers import changes_nothing
 from tfcompress.quantization.casts import cast_of, is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
-from tfcompress.quantization.integer_graph import integer_graph
-from tfcompress.quantization.small_numbers import warn_of_small_numbers
+from tfcompress.quantization.integers.graph import integer_graph
+from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
 
 _SAMPLES = 2
 # How far a finalized model may be off on average: in steps of a rounded output, or as

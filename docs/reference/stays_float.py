@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 
-from tfcompress.layer_rules import OPERATION_FLOWS, rule_of_type
+from tfcompress.layers import OPERATION_FLOWS, rule_of_type
 from tfcompress.quantization.expansions.base import _expansions
 
 ROOT = Path(__file__).resolve().parents[2]

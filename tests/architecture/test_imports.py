@@ -1,6 +1,7 @@
 """Who may import whom. The rules are those of docs/architecture.md."""
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -11,18 +12,21 @@ from tests.architecture.sources import package_sources, parse
 
 RANKS = {
     "core": 0,
-    "layer_rules": 1,
+    "layers": 1,
     "schedules": 1,
     "datasets": 1,
     "pruning": 2,
     "clustering": 2,
     "quantization": 2,
-    "restructuring": 2,
+    "channels": 2,
+    "low_rank": 2,
     "distillation": 2,
     "distribution": 2,
     "seeding": 2,
     "finalization": 3,
+    "child": 3,
     "exporters": 4,
+    "diagnosis": 5,
     "packing": 5,
     "verification": 5,
     "benchmarking": 5,
@@ -41,7 +45,7 @@ RANKS = {
 PEERS_ALLOWED = {1}
 
 # Where TensorFlow itself is needed, because Keras has no public equivalent.
-TENSORFLOW_ROOMS = {"exporters", "verification", "benchmarking"}
+TENSORFLOW_ROOMS = {"child", "exporters", "verification", "benchmarking"}
 TENSORFLOW_MODULES = {
     "tfcompress/core/callback.py": "functions that are not inlined into the step",
     "tfcompress/core/eager.py": "whether operations run now",
@@ -51,7 +55,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/quantization/dilated.py": "convolutions that are one operation",
     "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
-    "tfcompress/distillation/teacher_cache.py": "tf.data snapshots",
+    "tfcompress/distillation/teachers/cache.py": "tf.data snapshots",
     "tfcompress/cli/inputs.py": "decodes images as Keras' data sets do",
     "tfcompress/compression/data.py": "shuffles samples that are in memory",
     "tfcompress/serving/client.py": "tensors of gRPC requests",
@@ -143,6 +147,47 @@ def test_rooms_import_only_lower_ranks():
 )
 def test_a_wrong_import_is_found(path, text, fault):
     assert direction_faults(parse(path, text)) == [fault]
+
+
+def imports_of_files(sources):
+    """Returns which files each file imports, functions and type checks included."""
+    modules = {}
+    for source in sources:
+        parts = source.path.removesuffix(".py").removesuffix("/__init__").split("/")
+        modules[".".join(parts)] = source
+    imports = {}
+    for name, source in modules.items():
+        used = set()
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Import):
+                used |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    used.add(inner if inner in modules else node.module)
+        imports[name] = used & set(modules) - {name}
+    return imports
+
+
+def circle_of(sources):
+    """Returns files that import each other in a circle, or nothing."""
+    try:
+        graphlib.TopologicalSorter(imports_of_files(sources)).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_files_import_each_other_in_a_circle():
+    assert circle_of(package_sources()) == []
+
+
+def test_a_circle_is_found():
+    sources = [
+        parse("tfcompress/core/a.py", "from tfcompress.core import b"),
+        parse("tfcompress/core/b.py", "def f():\n    import tfcompress.core.a"),
+    ]
+    assert set(circle_of(sources)) == {"tfcompress.core.a", "tfcompress.core.b"}
 
 
 def test_imports_downwards_and_within_a_room_are_right():

@@ -17,7 +17,7 @@ from tfcompress.compression.stages import (
     Shrink,
 )
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 
 def kernels_in(path):

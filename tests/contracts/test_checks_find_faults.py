@@ -15,7 +15,7 @@ from tfcompress import (
     Schedule,
     UniformQuantizer,
 )
-from tfcompress.layer_rules import Kernel
+from tfcompress.layers import Kernel
 from tfcompress.testing import (
     check_criterion,
     check_layer_rule,

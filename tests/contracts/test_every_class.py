@@ -5,7 +5,7 @@ import pytest
 from keras import layers
 
 from tfcompress import ConstantSparsity, PolynomialSparsity
-from tfcompress.layer_rules import rule_of
+from tfcompress.layers import rule_of
 from tfcompress.pruning.criteria import criteria
 from tfcompress.pruning.patterns import patterns
 from tfcompress.quantization.quantizers import UniformQuantizer, quantizers

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from tfcompress.channels.dependencies import channel_groups
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.graph import build, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import walk
 from tfcompress.finalization import finalize
-from tfcompress.layer_rules import rule_of
+from tfcompress.layers import rule_of
+from tfcompress.low_rank.factorize import factorize
 from tfcompress.quantization.calibration.calibrate import calibrate
 from tfcompress.quantization.quantize import quantize_aware
-from tfcompress.restructuring.dependencies import channel_groups
-from tfcompress.restructuring.factorize import factorize
 
 serializable = keras.saving.register_keras_serializable("inlining")
 

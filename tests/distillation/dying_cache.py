@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcompress.distillation import teacher_cache
+from tfcompress.distillation.teachers import cache as teacher_cache
 
 BATCHES, SIZE = 40, 4
 

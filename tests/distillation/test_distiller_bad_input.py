@@ -7,7 +7,7 @@ import pytest
 from tests.distillation.conftest import dense_model
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.ensemble import TeacherEnsemble
+from tfcompress.distillation.teachers.ensemble import TeacherEnsemble
 
 Logits = keras.distillation.LogitsDistillation
 Features = keras.distillation.FeatureDistillation

@@ -7,7 +7,7 @@ import pytest
 from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import compiled_loss
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.distillation.heads import compress_predictions
+from tfcompress.distillation.students.heads import compress_predictions
 
 
 def fit(model, features, y):

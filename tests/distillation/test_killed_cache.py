@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.distillation.dying_cache import BATCHES, make
-from tfcompress.distillation.teacher_cache import cache_teacher
+from tfcompress.distillation.teachers.cache import cache_teacher
 
 
 def lines_of(log):

@@ -10,9 +10,9 @@ from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import compiled_loss
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.ensemble import TeacherEnsemble
 from tfcompress.distillation.generations import born_again, distill_chain
 from tfcompress.distillation.initialization import initialize_from
+from tfcompress.distillation.teachers.ensemble import TeacherEnsemble
 
 
 def test_mean_of_teachers(data):

@@ -12,10 +12,11 @@ import tensorflow as tf
 from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import Counting, assert_close, compiled_loss
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
-from tfcompress.distillation import cache_files, teacher_cache
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.file_teachers import TFLiteTeacher
-from tfcompress.distillation.teacher_cache import cache_teacher
+from tfcompress.distillation.teachers import cache as teacher_cache
+from tfcompress.distillation.teachers import cache_files
+from tfcompress.distillation.teachers.cache import cache_teacher
+from tfcompress.distillation.teachers.files import TFLiteTeacher
 
 Features = keras.distillation.FeatureDistillation
 

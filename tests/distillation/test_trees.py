@@ -11,9 +11,12 @@ import tfcompress
 from tests.distillation.conftest import dense_model
 from tests.distillation.test_distiller import compiled_loss, softmax
 from tfcompress.core.errors import ExportError, InvalidArgumentError
-from tfcompress.distillation.boosted_trees import BoostedTrees, distill_into_trees
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.tree import SoftDecisionTree
+from tfcompress.distillation.students.boosted_trees import (
+    BoostedTrees,
+    distill_into_trees,
+)
+from tfcompress.distillation.students.tree import SoftDecisionTree
 
 
 def sigmoid(x):

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfcompress.exporters.flatbuffer import TFLiteFile, read_schema
-from tfcompress.exporters.rewriting import put_together, take_apart
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile, read_schema
+from tfcompress.exporters.tflite.rewriting import put_together, take_apart
 
 # With `max`, version 7.2 of the emulator computes XNNPACK's newest kernels wrongly.
 PROCESSOR = "cortex-a72"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tfcompress import calibrate, export, finalize
-from tfcompress.exporters.divergence import layer_differences
+from tfcompress.exporters.tflite.divergence import layer_differences
 
 L = keras.layers
 pytestmark = pytest.mark.export

@@ -9,7 +9,7 @@ import tfcompress
 from tfcompress import CompressionWarning, calibrate, export, finalize
 from tfcompress.core.errors import ExportError, UnsupportedLayerError
 from tfcompress.exporters.manifest import read_manifest
-from tfcompress.exporters.tflite import TFLiteExporter
+from tfcompress.exporters.tflite.exporter import TFLiteExporter
 
 L = keras.layers
 pytestmark = pytest.mark.export

@@ -14,7 +14,7 @@ from tfcompress import (
     export,
     finalize,
 )
-from tfcompress.exporters.base import EXPORTERS
+from tfcompress.exporters.artifact import EXPORTERS
 
 pytestmark = pytest.mark.export
 

@@ -6,7 +6,7 @@ import pytest
 
 import tfcompress
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.exporters import encodings
+from tfcompress.exporters.tflite import encodings
 
 L = keras.layers
 pytestmark = pytest.mark.export

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import pytest
 
+from tfcompress.child import process as converter
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
-from tfcompress.exporters import converter, export, load
+from tfcompress.exporters import export, load
 from tfcompress.exporters.publishing import staged
 
 L = keras.layers
@@ -211,7 +212,7 @@ def test_worker_needs_neither_directory_nor_main(tmp_path):
         import sys
         sys.path.pop(0)
         print("started")
-        from tfcompress.exporters.converter import WORKER, ConverterFailure
+        from tfcompress.child.process import WORKER, ConverterFailure
         try:
             WORKER.run({"job": "probe", "path": "missing.tflite"})
         except ConverterFailure as failure:

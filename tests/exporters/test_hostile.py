@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from tests.scripts import load_script
 from tfcompress import ArtifactError, load
+from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.exporters import Artifact
-from tfcompress.exporters.converter import WORKER, ConverterFailure
-from tfcompress.exporters.flatbuffer import TFLiteFile
 from tfcompress.exporters.manifest import manifest_path, read_manifest
-from tfcompress.exporters.metadata import read_labels
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.metadata import read_labels
 
 pytestmark = pytest.mark.export
 
@@ -100,7 +100,8 @@ def test_a_saved_model_that_writes_files_is_refused(tmp_path):
 def test_a_manifest_is_no_voucher_for_what_others_wrote(
     quantized_version, tmp_path, monkeypatch
 ):
-    from tfcompress.exporters import manifest, saved_model
+    from tfcompress.exporters import manifest
+    from tfcompress.exporters.saved_model import exporter as saved_model
 
     asked = []
     monkeypatch.setattr(saved_model, "probe", lambda path, *_, **__: asked.append(path))
@@ -126,7 +127,7 @@ def test_a_manifest_names_no_path_outside(plain_file, tmp_path, path):
 
 
 def test_a_signature_of_tensors_that_hold_nothing(plain_file, tmp_path):
-    from tfcompress.exporters.rewriting import put_together, take_apart
+    from tfcompress.exporters.tflite.rewriting import put_together, take_apart
 
     model = take_apart(plain_file.path.read_bytes())
     graph = model.subgraphs[0]

@@ -6,8 +6,8 @@ import pytest
 
 from tfcompress import CompressionWarning, calibrate, finalize
 from tfcompress.exporters import export
-from tfcompress.exporters.artifact import TensorInfo
-from tfcompress.exporters.flatbuffer import Operator, Tensor, TFLiteFile, work
+from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.flatbuffer import Operator, Tensor, TFLiteFile, work
 
 L = keras.layers
 

@@ -7,7 +7,7 @@ import pytest
 import tfcompress
 from tfcompress.core.errors import ExportError
 from tfcompress.exporters import KerasRunner, export, load
-from tfcompress.exporters.base import get_exporter
+from tfcompress.exporters.artifact import get_exporter
 
 L = keras.layers
 pytestmark = [pytest.mark.export, pytest.mark.slow]

@@ -14,8 +14,8 @@ import tfcompress
 from tfcompress import calibrate, finalize
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import export, load
-from tfcompress.exporters.flatbuffer import TFLiteFile
-from tfcompress.exporters.micro_sources import OPERATORS, resolver_method
+from tfcompress.exporters.micro.sources import OPERATORS, resolver_method
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 pytest.importorskip("tflite_micro")
 pytestmark = pytest.mark.export

@@ -14,9 +14,9 @@ import pytest
 from tests.scripts import load_script
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters import ModelDescription, TFLiteExporter, export, load
-from tfcompress.exporters.callers import write_callers
-from tfcompress.exporters.metadata import read_labels
-from tfcompress.exporters.rewriting import take_apart
+from tfcompress.exporters.tflite.app_code import write_callers
+from tfcompress.exporters.tflite.metadata import read_labels
+from tfcompress.exporters.tflite.rewriting import take_apart
 
 pytestmark = pytest.mark.export
 LABELS = tuple(f"class {number}" for number in range(10))

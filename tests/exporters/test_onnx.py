@@ -242,7 +242,7 @@ def test_existing_output(plain, onnx_file, openvino_folder):
 
 
 def test_a_missing_runtime_is_named(plain, folder, monkeypatch):
-    from tfcompress.exporters import probing
+    from tfcompress.child import probing
 
     monkeypatch.setattr(probing.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"'openvino'.*tfcompress\[openvino\]"):

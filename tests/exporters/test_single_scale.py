@@ -7,7 +7,7 @@ from keras import layers
 
 import tfcompress
 from tfcompress.core.errors import CompressionWarning
-from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 pytestmark = pytest.mark.export
 CLUSTERS = 6

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters import export, load
-from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 L = keras.layers
 pytestmark = pytest.mark.export

@@ -8,7 +8,7 @@ import pytest
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters import export, load
-from tfcompress.exporters.web import _BROWSERS
+from tfcompress.exporters.web.exporter import _BROWSERS
 
 pytestmark = pytest.mark.export
 

@@ -44,7 +44,7 @@ def test_the_document_shows_the_outcomes():
 
 
 def integers_of(path):
-    from tfcompress.exporters.flatbuffer import TFLiteFile
+    from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
     return [
         np.asarray(values)

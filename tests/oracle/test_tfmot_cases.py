@@ -15,7 +15,7 @@ from tfcompress import (
 )
 from tfcompress.clustering.codebooks import SharedKernel
 from tfcompress.clustering.starts import STARTS, codebook, nearest
-from tfcompress.layer_rules import Kernel, rule_of
+from tfcompress.layers import Kernel, rule_of
 from tfcompress.pruning.masks import layer_masks
 
 KERNEL = Kernel("kernel")

@@ -16,7 +16,7 @@ from tfcompress import (
     UnsupportedLayerError,
     register_layer_rule,
 )
-from tfcompress.layer_rules import rules as table
+from tfcompress.layers import rules as table
 from tfcompress.pruning.sites import select_sites
 
 

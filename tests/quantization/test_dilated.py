@@ -77,7 +77,7 @@ def test_doctor_says_so_before():
 
 def test_what_the_converter_leaves_in_float_is_told(tmp_path, monkeypatch):
     """As Keras computes them, two dilated convolutions break each other's pattern."""
-    module = "tfcompress.quantization.integer_linear.is_dilated"
+    module = "tfcompress.quantization.integers.linear.is_dilated"
     keras.utils.set_random_seed(3)
     signal = keras.Input((16, 4), name="signal")
     x = L.Conv1D(4, 1, name="first")(signal)

@@ -4,7 +4,7 @@ import pytest
 
 import tfcompress
 from tfcompress.exporters import Artifact
-from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.verification import layer_differences
 
 pytestmark = pytest.mark.export

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import tfcompress
 from tests.quantization.conftest import BUILDERS, as_numpy
 from tfcompress import FakeQuantize, QuantizedLayer, UniformQuantizer
-from tfcompress.quantization.as_convolution import affine_parameters
+from tfcompress.quantization.integers.as_convolution import affine_parameters
 
 L = keras.layers
 

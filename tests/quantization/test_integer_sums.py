@@ -7,9 +7,9 @@ import pytest
 import tfcompress
 from tests.quantization.conftest import as_numpy
 from tfcompress.core.errors import CompressionWarning
-from tfcompress.layer_rules import macs
-from tfcompress.quantization.integer_linear import IntegerLinear
-from tfcompress.quantization.integer_sums import (
+from tfcompress.layers import macs
+from tfcompress.quantization.integers.linear import IntegerLinear
+from tfcompress.quantization.integers.sums import (
     IntegerSum,
     SumScales,
     plain_arithmetic,

@@ -7,7 +7,7 @@ from keras import layers, ops
 
 import tfcompress
 from tfcompress.core.errors import CompressionWarning, ExportError
-from tfcompress.quantization.integer_resize import IntegerResize
+from tfcompress.quantization.integers.resize import IntegerResize
 
 pytestmark = [
     pytest.mark.export,

@@ -10,7 +10,7 @@ from keras import ops
 
 import tfcompress
 from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
-from tfcompress.layer_rules import TRAINING_ONLY, LayerRule, register_layer_rule
+from tfcompress.layers import TRAINING_ONLY, LayerRule, register_layer_rule
 
 L = keras.layers
 

@@ -15,8 +15,9 @@ from tfcompress import (
     quantize_aware,
     verify,
 )
-from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integers.storage import as_stored, largest_integers
 from tfcompress.quantization.quantizers import (
     BinaryQuantizer,
     LearnedStepQuantizer,
@@ -24,7 +25,6 @@ from tfcompress.quantization.quantizers import (
     UniformQuantizer,
 )
 from tfcompress.quantization.scheme import QuantizationScheme
-from tfcompress.quantization.storage import as_stored, largest_integers
 
 VALUES = {"w8a8": 255, "w8a16": 255, "w4a8": 15, "w2a8": 3, "w1a8": 2}
 

@@ -119,7 +119,7 @@ def test_two_tower_recommender(tmp_path):
 
 
 def test_embedding_tables_are_stored_in_bytes(tmp_path):
-    from tfcompress.exporters.flatbuffer import TFLiteFile
+    from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
     tokens = keras.Input((4,), dtype="int32", name="tokens")
     model = keras.Model(tokens, L.Flatten()(L.Embedding(500, 16)(tokens)))

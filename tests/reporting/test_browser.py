@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.reporting.pages import FIGURES
-from tfcompress.exporters.web import _BROWSERS
+from tfcompress.exporters.web.exporter import _BROWSERS
 
 pytestmark = pytest.mark.browser
 

@@ -8,9 +8,9 @@ import pytest
 from keras import layers, ops
 
 from tests.restructuring.zoo import make
+from tfcompress.channels.dependencies import analyse, channel_groups
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.layer_rules import LayerRule, register_layer_rule
-from tfcompress.restructuring.dependencies import analyse, channel_groups
+from tfcompress.layers import LayerRule, register_layer_rule
 
 
 def lines(model):

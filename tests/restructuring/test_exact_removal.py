@@ -6,8 +6,8 @@ import pytest
 from keras import layers
 
 from tests.restructuring.zoo import randomize
+from tfcompress.channels.shrink import shrink
 from tfcompress.core.errors import CompressionWarning
-from tfcompress.restructuring.shrink import shrink
 
 DEAD = [1, 4, 5]
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 import tfcompress
-from tfcompress.restructuring.factorize import factorize
+from tfcompress.low_rank.factorize import factorize
 
 
 def low_rank(layer, rank, rng):

@@ -6,12 +6,12 @@ import pytest
 from keras import layers
 
 from tests.restructuring.zoo import make, randomize
+from tfcompress.channels.callback import PruneChannels
+from tfcompress.channels.dependencies import channel_groups
+from tfcompress.channels.shrink import shrink
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.layer_rules import macs
+from tfcompress.layers import macs
 from tfcompress.pruning.callback import PruneWeights
-from tfcompress.restructuring.callback import PruneChannels
-from tfcompress.restructuring.dependencies import channel_groups
-from tfcompress.restructuring.shrink import shrink
 from tfcompress.schedules import PolynomialSparsity
 
 

@@ -7,12 +7,12 @@ import tensorflow as tf
 from keras import layers
 
 from tests.restructuring.zoo import make, randomize
+from tfcompress.channels.dependencies import ChannelGroup, channel_groups
+from tfcompress.channels.shrink import shrink
+from tfcompress.channels.widths import Widths
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
-from tfcompress.layer_rules import macs
+from tfcompress.layers import macs
 from tfcompress.pruning.criteria import Magnitude
-from tfcompress.restructuring.dependencies import ChannelGroup, channel_groups
-from tfcompress.restructuring.shrink import shrink
-from tfcompress.restructuring.widths import Widths
 
 
 def mlp(*units):

@@ -197,7 +197,7 @@ class Mine(layers.Layer):
 
 @pytest.mark.parametrize("name", ["mine", "dense", "same", "recurrent", "spatial"])
 def test_the_name_of_a_rule_means_nothing(name, monkeypatch):
-    from tfcompress.layer_rules import rules
+    from tfcompress.layers import rules
 
     def rule(call):
         made = call.ids.fresh(call.layer.units)

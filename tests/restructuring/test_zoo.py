@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from tests.restructuring.zoo import MIXING, ZOO, make
-from tfcompress.layer_rules import macs
-from tfcompress.restructuring.dependencies import analyse
-from tfcompress.restructuring.shrink import shrink
-from tfcompress.restructuring.surgery import remove
+from tfcompress.channels.dependencies import analyse
+from tfcompress.channels.shrink import shrink
+from tfcompress.channels.surgery import remove
+from tfcompress.layers import macs
 
 
 def some_channels(dependencies, share=0.5, seed=0):

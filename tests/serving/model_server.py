@@ -27,7 +27,7 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
-from tfcompress.exporters.warmup import WARM_UP_FILE, read_warm_up
+from tfcompress.exporters.saved_model.warmup import WARM_UP_FILE, read_warm_up
 
 
 class Refused(Exception):

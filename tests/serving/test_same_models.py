@@ -5,7 +5,7 @@ import pytest
 
 from tests.exporters import same_models
 from tfcompress.exporters import KerasRunner, export
-from tfcompress.exporters.warmup import WARM_UP_FILE
+from tfcompress.exporters.saved_model.warmup import WARM_UP_FILE
 from tfcompress.serving import Client, write_configuration
 
 pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")

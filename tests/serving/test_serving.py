@@ -16,7 +16,7 @@ from tfcompress.core.errors import (
     ServingError,
 )
 from tfcompress.exporters import ServingSignatures, export, load
-from tfcompress.exporters.warmup import WARM_UP_FILE, read_warm_up
+from tfcompress.exporters.saved_model.warmup import WARM_UP_FILE, read_warm_up
 from tfcompress.serving import (
     Client,
     azure_ml,

@@ -66,7 +66,7 @@ def _as_option(said: re.Match[str], known: dict[str, Any]) -> str:
 
 
 def _format_options() -> set[str]:
-    from tfcompress.exporters.base import EXPORTERS
+    from tfcompress.exporters.artifact import EXPORTERS
 
     formats = map(EXPORTERS.get, EXPORTERS.names())
     return {field.name for one in formats for field in dataclasses.fields(one)}

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfcompress.child.probing import probe
 from tfcompress.cli.app import messages
 from tfcompress.cli.pixels import chosen_pixels, scaled
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
-from tfcompress.exporters.probing import probe
 from tfcompress.exporters.publishing import is_inside
 
 DATA_HELP = (

@@ -169,7 +169,7 @@ def _of_range(low: float, high: float) -> str:
 
 def _of_artifact(artifact: Any) -> tuple[str, str] | None:
     from tfcompress.exporters.artifact import Artifact
-    from tfcompress.exporters.flatbuffer import TFLiteFile
+    from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
     if not isinstance(artifact, Artifact) or not artifact.inputs:
         return None

@@ -15,9 +15,9 @@ from tfcompress.core.arguments import integer, one_of
 from tfcompress.core.callback import FitCallback
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.gradient_tap import innermost
-from tfcompress.core.lora import leave_out_lora, lora_variables
 from tfcompress.core.select import Filters, exclude, select, walk
-from tfcompress.layer_rules import kernels_of
+from tfcompress.layers import kernels_of
+from tfcompress.layers.lora import leave_out_lora, lora_variables
 
 _SCOPES = ("layer", "global")
 _MEMBERS = ("fixed", "trained")

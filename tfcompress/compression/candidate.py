@@ -20,11 +20,10 @@ from tfcompress.compression.pipeline import History, carry_out
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.task import Task
 from tfcompress.core.errors import ArtifactError
-from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.base import exporter_for
+from tfcompress.exporters.artifact import Artifact, exporter_for
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.manifest import record
-from tfcompress.exporters.runners import Runner
+from tfcompress.exporters.runner import Runner
 from tfcompress.packing import pack
 from tfcompress.verification import verify
 

@@ -22,9 +22,9 @@ from tfcompress.compression.sensitivity import sensitivity
 from tfcompress.compression.task import Task
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.workers import require_chief
-from tfcompress.exporters.base import EXPORTERS
+from tfcompress.exporters.artifact import EXPORTERS
 from tfcompress.exporters.publishing import check_writable
-from tfcompress.layer_rules import model_kernels
+from tfcompress.layers import model_kernels
 
 
 def compress(

@@ -11,7 +11,7 @@ from typing import Any
 
 from tfcompress.compression.stages import STAGES, Fit, Stage
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.exporters.base import EXPORTERS
+from tfcompress.exporters.artifact import EXPORTERS
 from tfcompress.exporters.publishing import staged
 
 VERSION = 1

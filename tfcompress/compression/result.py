@@ -15,11 +15,11 @@ from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.scenario import Considered, Scenario
 from tfcompress.compression.sensitivity import Sensitivity
 from tfcompress.core.errors import VerificationError
-from tfcompress.core.json import dumps
-from tfcompress.core.markdown import table
+from tfcompress.core.tables import table
+from tfcompress.core.text_json import dumps
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.reporting import FrontPoint, Report, Row, report
-from tfcompress.reporting.report import compared
+from tfcompress.reporting.rows import compared
 from tfcompress.trustworthiness import trust
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import keras
 from keras import layers
 
+from tfcompress.channels.dependencies import channel_groups
 from tfcompress.compression.stages.shrink import Shrink
 from tfcompress.core.errors import CompressionError, CompressionWarning
 from tfcompress.core.select import walk
-from tfcompress.layer_rules import model_kernels
-from tfcompress.restructuring.dependencies import channel_groups
-from tfcompress.restructuring.factorize import factorize
+from tfcompress.layers import model_kernels
+from tfcompress.low_rank.factorize import factorize
 
 FAMILIES = ("CNN", "depthwise", "RNN", "transformer", "embeddings", "MLP", "other")
 _FLOAT_TARGETS = {"saved_model"}

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from tfcompress.compression.task import Task
+from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.publishing import staged
-from tfcompress.exporters.runners import KerasRunner
-from tfcompress.layer_rules import model_kernels
+from tfcompress.layers import model_kernels
 from tfcompress.quantization.calibration.rounding import rounded
 
 _SAMPLES = 512

@@ -22,9 +22,10 @@ from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.core.graph import build, is_graph_model, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.distillation.distiller import Distiller
-from tfcompress.distillation.teacher_cache import cache_teacher
-from tfcompress.exporters.runners import KerasRunner, Runner
-from tfcompress.layer_rules import rule_of
+from tfcompress.distillation.teachers.cache import cache_teacher
+from tfcompress.exporters.keras_runner import KerasRunner
+from tfcompress.exporters.runner import Runner
+from tfcompress.layers import rule_of
 
 _HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "score", "r2", "dice")
 _LOWER = ("loss", "error", "mse", "mae", "mape", "msle", "entropy", "hinge", "perplex")

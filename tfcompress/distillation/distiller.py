@@ -13,7 +13,7 @@ from keras import ops
 from tfcompress.core.registry import PACKAGE
 from tfcompress.distillation import validation
 from tfcompress.distillation.features import Recorder, layer_names, names_in, pick
-from tfcompress.distillation.teacher_cache import (
+from tfcompress.distillation.teachers.cache import (
     ask_teacher,
     split_cached,
     teacher_fingerprint,

@@ -3,28 +3,26 @@
 To add a format, write one file with one class and import it below.
 """
 
-from tfcompress.exporters.artifact import Artifact, OperatorCount, TensorInfo
-from tfcompress.exporters.base import EXPORTERS, Exporter
-from tfcompress.exporters.callers import write_callers
-from tfcompress.exporters.doctor import Diagnosis, Finding, doctor
+from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
 from tfcompress.exporters.export import export, load
+from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.metadata import ModelDescription
-from tfcompress.exporters.micro import MicroExporter
-from tfcompress.exporters.onnx import ONNXExporter
-from tfcompress.exporters.openvino import OpenVINOExporter
-from tfcompress.exporters.runners import KerasRunner, Runner
-from tfcompress.exporters.saved_model import SavedModelExporter
-from tfcompress.exporters.signatures import ServingSignatures
-from tfcompress.exporters.tflite import TFLiteExporter
-from tfcompress.exporters.web import WebExporter
+from tfcompress.exporters.micro.exporter import MicroExporter
+from tfcompress.exporters.onnx.exporter import ONNXExporter
+from tfcompress.exporters.openvino.exporter import OpenVINOExporter
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.saved_model.exporter import SavedModelExporter
+from tfcompress.exporters.saved_model.signatures import ServingSignatures
+from tfcompress.exporters.tensors import OperatorCount, TensorInfo
+from tfcompress.exporters.tflite.app_code import write_callers
+from tfcompress.exporters.tflite.exporter import TFLiteExporter
+from tfcompress.exporters.tflite.metadata import ModelDescription
+from tfcompress.exporters.web.exporter import WebExporter
 
 __all__ = [
     "EXPORTERS",
     "Artifact",
-    "Diagnosis",
     "Exporter",
-    "Finding",
     "KerasRunner",
     "Limits",
     "MicroExporter",
@@ -38,7 +36,6 @@ __all__ = [
     "TFLiteExporter",
     "TensorInfo",
     "WebExporter",
-    "doctor",
     "export",
     "load",
     "write_callers",

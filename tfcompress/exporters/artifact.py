@@ -1,5 +1,8 @@
-"""What an export leaves on disk, and what can be said about it."""
+"""An artifact, what an export leaves on disk, and the base of the formats."""
 
+from __future__ import annotations
+
+import dataclasses
 import io
 import os
 import tarfile
@@ -7,60 +10,14 @@ import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tfcompress.core.arguments import path_of
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One input or output of an artifact.
-
-    Use it to see how an artifact wants to be called: `artifact.inputs[0].shape`.
-
-    Args:
-        name: the name in the artifact's signature.
-        shape: one entry per axis; None where the artifact takes any size.
-        dtype: "float32", "int8" ...
-        scale: real value of one quantization step; None for unquantized tensors.
-        zero_point: the integer that stands for 0.0; None for unquantized tensors.
-        step: real value of one quantization step, also for a float output that is
-            turned back from integers; None where nothing is quantized.
-
-    Example:
-
-    >>> TensorInfo("image", (1, 28, 28, 1), "int8", 0.5, -128).quantized
-    True
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-    scale: float | None = None
-    zero_point: int | None = None
-    step: float | None = None
-
-    @property
-    def quantized(self) -> bool:
-        """Whether the tensor is stored as integers with a scale."""
-        return self.scale is not None
-
-
-@dataclass(frozen=True)
-class OperatorCount:
-    """How often an artifact uses one operator with one number format.
-
-    Args:
-        name: the operator, "CONV_2D".
-        activations: dtypes of the tensors it reads and writes at run time.
-        weights: dtypes of the constants it reads.
-        count: number of such operators.
-    """
-
-    name: str
-    activations: tuple[str, ...]
-    weights: tuple[str, ...]
-    count: int
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.registry import Registry
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.tensors import OperatorCount, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -98,14 +55,12 @@ class Artifact:
     integer_coverage: float | None = None
 
     @classmethod
-    def read(cls, filepath: Any) -> "Artifact":
+    def read(cls, filepath: Any) -> Artifact:
         """Returns the artifact that is stored at `filepath`.
 
         Raises:
             ArtifactError: if nothing is there, or it is damaged.
         """
-        from tfcompress.exporters.base import exporter_for
-
         where = path_of(filepath, "filepath")
         return exporter_for(where).inspect(where)
 
@@ -132,6 +87,112 @@ class Artifact:
 
     def __fspath__(self) -> str:
         return os.fspath(self.path)
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """Base class of the export formats; its fields are the format's options.
+
+    Subclass it, register the class with `EXPORTERS.register(name)` and implement
+    the four methods to add a format. `limits` says what the format cannot take.
+    """
+
+    limits: ClassVar[Limits] = Limits("a runtime of its own")
+    #: Whether an artifact is one file; its manifest then stands beside it.
+    one_file: ClassVar[bool] = False
+    #: The module that runs the format; its own memory is not the artifact's.
+    runtime_module: ClassVar[str] = ""
+    #: Packages that convert and run the format, whose versions the manifest holds.
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Writes `model` to `filepath` atomically and returns what was written."""
+        raise NotImplementedError
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether `filepath` looks like an artifact of this format."""
+        raise NotImplementedError
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns the description of the artifact at `filepath`."""
+        raise NotImplementedError
+
+    def runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a runner for the artifact at `filepath`."""
+        raise NotImplementedError
+
+    def with_options(self, options: dict[str, Any]) -> Exporter:
+        """Returns this exporter with some of its options replaced.
+
+        Raises:
+            InvalidArgumentError: if the format has no such option, or it is not as it
+                must be: any word would be true.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise InvalidArgumentError(
+                f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}.",
+                received=", ".join(f"{name}={options[name]!r}" for name in unknown),
+                expected=f"one of {', '.join(map(repr, known))}",
+            )
+        for field in dataclasses.fields(self):
+            value = options.get(field.name, field.default)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise InvalidArgumentError(
+                    f"Option '{field.name}' is true or false.",
+                    received=repr(value),
+                    expected="True or False; on the command line true, yes, on, false, "
+                    "no or off",
+                )
+        return dataclasses.replace(self, **options)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the options, for `keras.saving`."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Exporter:
+        """Returns the exporter with the options `config`."""
+        return cls(**config)
+
+
+EXPORTERS: Registry[Exporter] = Registry("export format", Exporter)
+
+
+def get_exporter(format: Any) -> Exporter:
+    """Returns the exporter of a format's name, config or instance.
+
+    Raises:
+        InvalidArgumentError: if there is no such format.
+    """
+    return EXPORTERS.get(format)
+
+
+def exporter_for(filepath: Path) -> Exporter:
+    """Returns the exporter whose format the artifact at `filepath` has.
+
+    Raises:
+        ArtifactError: if nothing is there, or no format knows it.
+    """
+    if not filepath.exists():
+        raise ArtifactError(
+            "There is no artifact at this path.",
+            received=str(filepath),
+            expected="a file or directory written by `tfcompress.export`",
+        )
+    for name in EXPORTERS.names():
+        exporter = EXPORTERS.get(name)
+        if exporter.matches(filepath):
+            return exporter
+    raise ArtifactError(
+        "This is not an artifact of a known format, or it is damaged.",
+        received=str(filepath),
+        expected=f"an artifact of format {' or '.join(EXPORTERS.names())}",
+        fix="export the model again",
+    )
 
 
 def gzip_bytes(data: bytes) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.child.probing import probe
 from tfcompress.core.errors import CompressionWarning, ExportError
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.graph import trace as trace_graph
@@ -30,9 +31,9 @@ from tfcompress.core.samples import (
     texts,
 )
 from tfcompress.core.select import walk
-from tfcompress.exporters.artifact import Artifact, TensorInfo
-from tfcompress.exporters.probing import probe
-from tfcompress.exporters.runners import dequantized, quantized
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.runner import dequantized, quantized
+from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.exporters.tracing import TracedModel, input_structure
 from tfcompress.quantization.fake_quantize import FakeQuantize
 

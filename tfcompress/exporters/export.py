@@ -11,9 +11,14 @@ from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.samples import at_the_beginning, states_of
 from tfcompress.core.select import refuse_keras_quantization, walk
 from tfcompress.core.workers import require_chief
-from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.base import EXPORTERS, Exporter, exporter_for, get_exporter
-from tfcompress.exporters.runners import Runner
+from tfcompress.exporters.artifact import (
+    EXPORTERS,
+    Artifact,
+    Exporter,
+    exporter_for,
+    get_exporter,
+)
+from tfcompress.exporters.runner import Runner
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
 

@@ -21,9 +21,9 @@ import numpy as np
 
 from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.core.select import walk
-from tfcompress.exporters.artifact import Artifact, TensorInfo
-from tfcompress.exporters.base import Exporter
+from tfcompress.exporters.artifact import Artifact, Exporter
 from tfcompress.exporters.publishing import is_inside, staged
+from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
 SCHEMA = 1

@@ -13,10 +13,10 @@ from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.graph import is_graph_model, output_names
 from tfcompress.core.inlining import as_it_was_built
 from tfcompress.core.select import walk
-from tfcompress.exporters.artifact import TensorInfo
 from tfcompress.exporters.convertible import convertible_calls
+from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import rounded_layer
-from tfcompress.quantization.integer_sums import plain_arithmetic
+from tfcompress.quantization.integers.sums import plain_arithmetic
 
 _INPUT_NAME = re.compile(r"[A-Za-z0-9._/-]+")
 _GENERATED_INPUT = re.compile(r"keras_tensor(_\d+)?|input_layer(_\d+)?|args_\d+")

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tfcompress.child.probing import reading, require
+from tfcompress.child.process import ConverterFailure, ConverterProcess
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
-from tfcompress.exporters.converter import ConverterFailure, ConverterProcess
-from tfcompress.exporters.probing import reading, require
 
 _SCRIPT = str(Path(__file__).with_name("_tf_keras_worker.py"))
 # Not the converter's process: Keras 2 would take its tf.keras away.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcompress.exporters.flatbuffer import TFLiteFile
-from tfcompress.exporters.probing import probe
+from tfcompress.child.probing import probe
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.packing.blocks import Span
 
 # Smaller arrays gain nothing from a model of their own.

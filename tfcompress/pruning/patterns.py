@@ -12,7 +12,7 @@ from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.core.select import exclude
-from tfcompress.layer_rules import Kernel
+from tfcompress.layers import Kernel
 from tfcompress.pruning.sites import Site
 from tfcompress.schedules import Schedule
 

@@ -12,13 +12,13 @@ from tfcompress.core.copies import copy_model
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.kernel_values import warn_of_lost_values
-from tfcompress.core.layer_inputs import (
+from tfcompress.core.samples import untouched
+from tfcompress.core.select import Filters, exclude, is_graph_model, require_built, walk
+from tfcompress.layers.inputs import (
     Recorder,
     reason_against,
     rows,
 )
-from tfcompress.core.samples import untouched
-from tfcompress.core.select import Filters, exclude, is_graph_model, require_built, walk
 from tfcompress.pruning.least_squares import (
     largest,
     largest_of_groups,

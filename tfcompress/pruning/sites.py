@@ -11,9 +11,9 @@ import keras
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, is_graph_model, trace
-from tfcompress.core.lora import leave_out_lora
 from tfcompress.core.select import Filters, exclude, select, walk
-from tfcompress.layer_rules import Kernel, kernels_of, rule_of
+from tfcompress.layers import Kernel, kernels_of, rule_of
+from tfcompress.layers.lora import leave_out_lora
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core import lora
 from tfcompress.core.graph import (
     Graph,
     Node,
@@ -25,6 +24,7 @@ from tfcompress.core.graph import (
     trace_operations,
 )
 from tfcompress.core.select import walk
+from tfcompress.layers import lora
 from tfcompress.quantization.casts import is_float
 from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
 from tfcompress.quantization.opened import is_unknown, opened

@@ -16,9 +16,9 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
-from tfcompress.layer_rules import multiplies_nothing
-from tfcompress.quantization.grids import Grid, checked_range
-from tfcompress.quantization.integer_sums import half_away, is_plain
+from tfcompress.layers import multiplies_nothing
+from tfcompress.quantization.integers.grids import Grid, checked_range
+from tfcompress.quantization.integers.sums import half_away, is_plain
 from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
 

@@ -13,8 +13,8 @@ from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.samples import shaken
-from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
-from tfcompress.quantization.integer_sums import is_plain
+from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.quantization.integers.sums import is_plain
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

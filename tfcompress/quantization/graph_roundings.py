@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.core.graph import Node, Tensor
-from tfcompress.layer_rules import rule_of
+from tfcompress.layers import rule_of
 from tfcompress.quantization.casts import is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.placement import flow_of

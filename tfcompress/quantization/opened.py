@@ -27,7 +27,7 @@ from tfcompress.core.graph import (
     trace_operations,
 )
 from tfcompress.core.select import walk
-from tfcompress.layer_rules import knows
+from tfcompress.layers import knows
 from tfcompress.quantization.expansions.base import Parts, StaysFloat
 from tfcompress.quantization.primitives import AddConstant, AddWeight, ScaleOffset
 

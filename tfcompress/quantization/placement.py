@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
-from tfcompress.layer_rules import OPERATION_FLOWS, Flow, rule_of
+from tfcompress.layers import OPERATION_FLOWS, Flow, rule_of
 from tfcompress.quantization.activations import (
     NEVER_FUSED,
     NONNEGATIVE,

@@ -11,8 +11,8 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import LayerRule, multiplies_nothing, register_layer_rule
-from tfcompress.quantization.integer_sums import add_integers
+from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.quantization.integers.sums import add_integers
 
 # A weight of zeros has no scale.
 _SMALLEST = 1e-8

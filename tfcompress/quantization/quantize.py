@@ -14,7 +14,7 @@ from tfcompress.core.graph import Graph, Node, build
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.kernel_values import shares_values
 from tfcompress.core.select import Filters, require_built
-from tfcompress.layer_rules import rule_of
+from tfcompress.layers import rule_of
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
 from tfcompress.quantization.plan import FloatLayer, plan

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from keras import layers
 
 from tfcompress.core.graph import Graph, Node, Tensor
-from tfcompress.layer_rules import Flow
+from tfcompress.layers import Flow
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.primitives import GuardedLog
 

@@ -28,7 +28,7 @@ from tfcompress.core.graph import (
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.core.select import walk
-from tfcompress.layer_rules import LayerRule, kernels_of, register_layer_rule
+from tfcompress.layers import LayerRule, kernels_of, register_layer_rule
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.sequence_steps import at_step
 

@@ -25,8 +25,8 @@ from tfcompress.core.graph import (
 )
 from tfcompress.core.inlining import inlined, is_composite
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layer_rules import LayerRule, register_layer_rule
-from tfcompress.quantization.masks import with_explicit_masks, without_unread
+from tfcompress.layers import LayerRule, register_layer_rule
+from tfcompress.quantization.mask_nodes import with_explicit_masks, without_unread
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -19,11 +19,11 @@ from keras import layers
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.quantization.activations import activation_name
-from tfcompress.quantization.as_convolution import affine_parameters
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integers.as_convolution import affine_parameters
+from tfcompress.quantization.integers.storage import as_stored
 from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.primitives import AddConstant
-from tfcompress.quantization.storage import as_stored
 
 # What kernels multiply sums with is below 2 ** 8, and 2 ** 7 for a few of them.
 _LARGEST_FACTOR = 2.0**6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,20 +15,18 @@ from tfcompress.reporting.drawing import (
     legend_above,
     short,
 )
+from tfcompress.reporting.evidence import Evidence
 from tfcompress.reporting.front import FrontPoint, pareto_front
 from tfcompress.reporting.palette import Palette
-
-if TYPE_CHECKING:
-    from tfcompress.reporting.report import Report, Row
+from tfcompress.reporting.rows import Row
 
 _LAYERS = 30
 _LAYER_FIGURES = 4
 _PANELS = 9
 
 
-def report_figures(report: Report) -> Iterator[ReportFigure]:
+def report_figures(rows: tuple[Row, ...], evidence: Evidence) -> Iterator[ReportFigure]:
     """Yields the figures of everything that a report holds but trust."""
-    rows, evidence = report.rows, report.evidence
     count = len(rows)
     yield ReportFigure(
         "comparison",

@@ -15,7 +15,8 @@ from tfcompress.core.errors import (
     CompressionWarning,
 )
 from tfcompress.exporters.artifact import Artifact, gzip_bytes
-from tfcompress.exporters.flatbuffer import Operator, TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import Operator, TFLiteFile
+from tfcompress.layers import macs as count_macs
 from tfcompress.reporting.subjects import kernels
 
 # Operators that multiply and whose cost is not fixed by the shapes in the file.
@@ -80,13 +81,11 @@ def macs(subject: keras.Model | Artifact) -> int | None:
         if subject.format != "tflite":
             return None
         return _tflite_macs(TFLiteFile.open(subject.path))
-    from tfcompress import layer_rules
-
     try:
         with warnings.catch_warnings():
             # A report is no place to say again which layers have no rule.
             warnings.simplefilter("ignore", CompressionWarning)
-            return layer_rules.macs(subject)
+            return count_macs(subject)
     except CompressionError:
         # Subclassed models have no graph to count in, and some work is not known.
         return None

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,20 +19,21 @@ from tfcompress.core.errors import CompressionError, InvalidArgumentError
 from tfcompress.exporters.publishing import staged
 from tfcompress.reporting import tables
 from tfcompress.reporting.drawing import ReportFigure, bytes_text
+from tfcompress.reporting.evidence import Evidence
 from tfcompress.reporting.figures import report_figures
 from tfcompress.reporting.palette import PLACEHOLDERS, Palette, styled, with_variables
+from tfcompress.reporting.rows import Row
 from tfcompress.reporting.trust_figures import trust_figures
 from tfcompress.trustworthiness import TrustReport
-
-if TYPE_CHECKING:
-    from tfcompress.reporting.report import Report, Row
 
 _DPI = 150
 # Models that stand beside each other in a table.
 _ABREAST = 6
 
 
-def write_html(report: Report, filepath: str | os.PathLike) -> Path:
+def write_html(
+    rows: tuple[Row, ...], evidence: Evidence, filepath: str | os.PathLike
+) -> Path:
     """Writes the page; it needs no other file and no network."""
     jinja2 = _required("jinja2")
     with _drawing():
@@ -42,30 +43,32 @@ def write_html(report: Report, filepath: str | os.PathLike) -> Path:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        text = environment.get_template("report.html").render(_contents(report))
+        text = environment.get_template("report.html").render(_contents(rows, evidence))
     return _write(filepath, text.encode())
 
 
-def write_png(report: Report, filepath: str | os.PathLike) -> Path:
+def write_png(
+    rows: tuple[Row, ...], evidence: Evidence, filepath: str | os.PathLike
+) -> Path:
     """Writes all figures of a report below each other as one picture."""
     with _drawing():
-        return _write(filepath, _overview(report))
+        return _write(filepath, _overview(rows, evidence))
 
 
-def _contents(report: Report) -> dict[str, Any]:
+def _contents(rows: tuple[Row, ...], evidence: Evidence) -> dict[str, Any]:
     """Returns what the template shows; all of it text, which it escapes."""
-    headings, body = tables.cells(report.rows)
+    headings, body = tables.cells(rows)
     if len(body) <= _ABREAST:
         # A page is wide enough for a few models, not for a dozen measures.
         headings, *body = map(list, zip(headings, *body))
-    trust = report.evidence.trust
+    trust = evidence.trust
     return {
-        "title": report.rows[0].name,
-        "cards": list(_cards(report)),
+        "title": rows[0].name,
+        "cards": list(_cards(rows, evidence)),
         "headings": headings,
         "body": body,
-        "candidates": tables.candidate_cells(report.evidence.front),
-        "figures": [_inlined(figure) for figure in report_figures(report)],
+        "candidates": tables.candidate_cells(evidence.front),
+        "figures": [_inlined(figure) for figure in report_figures(rows, evidence)],
         "trust": trust,
         "trust_figures": []
         if trust is None
@@ -93,10 +96,10 @@ class Card:
     tone: str = ""
 
 
-def _cards(report: Report) -> Iterator[Card]:
+def _cards(rows: tuple[Row, ...], evidence: Evidence) -> Iterator[Card]:
     """Yields what is said first, of the smallest artifact."""
-    baseline, *others = report.rows
-    trust = report.evidence.trust
+    baseline, *others = rows
+    trust = evidence.trust
     if others:
         best = min(others, key=lambda row: row.packed_size or row.size)
         yield _size_card(best, baseline)
@@ -199,11 +202,11 @@ def _canvas(figure: ReportFigure) -> Any:
     return canvas
 
 
-def _overview(report: Report) -> bytes:
+def _overview(rows: tuple[Row, ...], evidence: Evidence) -> bytes:
     from matplotlib.figure import Figure
 
-    palette, trust = Palette(), report.evidence.trust
-    shown = [*report_figures(report), *(trust_figures(trust) if trust else ())]
+    palette, trust = Palette(), evidence.trust
+    shown = [*report_figures(rows, evidence), *(trust_figures(trust) if trust else ())]
     # An inch a third for the title.
     heights = [figure.size[1] + 0.35 for figure in shown]
     with styled(palette):

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 
 @dataclasses.dataclass(frozen=True)

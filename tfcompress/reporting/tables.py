@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tfcompress.core.markdown import table
+from tfcompress.core.tables import table
 from tfcompress.reporting.front import FrontPoint, pareto_front
 
 _NONE = "-"

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
+from tfcompress.child.probing import require
 from tfcompress.core.errors import InvalidArgumentError, ServingError
-from tfcompress.exporters.probing import require
 
 DEFAULT = "serving_default"
 

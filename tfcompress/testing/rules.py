@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.layer_rules import LayerRule, register_layer_rule, rule_of
+from tfcompress.layers import LayerRule, register_layer_rule, rule_of
 from tfcompress.testing.tools import require
 
 

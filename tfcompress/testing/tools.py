@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.layer_rules import Kernel
+from tfcompress.layers import Kernel
 
 #: Kernels of every rank that Keras' layers have, with odd and even sizes.
 KERNELS = {

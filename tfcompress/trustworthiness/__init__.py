@@ -1,6 +1,6 @@
 """Can the compressed model be trusted as the original is? Figures and limits."""
 
-from tfcompress.trustworthiness.result import (
+from tfcompress.trustworthiness.changes import (
     AttackResult,
     Change,
     ChangedAnswer,
@@ -8,8 +8,8 @@ from tfcompress.trustworthiness.result import (
     CorruptionResult,
     ReliabilityBin,
     SaliencyResult,
-    TrustReport,
 )
+from tfcompress.trustworthiness.result import TrustReport
 from tfcompress.trustworthiness.settings import TrustThresholds
 from tfcompress.trustworthiness.trust import trust
 

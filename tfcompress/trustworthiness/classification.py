@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfcompress.trustworthiness.result import Change, ClassChange, ReliabilityBin
+from tfcompress.trustworthiness.changes import Change, ClassChange, ReliabilityBin
 
 BINS = 15
 

@@ -15,7 +15,8 @@ from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
-from tfcompress.exporters.runners import KerasRunner, Runner
+from tfcompress.exporters.keras_runner import KerasRunner
+from tfcompress.exporters.runner import Runner
 
 Columns = dict[str, np.ndarray]
 

@@ -1,141 +1,32 @@
-"""What `trust` returns."""
+"""What `trust` returns, in figures and in words."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from tfcompress.core.errors import VerificationError
-from tfcompress.core.json import dumps
-from tfcompress.trustworthiness import summary
+from tfcompress.core.tables import table
+from tfcompress.core.text_json import dumps
+from tfcompress.trustworthiness.changes import (
+    AttackResult,
+    Change,
+    ChangedAnswer,
+    ClassChange,
+    CorruptionResult,
+    ReliabilityBin,
+    SaliencyResult,
+)
 from tfcompress.trustworthiness.settings import TrustThresholds
 
-
-@dataclasses.dataclass(frozen=True)
-class Change:
-    """One measure, before and after compression.
-
-    >>> Change(0.9, 0.875).change
-    -0.025000000000000022
-    """
-
-    original: float
-    compressed: float
-
-    @property
-    def change(self) -> float:
-        """The compressed model's minus the original's."""
-        return self.compressed - self.original
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassChange:
-    """What compression did to one class.
-
-    Attributes:
-        name: what the class is called.
-        support: how many samples are labelled with it.
-        recall: share of those that are found; NaN without any.
-        accuracy: share of all samples for which "this class or not" is answered right.
-    """
-
-    name: str
-    support: int
-    recall: Change
-    accuracy: Change
-
-
-@dataclasses.dataclass(frozen=True)
-class ChangedAnswer:
-    """A sample that the compressed model answers otherwise.
-
-    Attributes:
-        index: its place along the first axis of `inputs`.
-        label: the class it is labelled with.
-        original: the class the original answers.
-        compressed: the class the compressed model answers.
-        confidence: the probability each gives to its own answer.
-        image: how it looks, as bytes of shape `(height, width, channels)`; None where
-            inputs are no images, and of all but the first `examples`.
-    """
-
-    index: int
-    label: int
-    original: int
-    compressed: int
-    confidence: Change
-    image: np.ndarray | None = dataclasses.field(
-        default=None, compare=False, repr=False
-    )
-
-    @property
-    def kind(self) -> str:
-        """ "broken" (was right), "repaired" (became right) or "other"."""
-        if self.original == self.label:
-            return "broken"
-        return "repaired" if self.compressed == self.label else "other"
-
-
-@dataclasses.dataclass(frozen=True)
-class ReliabilityBin:
-    """Samples of like confidence; without any, both shares are NaN.
-
-    Attributes:
-        count: how many there are.
-        confidence: their mean confidence.
-        accuracy: the share of them that is answered right.
-    """
-
-    count: int
-    confidence: float
-    accuracy: float
-
-
-@dataclasses.dataclass(frozen=True)
-class CorruptionResult:
-    """Accuracy on corrupted inputs; "clean" with severity 0 is what to compare with.
-
-    Attributes:
-        name: the corruption.
-        severity: from 1 to 5.
-        accuracy: share of samples answered right.
-    """
-
-    name: str
-    severity: int
-    accuracy: Change
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackResult:
-    """Accuracy under the fast gradient sign method.
-
-    Attributes:
-        epsilon: how far each value is moved, as a share of the value range.
-        accuracy: of both models on samples that were crafted on the original.
-        own: of the compressed model on samples crafted on its own Keras form; None
-            where that has no gradient.
-    """
-
-    epsilon: float
-    accuracy: Change
-    own: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class SaliencyResult:
-    """Do both models look at the same parts of their inputs?
-
-    Attributes:
-        method: "gradient" or "occlusion".
-        correlation: mean Spearman rank correlation over samples, from -1 to 1.
-        correlations: the one of each sample.
-    """
-
-    method: str
-    correlation: float
-    correlations: tuple[float, ...]
+_CHANGED = 10
+_CLASSES = 20
+CLASS_HEADINGS = (
+    *("class", "samples", "recall", "compressed", "change"),
+    *("accuracy", "compressed", "change"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,15 +103,15 @@ class TrustReport:
     @property
     def verdict(self) -> str:
         """One sentence: passed, failed with the reasons, or that nothing was asked."""
-        return summary.verdict(self)
+        return _verdict(self)
 
     def measures(self) -> list[list[str]]:
         """Returns the rows of the first table: measure, before, after, change."""
-        return summary.measures(self)
+        return _measures(self)
 
     def class_rows(self) -> list[list[str]]:
         """Returns headings and a row for each class: samples, recall and accuracy."""
-        return [list(summary.CLASS_HEADINGS), *summary.classes(self)]
+        return [list(CLASS_HEADINGS), *_classes(self)]
 
     def raise_if_failed(self) -> TrustReport:
         """Returns itself if all thresholds are met.
@@ -249,7 +140,105 @@ class TrustReport:
 
     def to_markdown(self) -> str:
         """Returns the figures as tables."""
-        return summary.markdown(self)
+        return _markdown(self)
 
     def __str__(self) -> str:
         return self.to_markdown()
+
+
+def _markdown(report: TrustReport) -> str:
+    """Returns the whole report as markdown."""
+    parts = [
+        f"**{_verdict(report)}**",
+        table(
+            ["measure", report.original, report.compressed, "change"], _measures(report)
+        ),
+        f"Classes, the largest loss of recall first{_and_more(report)}:",
+        table(CLASS_HEADINGS, _classes(report)[:_CLASSES]),
+    ]
+    if report.changed:
+        kinds = [answer.kind for answer in report.changed]
+        parts += [
+            f"{len(kinds)} answers changed: {kinds.count('broken')} broken, "
+            f"{kinds.count('repaired')} repaired, {kinds.count('other')} wrong both "
+            f"times. The first {min(_CHANGED, len(kinds))}:",
+            table(["sample", "label", "original", "compressed"], _changed(report), 4),
+        ]
+    return "\n\n".join(parts + [f"- {note}" for note in report.notes])
+
+
+def _verdict(report: TrustReport) -> str:
+    """Returns one sentence: passed, or what failed."""
+    if report.failures:
+        return f"FAILED on {report.samples:,} samples: {'; '.join(report.failures)}."
+    if not report.thresholds.given:
+        return f"Measured on {report.samples:,} samples; no thresholds were given."
+    return f"Passed on {report.samples:,} samples."
+
+
+def _measures(report: TrustReport) -> list[list[str]]:
+    """Returns what was measured: name, before, after and change in points."""
+    rows = [
+        ["top-1 agreement", "", f"{report.agreement:.2%}", ""],
+        _row("accuracy", report.accuracy),
+        _row("calibration error (ECE)", report.calibration_error),
+    ]
+    means = report.corruption_means
+    if means:
+        rows.append(_row("accuracy, clean", report.corruptions[0].accuracy))
+    for name, change in means.items():
+        rows.append(_row(f"accuracy, {name.replace('_', ' ')}", change))
+    if report.attack is not None:
+        name = f"accuracy, FGSM {report.attack.epsilon:.3g}"
+        rows.append(_row(name, report.attack.accuracy))
+        if report.attack.own is not None:
+            own = f"{report.attack.own:.2%}"
+            rows.append(["accuracy, FGSM on the compressed", "", own, ""])
+    if report.saliency is not None:
+        correlation = f"{report.saliency.correlation:.3f}"
+        name = f"rank correlation of saliency ({report.saliency.method})"
+        rows.append([name, "", correlation, ""])
+    return rows
+
+
+def _row(name: str, change: Any) -> list[str]:
+    before, after = f"{change.original:.2%}", f"{change.compressed:.2%}"
+    return [name, before, after, points(change.change)]
+
+
+def points(change: float) -> str:
+    """Returns a difference of shares in percentage points.
+
+    >>> points(-0.0123), points(float("nan"))
+    ('-1.23', '-')
+    """
+    return "-" if change != change else f"{100 * change:+.2f}"
+
+
+def _classes(report: TrustReport) -> list[list[str]]:
+    """Returns what happened to each class, the largest loss of recall first."""
+    seen = sorted(report.classes, key=lambda one: (not one.support, one.recall.change))
+    rows = []
+    for one in seen:
+        recall = _row(one.name, one.recall) if one.support else [one.name, *"---"]
+        accuracy = _row(one.name, one.accuracy)
+        rows.append([one.name, f"{one.support:,}", *recall[1:], *accuracy[1:]])
+    return rows
+
+
+def _and_more(report: TrustReport) -> str:
+    more = len(report.classes) - _CLASSES
+    return f" ({more} more in the JSON)" if more > 0 else ""
+
+
+def _changed(report: TrustReport) -> list[list[str]]:
+    names = [one.name for one in report.classes]
+    return [
+        [
+            str(one.index),
+            names[one.label],
+            f"{names[one.original]} ({one.confidence.original:.0%})",
+            f"{names[one.compressed]} ({one.confidence.compressed:.0%})",
+        ]
+        for one in report.changed[:_CHANGED]
+    ]

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tfcompress.trustworthiness.changes import AttackResult, Change, CorruptionResult
 from tfcompress.trustworthiness.corruptions import Corruption, chosen, is_image
 from tfcompress.trustworthiness.gradients import InputGradients
 from tfcompress.trustworthiness.pair import Pair
 from tfcompress.trustworthiness.predictions import Columns, Subject
-from tfcompress.trustworthiness.result import AttackResult, Change, CorruptionResult
 from tfcompress.trustworthiness.settings import TrustSettings
 
 # Samples that are corrupted at once: large images take much memory as float64.

@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 
+from tfcompress.trustworthiness.changes import SaliencyResult
 from tfcompress.trustworthiness.corruptions import is_image
 from tfcompress.trustworthiness.gradients import InputGradients
 from tfcompress.trustworthiness.pair import Pair
 from tfcompress.trustworthiness.predictions import Columns, Subject
-from tfcompress.trustworthiness.result import SaliencyResult
 
 # An occlusion costs one run of all samples.
 _CELLS = 49

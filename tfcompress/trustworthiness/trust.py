@@ -12,10 +12,11 @@ import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.runners import Runner
+from tfcompress.exporters.runner import Runner
 from tfcompress.trustworthiness import classification, saliency
+from tfcompress.trustworthiness.changes import Change, ChangedAnswer
 from tfcompress.trustworthiness.pair import Pair
-from tfcompress.trustworthiness.result import Change, ChangedAnswer, TrustReport
+from tfcompress.trustworthiness.result import TrustReport
 from tfcompress.trustworthiness.robustness import Stress
 from tfcompress.trustworthiness.settings import TrustSettings, TrustThresholds
 from tfcompress.trustworthiness.thresholds import failures

@@ -1,6 +1,6 @@
 """Does an artifact do what its model does? Numbers, not impressions."""
 
-from tfcompress.exporters.divergence import LayerDifference, layer_differences
+from tfcompress.exporters.tflite.divergence import LayerDifference, layer_differences
 from tfcompress.verification.verify import (
     FLOAT_TOLERANCE,
     STEP_TOLERANCE,

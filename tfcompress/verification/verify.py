@@ -15,12 +15,14 @@ from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
 from tfcompress.core.samples import distance
-from tfcompress.exporters.artifact import Artifact, TensorInfo
+from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.comparing import FLOAT32_ERROR
-from tfcompress.exporters.divergence import first_divergence
 from tfcompress.exporters.export import load
+from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.manifest import record
-from tfcompress.exporters.runners import KerasRunner, Runner
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.divergence import first_divergence
 
 # Float arithmetic in another order of summation; relative to the largest output.
 FLOAT_TOLERANCE = 1e-5

@@ -29,7 +29,7 @@ def doctor(
 
     Example: tfcompress doctor model.keras --format micro --scheme w8a8
     """
-    from tfcompress.exporters import doctor as diagnose
+    from tfcompress.diagnosis import doctor as diagnose
 
     import_modules(modules)
     loaded = load_model(model)

@@ -45,7 +45,7 @@ def export(
     """
     import tfcompress
     from tfcompress.cli.commands.inspect import described
-    from tfcompress.exporters.base import get_exporter
+    from tfcompress.exporters.artifact import get_exporter
 
     import_modules(modules)
     options = dict(map(named_value, option))

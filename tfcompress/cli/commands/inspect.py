@@ -80,7 +80,7 @@ def _of_model(model: Any) -> dict[str, Any]:
 
 
 def _text(content: dict[str, Any]) -> str:
-    from tfcompress.core.markdown import table
+    from tfcompress.core.tables import table
 
     lines = [f"{content['name']} ({content['format']})", ""]
     for label, name, unit in (

@@ -12,7 +12,7 @@ from tfcompress.clustering.callback import ClusterWeights
 from tfcompress.clustering.starts import STARTS
 from tfcompress.compression.run import Run, Technique
 from tfcompress.compression.stages.base import STAGES, Stage, argument
-from tfcompress.layer_rules import kernels_of
+from tfcompress.layers import kernels_of
 
 
 @STAGES.register("cluster")

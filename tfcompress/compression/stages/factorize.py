@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tfcompress.compression.run import Run
 from tfcompress.compression.stages.base import COUNT, SHARE, STAGES, Stage, argument
-from tfcompress.restructuring.factorize import factorize
+from tfcompress.low_rank.factorize import factorize
 
 
 @STAGES.register("factorize")

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import keras
 
+from tfcompress.channels.shrink import shrink
 from tfcompress.compression.run import Run
 from tfcompress.compression.stages.base import COUNT, SHARE, STAGES, Stage, argument
-from tfcompress.restructuring.shrink import shrink
 
 
 @STAGES.register("shrink")

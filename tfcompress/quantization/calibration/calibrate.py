@@ -24,10 +24,10 @@ from tfcompress.quantization.calibration.folding import (
 from tfcompress.quantization.calibration.observers import Observer, observers
 from tfcompress.quantization.calibration.rounding import round_kernels
 from tfcompress.quantization.fake_quantize import rounded_layer
+from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.scheme import Scheme
-from tfcompress.quantization.small_numbers import warn_of_small_numbers
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _BINS = 2048

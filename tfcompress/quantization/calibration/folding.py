@@ -16,7 +16,7 @@ from keras import layers
 from tfcompress.core.graph import Graph, Node
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
-from tfcompress.quantization.integer_graph import fold_scales
+from tfcompress.quantization.integers.graph import fold_scales
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _EQUALIZED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D)

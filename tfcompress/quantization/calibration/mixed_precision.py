@@ -14,7 +14,7 @@ from tfcompress.core.arguments import integer, number
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import walk
-from tfcompress.layer_rules import kernels_of, rule_of
+from tfcompress.layers import kernels_of, rule_of
 from tfcompress.quantization.calibration.calibrate import calibrate
 from tfcompress.quantization.calibration.rounding import rounded
 from tfcompress.quantization.scheme import owner_path

@@ -16,9 +16,9 @@ from keras import ops
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph
-from tfcompress.core.layer_inputs import Recorder, reason_against, rows
-from tfcompress.layer_rules import kernels_of
-from tfcompress.quantization.storage import INT4
+from tfcompress.layers import kernels_of
+from tfcompress.layers.inputs import Recorder, reason_against, rows
+from tfcompress.quantization.integers.storage import INT4
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 # Share of the mean diagonal that is added to the Hessian, as in GPTQ.

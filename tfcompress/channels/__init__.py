@@ -1,0 +1,1 @@
+"""Which channels stand or fall together, and removing them."""

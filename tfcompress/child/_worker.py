@@ -1,0 +1,112 @@
+"""The child process that runs converters: a crash here never kills the user.
+
+Started by `process.py` as a plain script, so it imports neither tfcompress nor
+the user's `__main__`. Jobs come in as JSON lines, replies go out as JSON lines;
+everything libraries print ends up on stderr, which the parent keeps as a log.
+"""
+
+import contextlib
+import json
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+
+def warm(_: dict[str, Any]) -> dict[str, Any]:
+    """Imports TensorFlow, which takes seconds, ahead of the first conversion."""
+    import tensorflow as tf
+
+    return {"tensorflow": tf.__version__}
+
+
+def read_hdf5(job: dict[str, Any]) -> dict[str, Any]:
+    """Reads all that is in the HDF5 file at `path`, or in those of a .keras file."""
+    import io
+    import zipfile
+
+    import h5py
+
+    files: list[Any] = [job["path"]]
+    if zipfile.is_zipfile(job["path"]):
+        with zipfile.ZipFile(job["path"]) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".h5")]
+            files = [io.BytesIO(archive.read(name)) for name in names]
+
+    def look(_: str, node: Any) -> None:
+        list(node.attrs.items())
+        if isinstance(node, h5py.Dataset):
+            node[()]
+
+    for file in files:
+        with h5py.File(file, "r") as opened:
+            look("", opened)
+            opened.visititems(look)
+    return {}
+
+
+JOBS = {"warm": warm, "read_hdf5": read_hdf5}
+
+
+@contextlib.contextmanager
+def limited(job: dict[str, Any]) -> Iterator[None]:
+    """Inside, the process ends when it takes more than the job may.
+
+    A file that nobody vouches for may hold a loop without an end, or ask for all memory
+    that there is. Soft limits can be put back.
+    """
+    wanted = job.get("memory"), job.get("cpu_seconds")
+    try:
+        import resource
+    except ImportError:  # Windows has no such limits
+        wanted = None, None
+    if wanted == (None, None):
+        yield
+        return
+    with open("/proc/self/statm") if sys.platform == "linux" else open(os.devnull) as f:
+        mapped = int((f.read() or "0").split()[0]) * resource.getpagesize()
+    times = resource.getrusage(resource.RUSAGE_SELF)
+    used = mapped, int(times.ru_utime + times.ru_stime) + 1
+    kinds = resource.RLIMIT_AS, resource.RLIMIT_CPU
+    before = [resource.getrlimit(kind) for kind in kinds]
+    for kind, base, more, (_, hard) in zip(kinds, used, wanted, before):
+        if more is not None:
+            most = base + more
+            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(kind, (most, hard))
+    try:
+        yield
+    finally:
+        for kind, limits in zip(kinds, before):
+            resource.setrlimit(kind, limits)
+
+
+def main() -> None:
+    """Answers jobs until the parent closes the pipe or goes away."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def answer(reply: dict[str, Any]) -> None:
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        answer({"id": job["id"], "accepted": True})
+        try:
+            # A format brings its jobs in a script beside its exporter.
+            jobs = runpy.run_path(job["script"])["JOBS"] if "script" in job else JOBS
+            with limited(job):
+                reply = {"ok": True, **jobs[job["job"]](job)}
+        except BaseException as error:
+            traceback.print_exc()
+            reply = {"ok": False, "type": type(error).__name__, "error": str(error)}
+        sys.stderr.flush()
+        answer({**reply, "id": job["id"]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""doctor: will a model deploy? Asked before it is trained, not after."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from tfcompress.core.errors import (
+    CompressionError,
+    CompressionWarning,
+    ExportError,
+)
+from tfcompress.core.graph import is_graph_model
+from tfcompress.core.samples import states_of
+from tfcompress.core.select import require_built, walk
+from tfcompress.exporters.artifact import Artifact, get_exporter
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.operations import layers_with
+from tfcompress.exporters.tracing import trace
+from tfcompress.finalization import finalize
+from tfcompress.quantization.plan import Plan, plan
+from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.scheme import Scheme
+
+_SAMPLES, _FREE_SIZE = 8, 8
+# Operators that only change the number format.
+_CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE", "CAST"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that stands between a model and its target.
+
+    Attributes:
+        severity: `"error"`: there will be no artifact that runs; `"warning"`: it runs,
+            but a part of it not as asked, such as in float.
+        layer: name of the layer; empty where it is about the whole model.
+        kind: class of the layer, or name of the runtime's operator.
+        problem: what is wrong.
+        fix: what to do about it.
+    """
+
+    severity: Literal["error", "warning"]
+    layer: str
+    kind: str
+    problem: str
+    fix: str
+
+    def __str__(self) -> str:
+        place = f"{self.layer} ({self.kind})" if self.layer else self.kind
+        return f"{self.severity}: {place}: {self.problem}. What to do: {self.fix}."
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        format: the export format that was asked about.
+        runtime: what runs it.
+        scheme: the quantization that was asked about, None for float.
+        findings: errors first.
+        integer_coverage: share of the work in integers (see `Artifact`), of the trial
+            export; None where there was none, or the format has no such notion.
+    """
+
+    format: str
+    runtime: str
+    scheme: Any
+    findings: tuple[Finding, ...]
+    integer_coverage: float | None = None
+
+    @property
+    def deployable(self) -> bool:
+        """Whether no finding is an error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def raise_if_not_deployable(self) -> None:
+        """Raises an `ExportError` that names every error; does nothing without one."""
+        errors = [f for f in self.findings if f.severity == "error"]
+        if errors:
+            raise ExportError(
+                f"The model will not run in {self.runtime}.",
+                received="; ".join(f"{e.layer or e.kind}: {e.problem}" for e in errors),
+                fix="; ".join(dict.fromkeys(e.fix for e in errors)),
+            )
+
+    def to_markdown(self) -> str:
+        """Returns the findings as a table."""
+        head = "| | layer | problem | what to do |\n|---|---|---|---|"
+        rows = [
+            f"| {f.severity} | {f.layer or '-'} ({f.kind}) | {f.problem} | {f.fix} |"
+            for f in self.findings
+        ]
+        return "\n".join([head, *rows])
+
+    def __str__(self) -> str:
+        asked = f"{self.format}, {self.scheme or 'float'}, in {self.runtime}"
+        verdict = "will deploy" if self.deployable else "will not deploy"
+        return "\n".join([f"{verdict} ({asked})", *map(str, self.findings)])
+
+
+def doctor(
+    model: keras.Model,
+    format: str = "tflite",
+    scheme: Scheme | None = None,
+    trial: bool = True,
+) -> Diagnosis:
+    """Tells, before any training, what of a model will not run where it is to live.
+
+    When to use: first of all. A layer that stays in float, or that the converter cannot
+    take, is cheap to replace now and expensive to replace after training.
+
+    The layers are looked up first, in the tables that `quantize_aware` and the
+    exporters work by. Then the model is quantized as it stands, with ranges of random
+    inputs, and exported for a trial: the converter and the runtime have the last word.
+    Both run in child processes, so that a crash of theirs is a finding and no crash.
+
+    Args:
+        model: a built model; neither it nor the disk is changed.
+        format: an export format, such as "tflite", "micro", "onnx" or "saved_model".
+        scheme: the quantization that is planned, as in `quantize_aware`; None asks
+            about the float model.
+        trial: whether to export for a trial (seconds, for large models a minute);
+            without, only what the tables know is found.
+
+    Returns:
+        A `Diagnosis`; print it.
+
+    Raises:
+        InvalidArgumentError: for an unbuilt model, an unknown format or scheme.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((8, 8, 8, 1), name="volume"),
+    ...                           keras.layers.Conv3D(2, 3, name="conv")])
+    >>> diagnosis = doctor(model, "tflite", "w8a8", trial=False)
+    >>> diagnosis.deployable, diagnosis.findings[0].layer, diagnosis.findings[0].problem
+    (True, 'conv', 'LiteRT has no integer kernel for it')
+    """
+    exporter = get_exporter(format)
+    require_built(model, "examine the model")
+    planned = None if scheme is None else plan(model, scheme)
+    findings = [
+        *_of_model(model, exporter.limits, planned),
+        *_of_layers(model, exporter.limits, planned),
+        *_of_graph(model, exporter.limits),
+    ]
+    coverage = None
+    if trial and all(finding.severity != "error" for finding in findings):
+        try:
+            artifact = _trial(model, exporter, format, scheme)
+            coverage = artifact.integer_coverage
+            findings += _of_operators(artifact, exporter.limits, planned, findings)
+        except CompressionError as error:
+            findings.append(_of_error(error, exporter.limits))
+    if not trial and exporter.limits.operators:
+        findings.append(_of_unknown_operators(exporter.limits))
+    findings.sort(key=lambda finding: finding.severity)
+    return Diagnosis(format, exporter.limits.runtime, scheme, tuple(findings), coverage)
+
+
+def _of_model(
+    model: keras.Model, limits: Limits, planned: Plan | None
+) -> Iterator[Finding]:
+    """Yields what is wrong with the model as a whole."""
+    runtime = limits.runtime
+    for path in () if limits.keeps_states else states_of(model):
+        yield Finding(
+            "error",
+            path,
+            "stateful",
+            f"{runtime} keeps no state from call to call",
+            "let states come in and go out: `return_state` and `initial_state`",
+        )
+    for tensor in getattr(model, "inputs", None) or ():
+        if "string" in str(tensor.dtype) and not limits.text_inputs:
+            yield Finding(
+                "error",
+                tensor.name,
+                "Input",
+                f"{runtime} takes no text",
+                "let the application look words up, and give the model their numbers",
+            )
+    if planned is None:
+        if not limits.float_models:
+            fix = "pass scheme='w8a8' here, and the model through quantize_aware"
+            yield Finding("error", "", "model", f"{runtime} takes integers only", fix)
+        return
+    bits = planned.scheme.activations
+    if not limits.activations:
+        yield Finding(
+            "warning",
+            "",
+            "model",
+            f"{runtime} computes the rounding of quantized models, in float",
+            "export the float model, unless its numbers shall be those of the phone",
+        )
+    elif bits not in limits.activations:
+        nearest = min(limits.activations, key=lambda known: abs(known - bits))
+        yield Finding(
+            "error",
+            "",
+            "model",
+            f"{runtime} has no activations of {bits} bits",
+            f"use a scheme with {nearest} bits, such as 'w8a{nearest}'",
+        )
+
+
+def _of_layers(
+    model: keras.Model, limits: Limits, planned: Plan | None
+) -> Iterator[Finding]:
+    """Yields the layers that the tables know something against."""
+    severity: Any = "warning" if limits.float_models else "error"
+    if planned is not None and limits.activations:
+        for layer in planned.impossible:
+            yield Finding("error", layer.name, layer.kind, layer.reason, layer.fix)
+        for layer in planned.float_layers:
+            yield Finding(severity, layer.name, layer.kind, layer.reason, layer.fix)
+        return  # the other layers are replaced by such as have integer kernels
+    for path, part in walk(model):
+        known = [cls.__name__ for cls in type(part).__mro__]
+        said = next((limits.layers[k] for k in known if k in limits.layers), None)
+        if said is not None:
+            fix = "replace the layer, or do what is said there"
+            yield Finding("warning", path, type(part).__name__, said, fix)
+
+
+def _of_graph(model: keras.Model, limits: Limits) -> Iterator[Finding]:
+    """Yields the layers whose operations the format's converter has no form for."""
+    if not limits.missing or not is_graph_model(model):
+        return
+    try:
+        # Layers that only training needs are gone by then.
+        final = finalize(model)
+        function = trace(final, 1, convertible=True).function
+    except CompressionError as error:
+        yield _of_error(error, limits)
+        return
+    parts = dict(walk(final))
+    for path, operation in layers_with(function, final, limits.missing).items():
+        kind = type(parts[path]).__name__ if path in parts else operation
+        yield Finding(
+            "error",
+            path,
+            kind,
+            f"{limits.runtime} has no form of its operation {operation}",
+            limits.missing[operation],
+        )
+
+
+def _of_unknown_operators(limits: Limits) -> Finding:
+    return Finding(
+        "warning",
+        "",
+        "model",
+        f"{limits.runtime} has some of the operators only, which no table tells",
+        "pass trial=True",
+    )
+
+
+def _trial(
+    model: keras.Model, exporter: Any, format: str, scheme: Scheme | None
+) -> Artifact:
+    """Returns an artifact of the untrained model; its files are gone by then."""
+    with warnings.catch_warnings():
+        # What they say is among the findings already.
+        warnings.simplefilter("ignore", CompressionWarning)
+        if scheme is not None:
+            aware = quantize_aware(model, scheme)
+            aware(_samples(aware), training=True)
+            model = finalize(aware)
+        with tempfile.TemporaryDirectory(prefix="tfcompress-doctor-") as folder:
+            # A SavedModel's folder is a version, a number.
+            name = f"model.{format}" if exporter.one_file else "1"
+            return exporter.export(model, Path(folder) / name, None, None)
+
+
+def _samples(model: keras.Model) -> Any:
+    """Returns random inputs in the structure of the model's."""
+    generator = np.random.default_rng(0)
+
+    def sample(tensor: Any) -> np.ndarray:
+        shape = (_SAMPLES, *(size or _FREE_SIZE for size in tensor.shape[1:]))
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        if dtype == "bool" or "int" in dtype:
+            return generator.integers(0, 2, shape).astype(dtype)
+        return generator.normal(size=shape).astype(dtype)
+
+    return keras.tree.map_structure(sample, model.input)
+
+
+def _of_operators(
+    artifact: Artifact, limits: Limits, planned: Plan | None, known: list[Finding]
+) -> Iterator[Finding]:
+    """Yields what the trial's operators have against the runtime."""
+    for operator in artifact.operators:
+        missing = limits.operators and operator.name not in limits.operators
+        if missing or operator.name.startswith("Flex"):
+            yield Finding(
+                "error",
+                "",
+                operator.name,
+                f"{limits.runtime} has no such operator",
+                "replace the layer that is converted to it",
+            )
+        # Layers that stay in float bring their operators with them.
+        floats = any(kind.startswith("float") for kind in operator.activations)
+        quiet = operator.name in _CONVERSIONS or any(f.layer for f in known)
+        if planned is not None and limits.activations and floats and not quiet:
+            yield Finding(
+                "warning",
+                "",
+                operator.name,
+                f"runs in float, {operator.count} times",
+                "replace the layer that is converted to it, or tell us of it",
+            )
+
+
+def _of_error(error: CompressionError, limits: Limits) -> Finding:
+    problem, _, fix = str(error).partition("What to do: ")
+    return Finding(
+        "error",
+        "",
+        "trial export",
+        problem.strip().rstrip("."),
+        fix.rstrip(".") or f"change what {limits.runtime} does not take",
+    )

@@ -1,0 +1,1 @@
+"""Students that are no neural networks, and heads."""

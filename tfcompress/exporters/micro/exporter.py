@@ -1,0 +1,198 @@
+"""The "micro" format: a folder of C++ for tflite-micro, on microcontrollers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfcompress.child.probing import probe, require
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import (
+    check_files,
+    manifest_path,
+    published,
+    read_manifest,
+)
+from tfcompress.exporters.micro import sources
+from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.tflite.exporter import TFLiteExporter
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
+
+_SCRIPT = str(Path(__file__).with_name("_worker.py"))
+_MODEL = "model.tflite"
+# Kernels of both are the same reference code; one value may be rounded otherwise.
+_MOST_DIFFERENCE = 1
+
+
+@EXPORTERS.register("micro")
+@dataclass(frozen=True)
+class MicroExporter(Exporter):
+    """Writes a folder: model.tflite, the same as a C++ array, and code that runs it.
+
+    Everything is in 8-bit integers, inputs and outputs too. The arena is the least with
+    which the model ran in tflite-micro, and its outputs are compared with LiteRT's.
+
+    Args:
+        arena_margin: bytes to add to the arena that was measured.
+    """
+
+    arena_margin: int = 0
+
+    runtime_module: ClassVar[str] = "tflite_micro.python.tflite_micro.runtime"
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tflite-micro")
+    limits: ClassVar[Limits] = Limits(
+        "tflite-micro",
+        activations=(8,),
+        float_models=False,
+        dynamic_batch=False,
+        operators=sources.OPERATORS,
+        missing=TFLiteExporter.limits.missing,
+    )
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Converts `model`, measures it in tflite-micro and publishes the folder."""
+        if filepath.suffix:
+            raise InvalidArgumentError(
+                "A micro artifact is a folder.",
+                received=str(filepath),
+                expected='a path without an ending, such as "student_micro"',
+            )
+        if not isinstance(self.arena_margin, int) or self.arena_margin < 0:
+            raise InvalidArgumentError(
+                "Bad `arena_margin`.",
+                received=repr(self.arena_margin),
+                expected="a number of bytes, 0 or more",
+            )
+        require("tflite_micro", "micro")
+        check_free(filepath)
+        noted: dict[str, Any] = {}  # what the file's own export found
+        with published(self, model, filepath, lambda _: noted) as stage:
+            stage.mkdir()
+            phone = TFLiteExporter(io_dtype="int8").export(
+                model, stage / _MODEL, input_signature, calibration_data
+            )
+            noted |= (read_manifest(phone) or {})["compared"]
+            manifest_path(phone.path).unlink()  # the folder has one of its own
+            self._check(phone)
+            found = probe(stage / _MODEL, "tflite-micro", ExportError, script=_SCRIPT)
+            if found["difference"] > _MOST_DIFFERENCE:
+                raise ExportError(
+                    "tflite-micro computes other numbers than LiteRT.",
+                    received=f"outputs that differ by {found['difference']} integers",
+                    expected=f"at most {_MOST_DIFFERENCE}",
+                    fix="find the layer: export parts of the model alone",
+                )
+            for name, text in self._texts(phone, found["arena"]).items():
+                (stage / name).write_text(text, encoding="utf-8")
+        return self.inspect(filepath)
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the folder holds the model and its array."""
+        return (filepath / _MODEL).is_file() and (filepath / "model.cc").is_file()
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns the description of the folder's model."""
+        artifact = TFLiteExporter().inspect(filepath / _MODEL)
+        files = tuple(sorted(p for p in filepath.iterdir() if p.suffix != ".json"))
+        return replace(artifact, path=filepath, format="micro", files=files)
+
+    def runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a tflite-micro runner, after a first run in the child process."""
+        require("tflite_micro", "micro")
+        check_files(filepath)
+        artifact = self.inspect(filepath)
+        found = probe(
+            filepath / _MODEL,
+            "tflite-micro",
+            ArtifactError,
+            script=_SCRIPT,
+            compare=False,
+        )
+        return MicroRunner(artifact, found["arena"])
+
+    def _check(self, phone: Artifact) -> None:
+        file = TFLiteFile.open(phone.path)
+        floats = sorted(
+            {
+                _named(op)
+                for op in file.operators
+                for t in op.outputs
+                if t.info.dtype.startswith(("float", "bfloat"))
+            }
+        )
+        if floats:
+            raise ExportError(
+                "Part of the model would be computed in float.",
+                received=f"float operators {', '.join(floats)}",
+                expected="a model whose every layer is quantized",
+                fix="replace the layers after which they are called, or give float "
+                "inputs; the warning of `quantize_aware` names those that stay float",
+            )
+        known = sources.OPERATORS
+        missing = sorted({_named(op) for op in file.operators if op.name not in known})
+        if missing:
+            raise ExportError(
+                "tflite-micro has no such operators.",
+                received=", ".join(missing),
+                expected="operators of tflite-micro",
+                fix="replace the layers after which they are called",
+            )
+
+    def _texts(self, phone: Artifact, arena: int) -> dict[str, str]:
+        arena += self.arena_margin
+        operators = sorted({op.name for op in phone.operators})
+        return {
+            "model.cc": sources.array_source(phone.path.read_bytes()),
+            "model.h": sources.header_source(phone.inputs, phone.outputs, arena),
+            "resolver.h": sources.resolver_source(operators),
+            "inference.h": sources.INFERENCE_HEADER,
+            "inference.cc": sources.INFERENCE,
+            "README.md": sources.readme(phone.inputs, phone.outputs, phone.size, arena),
+        }
+
+
+def _named(operator: Any) -> str:
+    """Returns the name of an operator, and what converters call its output."""
+    return f"{operator.name} ({operator.outputs[0].info.name.split(';')[0]})"
+
+
+class MicroRunner(Runner):
+    """Runs a model in tflite-micro, with the arena that was measured.
+
+    Args:
+        artifact: the folder's description.
+        arena: bytes of memory for its tensors.
+    """
+
+    threads = 1
+
+    def __init__(self, artifact: Artifact, arena: int):
+        from tflite_micro.python.tflite_micro import runtime
+
+        super().__init__(artifact.inputs, artifact.outputs)
+        self.name, self.arena = artifact.name, arena
+        self._interpreter = runtime.Interpreter.from_bytes(
+            (artifact.path / _MODEL).read_bytes(), arena_size=arena
+        )
+
+    def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
+        """Returns a function that sets inputs, invokes and reads outputs."""
+        feeds = [batch[info.name] for info in self.inputs]
+
+        def once() -> dict[str, np.ndarray]:
+            for position, array in enumerate(feeds):
+                self._interpreter.set_input(array, position)
+            self._interpreter.invoke()
+            return {
+                info.name: np.array(self._interpreter.get_output(position))
+                for position, info in enumerate(self.outputs)
+            }
+
+        return once

@@ -1,0 +1,68 @@
+"""Jobs of the child process for the "onnx" format."""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def convert(job: dict[str, Any]) -> dict[str, Any]:
+    """Converts the SavedModel at `saved_model` to the ONNX file `output`."""
+    from tf2onnx import convert
+
+    arguments, sys.argv = (
+        sys.argv,
+        [
+            "tf2onnx.convert",
+            *("--saved-model", job["saved_model"]),
+            *("--signature_def", "serving_default"),
+            *("--output", job["output"]),
+            *("--opset", str(job["opset"])),
+        ],
+    )
+    try:
+        convert.main()
+    finally:
+        sys.argv = arguments
+    return {}
+
+
+def probe(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the ONNX file at `path` and runs it on its samples, or once on zeros."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        job["path"], options, providers=["CPUExecutionProvider"]
+    )
+    if "samples" in job:
+        _, outputs = job["names"]
+        return answer(job, lambda batch: session.run(outputs, _texts(batch)))
+    feeds = {}
+    for entry in session.get_inputs():
+        free = [size for size in entry.shape[1:] if not isinstance(size, int)]
+        if free or entry.type == "tensor(string)":
+            # No size that one could safely invent.
+            return {"invoked": False}
+        kind = entry.type.removeprefix("tensor(").removesuffix(")")
+        kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+        shape = [size if isinstance(size, int) else 1 for size in entry.shape]
+        feeds[entry.name] = np.zeros(shape, kind)
+    session.run(None, feeds)
+    return {"invoked": True}
+
+
+def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
+    """Calls a model on the samples of a job, as `child/_samples_worker.py` says."""
+    script = Path(__file__).parents[2] / "child" / "_samples_worker.py"
+    return runpy.run_path(str(script))["answer"](job, call)
+
+
+def _texts(batch: dict[str, Any]) -> dict[str, Any]:
+    return {n: a.astype(object) if a.dtype.kind == "U" else a for n, a in batch.items()}
+
+
+JOBS = {"convert": convert, "probe": probe}

@@ -1,0 +1,238 @@
+"""The "onnx" format: one file for ONNX Runtime and everything else that reads ONNX."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from tfcompress.child.probing import probe, require
+from tfcompress.child.process import WORKER, ConverterFailure
+from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.select import walk
+from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.checks import (
+    check_batch_size,
+    check_no_calibration,
+    check_suffix,
+)
+from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import published
+from tfcompress.exporters.onnx.graph import census, describe, tidy, unknown_operators
+from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.saved_model.files import write_saved_model
+from tfcompress.exporters.saved_model.graph import open_functions
+from tfcompress.exporters.tracing import TracedModel, trace
+
+_SCRIPT = str(Path(__file__).with_name("_worker.py"))
+_OPSETS = (13, 18)
+
+
+@EXPORTERS.register("onnx")
+@dataclass(frozen=True)
+class ONNXExporter(Exporter):
+    """Writes an .onnx file, by tf2onnx.
+
+    Names are those of the model. Fake quantization becomes pairs of `QuantizeLinear`
+    and `DequantizeLinear` (QDQ), kernels become 8-bit integers.
+
+    Args:
+        batch_size: samples per call; None leaves it free.
+        opset: version of the ONNX operator set, from 13 (channels with scales of their
+            own) to 18.
+        overwrite: whether an existing file may be replaced.
+        exact_sums: whether sums of two tensors, averages and resized pictures of a
+            quantized model are rounded as LiteRT rounds them, in float64. Without it
+            those half-way between two values may go the other way, of which layers
+            behind make several steps; and sums cost less.
+    """
+
+    batch_size: int | None = None
+    opset: int = 18
+    overwrite: bool = False
+    exact_sums: bool = True
+
+    one_file: ClassVar[bool] = True
+    runtime_module: ClassVar[str] = "onnxruntime"
+    packages: ClassVar[tuple[str, ...]] = ("tf2onnx", "onnx", "onnxruntime")
+    limits: ClassVar[Limits] = Limits(
+        "ONNX Runtime",
+        activations=(8,),
+        keeps_states=False,
+        layers={
+            "Discretization": "tf2onnx writes an operator that ONNX does not have",
+            "MelSpectrogram": "tf2onnx takes no Fourier transform but its magnitude",
+        },
+    )
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Converts `model` in a child process and publishes the checked file."""
+        check_no_calibration("onnx", calibration_data)
+        check_batch_size(self.batch_size)
+        check_suffix(filepath, ".onnx")
+        if (
+            not isinstance(self.opset, int)
+            or not _OPSETS[0] <= self.opset <= _OPSETS[1]
+        ):
+            raise InvalidArgumentError(
+                "Bad `opset`.",
+                received=repr(self.opset),
+                expected=f"an integer from {_OPSETS[0]} to {_OPSETS[1]}",
+            )
+        require("onnxruntime", "onnx")
+        check_free(filepath, self.overwrite)
+        WORKER.warm_up()
+        # ONNX Runtime adds in floats, and a sum near the middle goes the other way.
+        traced = trace(
+            model,
+            self.batch_size,
+            input_signature,
+            convertible=True,
+            exact=("additions", "averages") if self.exact_sums else (),
+        )
+        _check_names(traced)
+        tried = trial(model, traced, self.batch_size, input_signature)
+        bound = Bound(0.05) if traced.fake_quantized else Bound()
+
+        def check(written: Artifact) -> dict[str, Any]:
+            return compared(tried, written, "ONNX Runtime", bound, script=_SCRIPT)
+
+        with published(self, model, filepath, check) as stage:
+            content = self._convert(traced)
+            _check_operators(content, model)
+            stage.write_bytes(content)
+        return self.inspect(filepath)
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the file is called .onnx."""
+        return filepath.is_file() and filepath.suffix == ".onnx"
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns inputs, outputs and census of the file."""
+        import onnx
+
+        try:
+            model = onnx.load(filepath)
+            inputs, outputs = describe(model)
+            if not outputs:
+                raise ValueError("it has no outputs")
+            operators = census(model)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ArtifactError(
+                "The .onnx file is damaged or truncated.",
+                received=f"{filepath} ({reason})",
+                expected="a whole ONNX model",
+                fix="export the model again, or copy the file again",
+            ) from error
+        return Artifact(filepath, "onnx", inputs, outputs, (filepath,), operators)
+
+    def runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns an ONNX Runtime runner, after a first run in the child process."""
+        require("onnxruntime", "onnx")
+        artifact = self.inspect(filepath)
+        probe(filepath, "ONNX Runtime", ArtifactError, script=_SCRIPT)
+        return ONNXRunner(artifact, threads)
+
+    def _convert(self, traced: TracedModel) -> bytes:
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            output = Path(folder) / "model.onnx"
+            write_saved_model(traced, Path(folder) / "saved_model")
+            open_functions(Path(folder) / "saved_model")
+            try:
+                WORKER.run(
+                    {
+                        "job": "convert",
+                        "script": _SCRIPT,
+                        "saved_model": str(Path(folder) / "saved_model"),
+                        "output": str(output),
+                        "opset": self.opset,
+                    }
+                )
+            except ConverterFailure as failure:
+                raise failure.as_error(
+                    "tf2onnx could not convert the model; nothing was written.",
+                    'replace the layer it names, or use format="saved_model"; of '
+                    "quantized models it takes 8-bit activations",
+                ) from None
+            return tidy(
+                output.read_bytes(),
+                [tensor.name for tensor in traced.inputs],
+                [tensor.name for tensor in traced.outputs],
+            )
+
+
+def _check_names(traced: TracedModel) -> None:
+    """Raises where an output has the name of an input, which ONNX does not allow."""
+    both = {info.name for info in traced.inputs} & {i.name for i in traced.outputs}
+    if both:
+        raise ExportError(
+            "In ONNX no output can have the name of an input.",
+            received=", ".join(map(repr, sorted(both))),
+            expected="names of their own for all inputs and outputs",
+            fix="give the outputs of the model other names",
+        )
+
+
+def _check_operators(content: bytes, model: keras.Model) -> None:
+    """Raises `ExportError` if tf2onnx left operators of TensorFlow in the file."""
+    strangers = unknown_operators(content)
+    if not strangers:
+        return
+    names = {layer.name for _, layer in walk(model)}
+    raise ExportError(
+        f"ONNX has no such operators: {', '.join(sorted(set(strangers.values())))}.",
+        received="; ".join(
+            f"{operator} of {_layer_of(path, names)}"
+            for path, operator in strangers.items()
+        ),
+        expected="operators that tf2onnx can write in ONNX",
+        fix='replace the layer, or use format="saved_model" or "tflite"',
+    )
+
+
+def _layer_of(path: str, names: set[str]) -> str:
+    """Returns the innermost layer in the path of a node of TensorFlow's graph."""
+    for part in reversed(path.split("/")):
+        # Keras numbers the names of layers that are called more than once.
+        for name in (part, re.sub(r"_\d+$", "", part)):
+            if name in names:
+                return f"layer {name!r}"
+    return f"operation {path!r}"
+
+
+class ONNXRunner(Runner):
+    """Runs an .onnx file in ONNX Runtime, on the CPU.
+
+    Args:
+        artifact: the file's description.
+        threads: CPU threads; None leaves the choice to the runtime.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int | None = None):
+        import onnxruntime
+
+        super().__init__(artifact.inputs, artifact.outputs)
+        self.name, self.threads = artifact.name, threads
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        self._session = onnxruntime.InferenceSession(
+            str(artifact.path), options, providers=["CPUExecutionProvider"]
+        )
+
+    def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
+        """Returns a function that runs the session."""
+        names = [info.name for info in self.outputs]
+
+        def once() -> dict[str, np.ndarray]:
+            return dict(zip(names, self._session.run(names, batch)))
+
+        return once

@@ -1,0 +1,149 @@
+"""Runners: the same call for every format, arrays in and arrays out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfcompress.core.arrays import by_name
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.tensors import TensorInfo
+
+_BATCH = 256
+
+
+class Runner:
+    """Runs one model on arrays; subclasses say how one batch is run.
+
+    `load` returns one. Call it with an array, a list of arrays in the order of
+    `inputs`, or a dict by input name; samples lie along the first axis. It returns
+    an array for one output, else a dict by output name.
+
+    Args:
+        inputs: the inputs of the model.
+        outputs: the outputs of the model.
+
+    Example:
+
+    ```python
+    runner = tfcompress.load("student.tflite")
+    scores = runner(images)
+    scores = runner({"image": images})
+    ```
+    """
+
+    #: What to call it in tables.
+    name = "runner"
+    #: CPU threads asked for; None where the runtime decides itself.
+    threads: int | None = None
+
+    def __init__(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]):
+        self.inputs = inputs
+        self.outputs = outputs
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples per call that the model is made for; None for any number."""
+        return self.inputs[0].shape[0] if self.inputs[0].shape else None
+
+    def __call__(
+        self, arrays: Any, raw: bool = False
+    ) -> np.ndarray | dict[str, np.ndarray]:
+        """Runs the model on all samples.
+
+        Args:
+            arrays: the inputs; any number of samples, also for a static batch.
+            raw: whether quantized inputs and outputs are passed as the integers
+                they are stored as, instead of as floats.
+
+        Raises:
+            InvalidArgumentError: if the arrays do not fit the inputs.
+        """
+        results = self.run(arrays, raw)
+        return results[self.outputs[0].name] if len(results) == 1 else results
+
+    def run(self, arrays: Any, raw: bool = False) -> dict[str, np.ndarray]:
+        """Runs the model on all samples; returns a dict by output name always."""
+        columns = self.prepare(arrays, raw)
+        count = len(next(iter(columns.values())))
+        size = self.batch_size or min(_BATCH, count)
+        parts: dict[str, list[np.ndarray]] = {info.name: [] for info in self.outputs}
+        for start in range(0, count, size):
+            batch = {n: c[start : start + size] for n, c in columns.items()}
+            taken = len(next(iter(batch.values())))
+            if taken < size and self.batch_size:
+                batch = {n: _padded(part, size) for n, part in batch.items()}
+            for name, value in self.run_batch(batch).items():
+                parts[name].append(_rows(value, size, taken))
+        return {
+            info.name: _finish(np.concatenate(parts[info.name]), info, raw)
+            for info in self.outputs
+        }
+
+    def prepare(self, arrays: Any, raw: bool = False) -> dict[str, np.ndarray]:
+        """Returns the inputs by name, in the dtypes the model takes."""
+        columns = by_name(arrays, self.inputs)
+        for info in self.inputs:
+            array = columns[info.name]
+            if len(array) == 0:
+                raise InvalidArgumentError(
+                    f"Input {info.name!r} holds no samples.",
+                    received=f"shape {array.shape}",
+                    expected="at least one sample along the first axis",
+                )
+            if info.scale is not None and not raw:
+                columns[info.name] = quantized(array, info)
+            elif array.dtype.name != info.dtype and info.dtype != "string":
+                raise InvalidArgumentError(
+                    f"Input {info.name!r} has the wrong dtype for raw=True.",
+                    received=array.dtype.name,
+                    expected=info.dtype,
+                )
+        return columns
+
+    def run_batch(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs one batch of prepared arrays; returns raw outputs by name."""
+        return self.bind(batch)()
+
+    def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
+        """Returns a function that runs the model once on this prepared batch."""
+        raise NotImplementedError
+
+
+def quantized(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Returns real values as the integers that stand for them.
+
+    >>> quantized(np.array([0.0, 1.0, 99.0]), TensorInfo("x", (3,), "int8", 0.5, 3))
+    array([  3,   5, 127], dtype=int8)
+    """
+    limits = np.iinfo(info.dtype)
+    steps = np.rint(np.asarray(array, "float64") / info.scale) + info.zero_point
+    return np.clip(steps, limits.min, limits.max).astype(info.dtype)
+
+
+def dequantized(array: np.ndarray, info: TensorInfo) -> np.ndarray:
+    """Returns the real values that integers stand for, as float32.
+
+    >>> dequantized(np.array([3, 5], "int8"), TensorInfo("x", (2,), "int8", 0.5, 3))
+    array([0., 1.], dtype=float32)
+    """
+    assert info.scale is not None
+    assert info.zero_point is not None
+    shifted = array.astype("int32") - info.zero_point
+    return shifted.astype("float32") * np.float32(info.scale)
+
+
+def _finish(array: np.ndarray, info: TensorInfo, raw: bool) -> np.ndarray:
+    return array if raw or info.scale is None else dequantized(array, info)
+
+
+def _padded(part: np.ndarray, size: int) -> np.ndarray:
+    # Repeats a real sample: zeros could be no valid input.
+    return np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+
+
+def _rows(value: np.ndarray, size: int, taken: int) -> np.ndarray:
+    # An output without a batch axis becomes one row per call.
+    if value.ndim == 0 or value.shape[0] not in (size, taken):
+        return value[None]
+    return value[:taken]

@@ -1,0 +1,291 @@
+"""The "saved_model" format: a version directory that TF Serving can load."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tfcompress.child.probing import probe
+from tfcompress.child.process import WORKER
+from tfcompress.core.arguments import one_of
+from tfcompress.core.arrays import by_name
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.checks import check_batch_size, check_no_calibration
+from tfcompress.exporters.compact import rebuilders
+from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import check_files, manifest_path, published
+from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.saved_model.files import (
+    ORDER_FILE,
+    SIGNATURE,
+    write_saved_model,
+)
+from tfcompress.exporters.saved_model.graph import census, reaching_out
+from tfcompress.exporters.saved_model.runner import SavedModelRunner
+from tfcompress.exporters.saved_model.signatures import ServingSignatures
+from tfcompress.exporters.saved_model.warmup import WARM_UP_FILE, write_warm_up
+from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.exporter import TFLiteExporter
+from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.quantization.integers.sums import plain_arithmetic
+
+_SCRIPT = str(Path(__file__).with_name("_worker.py"))
+
+
+@EXPORTERS.register("saved_model")
+@dataclass(frozen=True)
+class SavedModelExporter(Exporter):
+    """Writes `<base>/<version>/`, the layout TF Serving watches.
+
+    `filepath` is a version directory, whose last part is a positive integer, or the
+    base directory, in which the next free version is made. A version is written
+    in a hidden directory `<base>/.tmp-...`, whose name a server does not take for a
+    version, and appears under its number whole. It is never overwritten.
+
+    Args:
+        version: the version to write into the base directory `filepath`; None takes
+            the number at the end of `filepath`, or else the next free one.
+        batch_size: samples per call; None leaves it free.
+        weights: "variables" stores every weight once, in its dtype; "compact" stores
+            those that are 8-bit integers times a scale, or at most 256 different
+            values, as bytes or half bytes, from which the graph makes the very same
+            floats. It makes them in each call, where TensorFlow does not fold them.
+        signatures: signatures for encoded images and labels; None for none.
+        warm_up: samples that a server runs before the version takes traffic: an array,
+            a list or a dict by input name. Each becomes one request.
+        tflite: whether to put a `model.tflite` beside the SavedModel, which TF Serving
+            runs with `--prefer_tflite_model`.
+        exact_integers: whether a finalized quantized model computes its sums as integer
+            kernels do, equal to the .tflite file. False leaves them in float32: as fast
+            as the float model, and a rare value is one step off (pass that as
+            `max_abs_error` to `verify`).
+    """
+
+    version: int | None = None
+    batch_size: int | None = None
+    weights: str = "variables"
+    signatures: ServingSignatures | None = None
+    warm_up: Any = None
+    tflite: bool = False
+    exact_integers: bool = True
+
+    limits: ClassVar[Limits] = Limits(
+        "TensorFlow and TF Serving", activations=(), text_inputs=True
+    )
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Traces `model` and publishes a new version of it."""
+        check_no_calibration("saved_model", calibration_data)
+        check_batch_size(self.batch_size)
+        one_of(self.weights, "Unknown `weights`.", ("variables", "compact"))
+        target = self._version_directory(filepath)
+        check_free(target)
+        WORKER.warm_up()
+        built = self.weights == "compact" and getattr(model, "built", False)
+        rebuilt = rebuilders(model) if built else ()
+        exact = self.exact_integers
+        with contextlib.nullcontext() if exact else plain_arithmetic():
+            traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
+
+        def describe(path: Path) -> Artifact:
+            return _describe(path, traced.inputs, traced.outputs)
+
+        more = self.signatures.functions(traced) if self.signatures else {}
+        requests = self._warm_up_requests(traced)
+        phone = self._phone(model, input_signature)
+        tried = trial(model, traced, self.batch_size, input_signature)
+        bound = Bound(1e-3 if exact or not traced.fake_quantized else 0.05)
+
+        def check(written: Artifact) -> dict[str, Any]:
+            return compared(tried, written, "TensorFlow", bound, script=_SCRIPT)
+
+        with published(self, model, target, check, describe) as stage:
+            write_saved_model(traced, stage, more)
+            if requests:
+                name = target.absolute().parent.name
+                write_warm_up(stage / WARM_UP_FILE, name, SIGNATURE, requests)
+            if phone is not None:
+                (stage / "model.tflite").write_bytes(phone)
+        return describe(target)
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the directory, or a version in it, is a SavedModel."""
+        return filepath.is_dir() and _version_of(filepath) is not None
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns inputs and outputs of a version (of a base: of the newest one)."""
+        path = _version_of(filepath) or filepath
+        return _load(path)[1]
+
+    def runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a runner that calls the signature `serving_default`."""
+
+        module, artifact = _load(_version_of(filepath) or filepath)
+        return SavedModelRunner(artifact, module)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the options, for `keras.saving`; samples are no option."""
+        signatures = self.signatures and dataclasses.asdict(self.signatures)
+        return {
+            "version": self.version,
+            "batch_size": self.batch_size,
+            "weights": self.weights,
+            "signatures": signatures,
+            "tflite": self.tflite,
+            "exact_integers": self.exact_integers,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "SavedModelExporter":
+        """Returns the exporter with the options `config`."""
+        found = config.get("signatures")
+        signatures = ServingSignatures(**found) if found else None
+        return cls(**{**config, "signatures": signatures})
+
+    def _warm_up_requests(self, traced: TracedModel) -> list[dict[str, Any]]:
+        if self.warm_up is None:
+            return []
+        columns = by_name(self.warm_up, traced.inputs)
+        size = self.batch_size or 1
+        count = len(next(iter(columns.values())))
+        return [
+            {name: column[start : start + size] for name, column in columns.items()}
+            for start in range(0, count - size + 1, size)
+        ]
+
+    def _phone(self, model: Any, input_signature: Any) -> bytes | None:
+        if not self.tflite:
+            return None
+
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
+        return TFLiteExporter(batch_size=self.batch_size).content(traced)
+
+    def _version_directory(self, filepath: Path) -> Path:
+        if filepath.suffix == ".tflite":
+            raise _bad_version(filepath)
+        if self.version is not None:
+            if not isinstance(self.version, int) or self.version < 1:
+                raise _bad_version(self.version)
+            return filepath / str(self.version)
+        if filepath.name.isascii() and filepath.name.isdigit():
+            if int(filepath.name) < 1 or filepath.name[0] == "0":
+                raise _bad_version(filepath)
+            return filepath
+        if (filepath / "saved_model.pb").exists():
+            raise _bad_version(filepath)
+        return filepath / str(max(_versions(filepath), default=0) + 1)
+
+
+def _versions(base: Path) -> list[int]:
+    if not base.is_dir():
+        return []
+    names = [entry.name for entry in base.iterdir() if entry.is_dir()]
+    return [int(name) for name in names if name.isascii() and name.isdigit()]
+
+
+def _version_of(path: Path) -> Path | None:
+    if (path / "saved_model.pb").is_file():
+        return path
+    for version in sorted(_versions(path), reverse=True):
+        if (path / str(version) / "saved_model.pb").is_file():
+            return path / str(version)
+    return None
+
+
+def _load(path: Path) -> tuple[Any, Artifact]:
+    import tensorflow as tf
+
+    vouched = check_files(path)
+    _refuse_programs(path)
+    if not vouched:
+        # A damaged one may take the process with it.
+        probe(path, "TensorFlow", script=_SCRIPT, job="load")
+    try:
+        module = tf.saved_model.load(str(path))
+        signature = module.signatures[SIGNATURE]
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArtifactError(
+            "The SavedModel cannot be loaded.",
+            received=f"{path} ({reason})",
+            expected="a whole SavedModel with the signature 'serving_default'",
+            fix="export the model again",
+        ) from error
+    order = _order(path)
+    inputs = signature.structured_input_signature[1]
+    outputs = signature.structured_outputs
+    return module, _describe(
+        path,
+        _tensors(inputs, order["inputs"]),
+        _tensors(outputs, order["outputs"]),
+    )
+
+
+def _refuse_programs(path: Path) -> None:
+    """Raises `ArtifactError` if the graph is damaged, or does more than to compute."""
+    try:
+        found = reaching_out(path)
+    except Exception as error:  # damage shows as any exception of the reader
+        raise ArtifactError(
+            "The SavedModel is damaged or truncated.",
+            received=f"{path / 'saved_model.pb'} ({error})",
+            expected="a whole SavedModel",
+            fix="export the model again, or copy the directory again",
+        ) from error
+    if found:
+        raise ArtifactError(
+            "The SavedModel would read or write files, or run Python.",
+            received=f"{path} with the operators {', '.join(found)}",
+            expected="a graph that only computes",
+            fix="if you trust whoever made it, load it by tf.saved_model.load",
+        )
+
+
+def _order(path: Path) -> dict[str, list[str]]:
+    """Returns the names of inputs and outputs in their order, where that is known."""
+    order: dict[str, list[str]] = {"inputs": [], "outputs": []}
+    try:
+        found = json.loads((path / ORDER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return order
+    for side in order:
+        with contextlib.suppress(KeyError, TypeError):
+            order[side] = [str(name) for name in found[side]]
+    return order
+
+
+def _tensors(specs: dict[str, Any], order: list[str]) -> tuple[TensorInfo, ...]:
+    names = order if sorted(order) == sorted(specs) else sorted(specs)
+    return tuple(
+        TensorInfo(name, tuple(specs[name].shape), specs[name].dtype.name)
+        for name in names
+    )
+
+
+def _describe(
+    path: Path, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
+) -> Artifact:
+    found = {
+        Path(folder) / name for folder, _, names in os.walk(path) for name in names
+    }
+    files = tuple(sorted(found - {manifest_path(path)}))
+    operators = census(path, SIGNATURE)
+    return Artifact(path, "saved_model", inputs, outputs, files, operators)
+
+
+def _bad_version(received: Any) -> InvalidArgumentError:
+    return InvalidArgumentError(
+        "A SavedModel goes into a numbered version directory.",
+        received=str(received),
+        expected="<base>/<version>, where <version> is 1, 2, 3 ..., or a <base> "
+        "directory in which the next free version is made",
+        fix='for example "savedmodels/student/1"',
+    )

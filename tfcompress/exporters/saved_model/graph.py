@@ -1,0 +1,173 @@
+"""Reading the graph of a SavedModel: which operators a signature runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfcompress.exporters.tensors import OperatorCount
+
+# What passes tensors on, and what makes the ones that others read.
+_PLUMBING = frozenset({"Identity", "IdentityN", "NoOp", "Placeholder", "VarHandleOp"})
+_CONSTANTS = frozenset({"Const", "ReadVariableOp"})
+_HANDLES = frozenset({"resource", "variant"})
+# What reaches beyond the model: files of any name, and Python.
+_REACHING_OUT = frozenset(
+    {
+        *("CacheDataset", "CacheDatasetV2", "SnapshotDataset", "SnapshotDatasetV2"),
+        *("CreateSummaryFileWriter", "DebugIdentity", "DebugIdentityV2"),
+        *("DebugIdentityV3", "DebugNumericSummaryV2", "FileSystemSetConfiguration"),
+        *("EagerPyFunc", "PyFunc", "PyFuncStateless", "PrintV2", "MatchingFiles"),
+        *("ReadFile", "SaveDataset", "SaveDatasetV2", "WriteFile"),
+    }
+)
+_COMPILED = "_XlaMustCompile"
+# TensorFlow puts these into a function of their own, which nothing else calls.
+_SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
+
+
+def census(directory: Path, signature: str) -> tuple[OperatorCount, ...]:
+    """Returns how often each operator stands in the graph of a signature.
+
+    Functions are counted where they are called, the body of a loop once.
+
+    Args:
+        directory: a SavedModel.
+        signature: the name of the signature; an unknown one runs nothing.
+    """
+    model = _read(directory)
+    functions = {f.signature.name: f.node_def for f in model.graph_def.library.function}
+    definitions = {op.name: op for op in model.meta_info_def.stripped_op_list.op}
+    outputs = model.signature_def[signature].outputs.values()
+    nodes = _behind(model.graph_def.node, [tensor.name for tensor in outputs])
+    counts = Counter(_operators(nodes, functions, definitions))
+    return tuple(
+        OperatorCount(name, activations, weights, count)
+        for (name, activations, weights), count in sorted(counts.items())
+    )
+
+
+def reaching_out(directory: Path) -> list[str]:
+    """Returns operators by which a SavedModel would read or write files, or run Python.
+
+    The graph of a SavedModel is a program, part of which runs when it is loaded. None
+    of what `export` writes has such operators.
+
+    Args:
+        directory: a SavedModel.
+    """
+    model = _read(directory)
+    functions = {f.signature.name: f.node_def for f in model.graph_def.library.function}
+    saver = _producer(model.saver_def.save_tensor_name)
+    found, saving = set(), set()
+    for name, nodes in [("", model.graph_def.node), *functions.items()]:
+        operators = {node.op for node in nodes}
+        found |= operators & _REACHING_OUT
+        if operators & _SAVING:
+            saving.add(name)
+    callable_ = set(model.object_graph_def.concrete_functions)
+    for name, nodes in [("", model.graph_def.node), *functions.items()]:
+        for node in nodes:
+            if name or node.name != saver:
+                callable_.update(v.func.name for v in node.attr.values())
+    for name in saving & (callable_ | {""}):
+        found |= {n.op for n in functions.get(name, model.graph_def.node)} & _SAVING
+    return sorted(found)
+
+
+def open_functions(directory: Path) -> None:
+    """Lets converters see into functions that TensorFlow would compile by XLA.
+
+    Keras computes grouped convolutions in one, and converters take it for an operator.
+
+    Args:
+        directory: a SavedModel; its file is written anew.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = directory / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    for part in saved.meta_graphs:
+        functions = part.graph_def.library.function
+        for bearer in [
+            *functions,
+            *part.graph_def.node,
+            *(node for function in functions for node in function.node_def),
+        ]:
+            bearer.attr.pop(_COMPILED, None)
+    path.write_bytes(saved.SerializeToString(deterministic=True))
+
+
+def _read(directory: Path) -> Any:
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    content = (directory / "saved_model.pb").read_bytes()
+    return saved_model_pb2.SavedModel.FromString(content).meta_graphs[0]
+
+
+def _behind(nodes: Sequence[Any], wanted: list[str]) -> list[Any]:
+    """Returns the nodes that these tensors are computed from."""
+    known = {node.name: node for node in nodes}
+    found: dict[str, Any] = {}
+    while wanted:
+        name = _producer(wanted.pop())
+        if name in known and name not in found:
+            found[name] = known[name]
+            wanted += known[name].input
+    return list(found.values())
+
+
+def _operators(
+    nodes: Sequence[Any],
+    functions: Mapping[str, Sequence[Any]],
+    definitions: Mapping[str, Any],
+) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    """Yields name, dtypes of activations and dtypes of constants of each operator."""
+    constants = {node.name for node in nodes if node.op in _CONSTANTS}
+    for node in nodes:
+        called = [value.func.name for value in node.attr.values() if value.func.name]
+        for name in called:
+            yield from _operators(functions.get(name, ()), functions, definitions)
+        if called or node.op in _PLUMBING | _CONSTANTS:
+            continue
+        if node.op not in definitions:
+            # TensorFlow forgets operators that stand in the bodies of loops only.
+            yield node.op, (), ()
+            continue
+        definition = definitions[node.op]
+        activations = set(_dtypes(node, definition, definition.output_arg))
+        weights: set[str] = set()
+        for name, dtype in zip(
+            node.input, _dtypes(node, definition, definition.input_arg), strict=False
+        ):
+            (weights if _producer(name) in constants else activations).add(dtype)
+        yield (
+            node.op,
+            tuple(sorted(activations - _HANDLES)),
+            tuple(sorted(weights - _HANDLES)),
+        )
+
+
+def _producer(tensor: str) -> str:
+    return tensor.lstrip("^").split(":")[0]
+
+
+def _dtypes(node: Any, definition: Any, arguments: Sequence[Any]) -> list[str]:
+    """Returns the dtype of each tensor; attributes may be left to their defaults."""
+    import tensorflow as tf
+
+    attributes = {attribute.name: attribute for attribute in definition.attr}
+
+    def value(name: str) -> Any:
+        return node.attr[name] if name in node.attr else attributes[name].default_value
+
+    codes: list[int] = []
+    for argument in arguments:
+        if argument.type_list_attr:
+            codes += value(argument.type_list_attr).list.type
+        else:
+            count = value(argument.number_attr).i if argument.number_attr else 1
+            codes += [argument.type or value(argument.type_attr).type] * count
+    return [tf.dtypes.as_dtype(code).name for code in codes]

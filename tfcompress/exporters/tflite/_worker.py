@@ -1,0 +1,121 @@
+"""Jobs of the child process that write and run .tflite files."""
+
+import runpy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def convert(job: dict[str, Any]) -> dict[str, Any]:
+    """Converts the SavedModel at `saved_model` to the .tflite file `output`."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        job["saved_model"], signature_keys=["serving_default"]
+    )
+    if job["optimize"]:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if job.get("sparse"):
+        converter.optimizations = [
+            *(converter.optimizations or []),
+            tf.lite.Optimize.EXPERIMENTAL_SPARSITY,
+        ]
+    if job["float16"]:
+        converter.target_spec.supported_types = [tf.float16]
+    if job["calibration"]:
+        converter.representative_dataset = lambda: _batches(job)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if job["io_dtype"] != "float32":
+        converter.inference_input_type = tf.as_dtype(job["io_dtype"])
+        converter.inference_output_type = tf.as_dtype(job["io_dtype"])
+    content = converter.convert()
+    with open(job["output"], "wb") as file:
+        file.write(content)
+    return {}
+
+
+def _batches(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    import numpy as np
+
+    with np.load(job["calibration"]) as stored:
+        # Numbered, because an input's name need not be a valid file name.
+        columns = {
+            name: stored[f"input_{position}"]
+            for position, name in enumerate(job["inputs"])
+        }
+    size = job["batch_size"] or 1
+    count = min(len(column) for column in columns.values())
+    for start in range(0, count - size + 1, size):
+        yield {name: column[start : start + size] for name, column in columns.items()}
+
+
+def probe(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the .tflite file at `path` and runs it on its samples, or once on zeros."""
+    import numpy as np
+
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_path=job["path"], num_threads=1)
+    if "samples" in job:
+        runner = interpreter.get_signature_runner()
+        return answer(
+            job, lambda batch: [runner(**batch)[name] for name in job["names"][1]]
+        )
+    interpreter.allocate_tensors()
+    details = interpreter.get_input_details()
+    # A free dimension other than the batch has no size one could safely invent.
+    free = any(size < 0 for d in details for size in d["shape_signature"][1:])
+    if free or any(d["dtype"] == np.bytes_ for d in details):
+        return {"invoked": False}
+    for d in details:
+        interpreter.set_tensor(d["index"], np.zeros(d["shape"], d["dtype"]))
+    interpreter.invoke()
+    for d in interpreter.get_output_details():
+        interpreter.get_tensor(d["index"])
+    return {"invoked": True}
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs the .tflite file at `path` on random inputs; writes `outputs`, times it."""
+    import time
+
+    import numpy as np
+
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_path=job["path"], num_threads=1)
+    interpreter.allocate_tensors()
+    generator = np.random.default_rng(0)
+    for d in interpreter.get_input_details():
+        values = generator.uniform(0, 1, d["shape"])
+        if np.issubdtype(d["dtype"], np.integer):
+            values = np.round(100 * values)
+        interpreter.set_tensor(d["index"], values.astype(d["dtype"]))
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        interpreter.invoke()
+        times.append(time.perf_counter() - start)
+    outputs = {
+        str(position): interpreter.get_tensor(d["index"])
+        for position, d in enumerate(interpreter.get_output_details())
+    }
+    np.savez(job["outputs"], **outputs)
+    return {"latency": 1000 * sorted(times)[len(times) // 2]}
+
+
+def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
+    """Calls a model on the samples of a job, as `child/_samples_worker.py` says."""
+    script = Path(__file__).parents[2] / "child" / "_samples_worker.py"
+    return runpy.run_path(str(script))["answer"](job, call)
+
+
+JOBS = {"convert": convert, "measure": measure, "probe": probe}

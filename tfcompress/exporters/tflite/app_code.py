@@ -1,0 +1,289 @@
+"""Code that calls a .tflite file from an Android or an iOS app."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.delegates import notes
+
+_KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
+# Names of the generated code, and words that are no names in one of the languages.
+_WORDS = """
+    as associatedtype break buffer case catch class continue data default defer deinit
+    do else enum extension fallthrough false fileprivate for fun func guard if import in
+    init inout interface interpreter internal is let nil null object open operator
+    package private protocol public repeat rethrows return self static struct subscript
+    super switch this throw throws true try typealias typeof val values var when where
+    while
+"""
+_TAKEN = frozenset(_WORDS.split())
+_SWIFT = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8", "int32": "Int32"}
+
+
+def write_callers(
+    artifact: Artifact, directory: str | os.PathLike, package: str = "model"
+) -> list[Path]:
+    """Writes a Kotlin and a Swift class that run a .tflite file, and a README.
+
+    Shapes, types, scales and zero points are those of the file. The README says which
+    operators the GPU, NNAPI and Core ML delegates take.
+
+    Use it when the file goes into an app.
+
+    Args:
+        artifact: a "tflite" artifact with a static batch.
+        directory: where to write; nothing may be there.
+        package: the Kotlin package.
+
+    Returns:
+        The files.
+
+    Raises:
+        InvalidArgumentError: if it is no .tflite file, has a free shape, or a dtype
+            that phones do not pass.
+        ExportError: if the directory exists or the disk refuses.
+
+    Example:
+
+    ```python
+    from tfcompress.exporters import write_callers
+
+    phone = tfcompress.export(model, "app.tflite")
+    write_callers(phone, "callers", package="org.example")
+    ```
+    """
+    _check(artifact, package)
+    name = _class_name(artifact.path.stem)
+    target = Path(directory)
+    texts = {
+        f"{name}.kt": _kotlin(artifact, name, package),
+        f"{name}.swift": _swift(artifact, name),
+        "README.md": _readme(artifact, name),
+    }
+    check_free(target)
+    with staged(target) as stage:
+        stage.mkdir()
+        for file, text in texts.items():
+            (stage / file).write_text(text, encoding="utf-8")
+    return [target / file for file in texts]
+
+
+def _check(artifact: Artifact, package: str) -> None:
+    if not isinstance(artifact, Artifact) or artifact.format != "tflite":
+        raise InvalidArgumentError(
+            "Callers are for .tflite files.",
+            received=str(artifact),
+            expected='what `export(..., format="tflite")` returned',
+        )
+    for info in (*artifact.inputs, *artifact.outputs):
+        if None in info.shape or info.dtype not in _KOTLIN:
+            raise InvalidArgumentError(
+                f"Tensor {info.name!r} cannot be passed by generated code.",
+                received=f"{info.dtype} of shape {info.shape}",
+                expected=f"a static shape and one of {', '.join(_KOTLIN)}",
+                fix="export with `batch_size=1`",
+            )
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", package):
+        raise InvalidArgumentError(
+            "Bad Kotlin package.", received=repr(package), expected='"org.example"'
+        )
+
+
+def _class_name(stem: str) -> str:
+    words = re.findall(r"[A-Za-z0-9]+", stem)
+    name = "".join(word[0].upper() + word[1:] for word in words)
+    return f"Model{name}" if not name or name[0].isdigit() else name
+
+
+def _identifiers(tensors: tuple[TensorInfo, ...]) -> list[str]:
+    names = []
+    for position, info in enumerate(tensors):
+        words = re.findall(r"[A-Za-z0-9]+", info.name)
+        name = "".join(word.capitalize() for word in words) or f"Tensor{position}"
+        name = f"tensor{name}" if name[0].isdigit() else name[0].lower() + name[1:]
+        taken = name in _TAKEN or name in names
+        names.append(f"{name}{position}" if taken else name)
+    return names
+
+
+def _size(info: TensorInfo) -> int:
+    return math.prod(axis or 1 for axis in info.shape)
+
+
+def _shape(info: TensorInfo) -> str:
+    return " x ".join(map(str, info.shape))
+
+
+def _about(info: TensorInfo, mark: str = "//") -> str:
+    text = f"{mark} {info.dtype}, {_shape(info)}"
+    if info.scale is not None:
+        text += f"; real value = {info.scale!r} * (integer - {info.zero_point})"
+    return text
+
+
+def _kotlin(artifact: Artifact, name: str, package: str) -> str:
+    given, made = _identifiers(artifact.inputs), _identifiers(artifact.outputs)
+    arguments = ",\n".join(
+        f"        {_about(info)}\n        {identifier}: {_KOTLIN[info.dtype]}Array"
+        for identifier, info in zip(given, artifact.inputs)
+    )
+    fields = ",\n".join(
+        f"        {_about(info)}\n        val {identifier}: {_KOTLIN[info.dtype]}Array"
+        for identifier, info in zip(made, artifact.outputs)
+    )
+    checks = "\n".join(
+        f"        require({identifier}.size == {_size(info)})"
+        for identifier, info in zip(given, artifact.inputs)
+    )
+    buffers = "\n".join(
+        f"        val {identifier}In = buffer({_bytes(info)})\n"
+        f"        {identifier}In{_as_kotlin(info)}.put({identifier})\n"
+        f"        {identifier}In.rewind()"
+        for identifier, info in zip(given, artifact.inputs)
+    )
+    holders = "\n".join(
+        f"        val {identifier}Out = buffer({_bytes(info)})"
+        for identifier, info in zip(made, artifact.outputs)
+    )
+    outputs = "\n".join(
+        f"        {identifier}Out.rewind()\n"
+        f"        val {identifier} = {_KOTLIN[info.dtype]}Array({_size(info)})\n"
+        f"        {identifier}Out{_as_kotlin(info)}.get({identifier})"
+        for identifier, info in zip(made, artifact.outputs)
+    )
+    ins = ", ".join(f"{identifier}In" for identifier in given)
+    outs = ", ".join(f"{i} to {identifier}Out" for i, identifier in enumerate(made))
+    return f"""\
+package {package}
+
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import org.tensorflow.lite.Interpreter
+
+/** Runs {artifact.name}. Make it once; it is not thread safe. */
+class {name}(model: ByteBuffer, threads: Int = 2) : AutoCloseable {{
+    class Outputs(
+{fields}
+    )
+
+    private val interpreter =
+        Interpreter(model, Interpreter.Options().setNumThreads(threads))
+
+    fun run(
+{arguments}
+    ): Outputs {{
+{checks}
+{buffers}
+{holders}
+        interpreter.runForMultipleInputsOutputs(
+            arrayOf<Any>({ins}), mapOf<Int, Any>({outs})
+        )
+{outputs}
+        return Outputs({", ".join(made)})
+    }}
+
+    override fun close() = interpreter.close()
+
+    private fun buffer(bytes: Int) =
+        ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder())
+}}
+"""
+
+
+def _bytes(info: TensorInfo) -> int:
+    return _size(info) * (1 if info.dtype in ("int8", "uint8") else 4)
+
+
+def _as_kotlin(info: TensorInfo) -> str:
+    return {"float32": ".asFloatBuffer()", "int32": ".asIntBuffer()"}.get(
+        info.dtype, ""
+    )
+
+
+def _swift(artifact: Artifact, name: str) -> str:
+    given, made = _identifiers(artifact.inputs), _identifiers(artifact.outputs)
+    arguments = ",\n".join(
+        f"    {_about(info)}\n    {identifier}: [{_SWIFT[info.dtype]}]"
+        for identifier, info in zip(given, artifact.inputs)
+    )
+    fields = "\n".join(
+        f"    {_about(info)}\n    public let {identifier}: [{_SWIFT[info.dtype]}]"
+        for identifier, info in zip(made, artifact.outputs)
+    )
+    feeds = "\n".join(
+        f"    precondition({identifier}.count == {_size(info)})\n"
+        f"    try interpreter.copy({identifier}.withUnsafeBytes {{ Data($0) }}, "
+        f"toInputAt: {position})"
+        for position, (identifier, info) in enumerate(zip(given, artifact.inputs))
+    )
+    results = ",\n".join(
+        f"      {identifier}: try values({position})"
+        for position, identifier in enumerate(made)
+    )
+    return f"""\
+import Foundation
+import TensorFlowLite
+
+/// Runs {artifact.name}. Make it once; it is not thread safe.
+public final class {name} {{
+  public struct Outputs {{
+{fields}
+  }}
+
+  private let interpreter: Interpreter
+
+  public init(path: String, threads: Int = 2) throws {{
+    var options = Interpreter.Options()
+    options.threadCount = threads
+    interpreter = try Interpreter(modelPath: path, options: options)
+    try interpreter.allocateTensors()
+  }}
+
+  public func run(
+{arguments}
+  ) throws -> Outputs {{
+{feeds}
+    try interpreter.invoke()
+    return Outputs(
+{results}
+    )
+  }}
+
+  private func values<T>(_ index: Int) throws -> [T] {{
+    let data = try interpreter.output(at: index).data
+    return data.withUnsafeBytes {{ Array($0.bindMemory(to: T.self)) }}
+  }}
+}}
+"""
+
+
+def _readme(artifact: Artifact, name: str) -> str:
+    rows = "\n".join(
+        f"| {kind} | {info.name} | {info.dtype} | {_shape(info)} | "
+        f"{'' if info.scale is None else info.scale} | "
+        f"{'' if info.zero_point is None else info.zero_point} |"
+        for kind, tensors in (("input", artifact.inputs), ("output", artifact.outputs))
+        for info in tensors
+    )
+    return f"""\
+# {artifact.name}
+
+| | name | type | shape | scale | zero point |
+|---|---|---|---|---|---|
+{rows}
+
+- Android: add `com.google.ai.edge.litert:litert` to the app, put `{artifact.name}` into
+  `assets/` (with `noCompress "tflite"`), map it into memory and make `{name}(buffer)`.
+- iOS: add the pod `TensorFlowLiteSwift`, put `{artifact.name}` into the bundle and make
+  `try {name}(path:)`.
+
+Arrays are flat, the last axis varies fastest. The batch is part of the shape.
+
+{notes(artifact)}"""

@@ -1,0 +1,363 @@
+"""The "tflite" format: one file for LiteRT, on phones and small boards."""
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from tfcompress.child.probing import probe
+from tfcompress.child.process import WORKER, ConverterFailure
+from tfcompress.core.arguments import one_of
+from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.checks import check_batch_size, check_suffix
+from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.inputs import collect
+from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import published
+from tfcompress.exporters.operations import (
+    MISSING,
+    layer_of,
+    layers_with,
+    named_paths,
+)
+from tfcompress.exporters.publishing import check_free, disk_error
+from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.saved_model.files import write_saved_model
+from tfcompress.exporters.tflite import SCRIPT
+from tfcompress.exporters.tflite.divergence import first_divergence
+from tfcompress.exporters.tflite.encodings import OBJECTIVES, smallest
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile, order_signature
+from tfcompress.exporters.tflite.float_kernels import use_float_kernels
+from tfcompress.exporters.tflite.int4 import ALL, EXACT, use_4_bit_weights
+from tfcompress.exporters.tflite.int16 import use_64_bit_biases
+from tfcompress.exporters.tflite.metadata import ModelDescription, with_metadata
+from tfcompress.exporters.tflite.promises import check_promises
+from tfcompress.exporters.tflite.rewriting import put_together, take_apart
+from tfcompress.exporters.tflite.runner import TFLiteRunner
+from tfcompress.exporters.tflite.single_scale import use_single_scales
+from tfcompress.exporters.tracing import TracedModel, trace
+
+_IO_DTYPES = ("float32", "int8", "uint8")
+_QUANTIZE = (None, "float16", "dynamic")
+Samples = dict[str, np.ndarray] | None
+_PACKED = {"exact": EXACT, "all": ALL, "none": frozenset[str]()}
+
+
+@EXPORTERS.register("tflite")
+@dataclass(frozen=True)
+class TFLiteExporter(Exporter):
+    """Writes a .tflite file.
+
+    A model with fake quantization becomes integer code; a float model stays float
+    unless `quantize` or calibration data say otherwise.
+
+    Args:
+        batch_size: samples per call that the file is made for; None leaves it free.
+        io_dtype: "float32", or "int8" / "uint8" for a model whose inputs and
+            outputs are integers; then `TensorInfo` holds scale and zero point.
+        overwrite: whether an existing file may be replaced.
+        quantize: None; "float16" to store float weights in half the bytes;
+            "dynamic" to store them as 8-bit integers and compute in float.
+        int4: which 4-bit kernels to store in half bytes: "exact" for those with
+            which the runtime computes as fast and as exactly as with bytes (Dense),
+            "all" for convolutions too (the smallest file; slower, and a few values
+            may be off by two steps), "none".
+        sparse: whether to store only the weights that are not zero, with their
+            positions (`EXPERIMENTAL_SPARSITY`). A smaller file, but a larger zip; the
+            runtime refuses some of them, and then there is no file.
+        smallest: tries the encodings above in the runtime and takes the best one that
+            loads and computes the same: by "raw" bytes, "zip" bytes or "latency".
+            Float models may get 16-bit weights by it. None tries nothing.
+        description: name, labels, normalisation and so on, written into the file as
+            metadata of the official schema.
+    """
+
+    batch_size: int | None = 1
+    io_dtype: str = "float32"
+    overwrite: bool = False
+    quantize: str | None = None
+    int4: str = "exact"
+    sparse: bool = False
+    smallest: str | None = None
+    description: ModelDescription | None = None
+
+    one_file: ClassVar[bool] = True
+    runtime_module: ClassVar[str] = "ai_edge_litert.interpreter"
+    packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert",)
+    limits: ClassVar[Limits] = Limits(
+        "LiteRT",
+        activations=(8, 16),
+        text_inputs=True,
+        missing=MISSING,
+        layers={
+            "AdaptiveAveragePooling3D": "has no kernel at all",
+            "AdaptiveMaxPooling3D": "has no kernel at all",
+            "AveragePooling3D": "has no kernel at all",
+            "ConvLSTM1D": "stays float; batch_size=1 only",
+            "ConvLSTM2D": "stays float; batch_size=1 only",
+            "ConvLSTM3D": "stays float; batch_size=1 only",
+            "GRU": "float: batch_size=1, or `unroll=True`",
+            "LSTM": "float: batch_size=1, or `unroll=True`",
+            "MaxPooling3D": "has no kernel at all",
+            "SimpleRNN": "float: batch_size=1, or `unroll=True`",
+        },
+    )
+
+    def export(
+        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
+    ) -> Artifact:
+        """Converts `model` in a child process and publishes the checked file."""
+        self._check(filepath, calibration_data)
+        # TensorFlow's import in the worker overlaps with tracing and saving here.
+        WORKER.warm_up()
+        # LiteRT has no 16-bit float convolutions: mixed precision is for training.
+        traced = trace(model, self.batch_size, input_signature, convertible=True)
+        self._check_numbers(traced, calibration_data)
+        samples = None
+        if calibration_data is not None:
+            samples = collect(calibration_data, traced.inputs, self.batch_size or 1)
+        if self.smallest is None:
+            content = self.content(traced, samples)
+        else:
+            integer = traced.fake_quantized or samples is not None
+            content, _ = smallest(
+                lambda options: replace(self, **options).content(traced, samples),
+                integer,
+                self.smallest,
+            )
+        self._check_content(content, traced)
+        if self.description is not None:
+            content = with_metadata(content, self.description)
+        check = self._comparison(model, traced, input_signature, samples)
+        with published(self, model, filepath, check) as stage:
+            stage.write_bytes(content)
+        return self.inspect(filepath)
+
+    def _comparison(
+        self, model: Any, traced: TracedModel, signature: Any, samples: Samples
+    ) -> Callable[[Artifact], dict[str, Any]]:
+        """Returns what compares a file with its model."""
+        tried = trial(model, traced, self.batch_size, signature)
+        bound = Bound(0.05) if traced.fake_quantized else Bound()
+        if self.int4 == "all":
+            # Convolutions of 4 bits round a few sums otherwise, as the option says.
+            bound = replace(bound, promised=2.001)
+        if self.quantize == "float16" or (self.smallest and not traced.fake_quantized):
+            bound = Bound(0.02)
+        elif self.quantize == "dynamic":
+            bound = Bound(0.1, average=True)
+        elif samples is not None:
+            # Its ranges are those of the data: what they are good for is theirs alone.
+            tried = tried.on(samples)
+            bound = Bound(0.1, average=True, steps=False)
+
+        def check(written: Artifact) -> dict[str, Any]:
+            def where() -> Any:
+                inputs, finished = tried.inputs, tried.finished
+                return first_divergence(written, model, inputs, 1) if finished else None
+
+            if traced.fake_quantized:
+                check_promises(TFLiteFile.open(written.path), model)
+            return compared(tried, written, "LiteRT", bound, where, script=SCRIPT)
+
+        return check
+
+    def content(self, traced: TracedModel, samples: Samples = None) -> bytes:
+        """Returns the bytes of the file for a traced model, not yet checked.
+
+        Args:
+            traced: the model.
+            samples: calibration data, a column for each input.
+        """
+        with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
+            content = self._convert(traced, Path(directory), samples)
+        content = order_signature(
+            content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
+        )
+        if self.sparse or not self._has_integers(traced, samples):
+            return content  # its kernels are no plain arrays of integers
+        return self._with_exact_numbers(content, traced)
+
+    def _with_exact_numbers(self, content: bytes, traced: TracedModel) -> bytes:
+        """Returns the file with kernels and biases as the model has them."""
+        model = take_apart(content)
+        changed = [
+            use_4_bit_weights(model, _PACKED[self.int4]),
+            use_single_scales(model),
+            use_64_bit_biases(model),
+        ]
+        if traced.fake_quantized:
+            weights = [np.asarray(weight) for weight in traced.model.weights]
+            changed.append(use_float_kernels(model, weights))
+        return put_together(model) if any(changed) else content
+
+    def _has_integers(self, traced: TracedModel, samples: Samples) -> bool:
+        calibrated = samples is not None
+        return traced.fake_quantized or calibrated or self.quantize == "dynamic"
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "TFLiteExporter":
+        """Returns the exporter with the options `config`."""
+        found = config.get("description")
+        if not found:
+            return cls(**config)
+        found = {**found, "labels": tuple(found["labels"])}
+        return cls(**{**config, "description": ModelDescription(**found)})
+
+    def matches(self, filepath: Path) -> bool:
+        """Returns whether the file has the .tflite identifier or name."""
+        if not filepath.is_file():
+            return False
+        with filepath.open("rb") as file:
+            head = file.read(8)
+        return head[4:8] == b"TFL3" or filepath.suffix == ".tflite"
+
+    def inspect(self, filepath: Path) -> Artifact:
+        """Returns inputs, outputs and census of the file."""
+        file = TFLiteFile.open(filepath)
+        return Artifact(
+            path=filepath,
+            format="tflite",
+            inputs=tuple(tensor.info for tensor in file.inputs),
+            outputs=file.outputs_with_steps(),
+            files=(filepath,),
+            operators=file.census(),
+            integer_coverage=file.integer_coverage(),
+        )
+
+    def runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a LiteRT runner, after a first run in the child process."""
+
+        artifact = self.inspect(filepath)
+        # A damaged file can take the process with it: let it take the worker.
+        probe(filepath, "LiteRT", script=SCRIPT)
+        return TFLiteRunner(artifact, threads)
+
+    def _check(self, filepath: Path, calibration_data: Any) -> None:
+        one_of(self.io_dtype, "Unknown `io_dtype`.", _IO_DTYPES)
+        one_of(self.quantize, "Unknown `quantize`.", _QUANTIZE)
+        one_of(self.int4, "Unknown `int4`.", _PACKED)
+        one_of(self.smallest, "Unknown `smallest`.", (None, *OBJECTIVES))
+        if self.quantize is not None and calibration_data is not None:
+            raise InvalidArgumentError(
+                "`quantize` and `calibration_data` exclude each other.",
+                received=f"quantize={self.quantize!r} with calibration data",
+                expected="calibration data alone, for 8-bit integers",
+            )
+        check_batch_size(self.batch_size)
+        check_suffix(filepath, ".tflite")
+        check_free(filepath, self.overwrite)
+
+    def _check_numbers(self, traced: TracedModel, calibration_data: Any) -> None:
+        if traced.fake_quantized and (calibration_data is not None or self.quantize):
+            raise InvalidArgumentError(
+                "The model carries its own quantization ranges already.",
+                received="calibration data" if not self.quantize else self.quantize,
+                expected="neither `calibration_data` nor `quantize`",
+                fix="leave them out; the ranges from training are used",
+            )
+        integer = traced.fake_quantized or calibration_data is not None
+        if self.io_dtype != "float32" and not integer:
+            raise InvalidArgumentError(
+                "A float model has no integer inputs and outputs.",
+                received=f"io_dtype={self.io_dtype!r}",
+                expected="a model made by `quantize_aware` or `calibrate`",
+                fix="quantize the model, or pass `calibration_data`",
+            )
+
+    def _convert(self, traced: TracedModel, directory: Path, samples: Samples) -> bytes:
+        calibration = None
+        if samples is not None:
+            calibration = directory / "calibration.npz"
+            numbered = {f"input_{i}": c for i, c in enumerate(samples.values())}
+            np.savez(calibration, **numbered)  # type: ignore[arg-type]
+        output = directory / "model.tflite"
+        try:
+            write_saved_model(traced, directory / "saved_model")
+            WORKER.run(
+                {
+                    "job": "convert",
+                    "script": SCRIPT,
+                    "saved_model": str(directory / "saved_model"),
+                    "output": str(output),
+                    "optimize": self._has_integers(traced, samples)
+                    or self.quantize == "float16",
+                    "float16": self.quantize == "float16",
+                    "sparse": self.sparse,
+                    "calibration": str(calibration) if calibration else None,
+                    "inputs": [i.name for i in traced.inputs],
+                    "batch_size": self.batch_size,
+                    "io_dtype": self.io_dtype,
+                }
+            )
+            return output.read_bytes()
+        except ConverterFailure as failure:
+            raise _conversion_error(failure, traced) from None
+        except OSError as error:
+            raise disk_error(directory, error) from error
+
+    def _check_content(self, content: bytes, traced: TracedModel) -> None:
+        file = TFLiteFile(content, "the converter's output")
+        if file.custom_operators:
+            raise _unsupported(file.custom_operators, traced)
+        integer = [t for t in file.inputs + file.outputs if t.info.quantized]
+        if self.io_dtype != "float32" and not integer:
+            raise ExportError(
+                "The converter could not make the inputs and outputs integers.",
+                received=f"io_dtype={self.io_dtype!r}",
+                expected="fake quantization on every input and output of the model",
+                fix='pass io_dtype="float32", or quantize inputs and outputs',
+            )
+
+
+def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Exception:
+    names = []
+    for line in failure.message.splitlines():
+        for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
+            if line.strip().startswith(label):
+                names += [n.strip() for n in line.split(label)[1].split(",")]
+    if names:
+        error = _unsupported(sorted({name for name in names if name}), traced)
+        error.log = failure.log  # type: ignore[attr-defined]
+        return error
+    if failure.died:
+        return failure.as_error(
+            "The TFLite converter crashed; nothing was written.",
+            "try `batch_size=1`, `unroll=True` in recurrent layers, or "
+            'format="saved_model"',
+        )
+    paths = named_paths(traced.model)
+    scopes = re.findall(r'"([^"@]+)@', failure.message)
+    places = dict.fromkeys(layer_of(scope, paths) for scope in scopes)
+    named = ", ".join(f"'{place}'" for place in places if place)
+    if named:
+        kinds = dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op", failure.message))
+        failure.reason = f"{', '.join(kinds) or 'operations'} in {named}"
+    return failure.as_error(
+        "The TFLite converter refused the model; nothing was written.",
+        "change the layer it names; in recurrent layers try `unroll=True`, and "
+        "export with `batch_size=1`",
+    )
+
+
+def _unsupported(names: list[str], traced: TracedModel) -> Exception:
+    layers = layers_with(traced.function, traced.model, names)
+    places = [f"'{path}' ({name})" for path, name in layers.items() if path]
+    known = [MISSING[name] for name in names if name in MISSING]
+    fix = "; ".join(dict.fromkeys(known)) or (
+        "replace the layers that use them; for recurrent layers pass "
+        "batch_size=1 or use `unroll=True`"
+    )
+    if not known and any(None in info.shape[1:] for info in traced.inputs):
+        fix = f"give `keras.Input` fixed sizes, which free ones take from layers; {fix}"
+    return ExportError(
+        "The model uses operations that LiteRT cannot run.",
+        received=", ".join(names) + (f" in {', '.join(places)}" if places else ""),
+        expected="operations of the TFLite built-in set",
+        fix=f'{fix}; or use format="saved_model"',
+    )

@@ -1,0 +1,1 @@
+"""What `finalize` makes: layers that compute what integer kernels compute."""

@@ -1,1 +1,0 @@
-"""Physical changes of structure: removing channels, and what ties them together."""
