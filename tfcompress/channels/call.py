@@ -12,12 +12,7 @@ import numpy as np
 from tfcompress.channels.channel_ids import Axes, ChannelIds
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Node, Tensor
-from tfcompress.layers import (
-    LayerRule,
-    register_layer_rule,
-    rule_of,
-    rule_of_type,
-)
+from tfcompress.layers import fill, rows_of
 
 Role = Literal[
     "output",  # the axis makes the channels
@@ -176,29 +171,19 @@ Flow = Callable[[Call], None]
 FLOWS: dict[str, Flow] = {}
 """The rules behind the names that `LayerRule.channels` may have."""
 
-_HIDDEN: dict[str, Flow] = {}
-"""The rules of Keras' classes that have no public name, by class name."""
 
-
-def flow(*layer_types: type, hidden: str = "") -> Callable[[Flow], Flow]:
+def flow(*layer_types: type, operations: str = "") -> Callable[[Flow], Flow]:
     """Returns a decorator that files a channel rule under its name.
 
     Args:
-        layer_types: layers that it is the rule of, in the table of layer rules.
-        hidden: names of classes behind `keras.ops` functions or used only within
-            `keras.applications`; Keras does not export these.
+        layer_types: layers that it is the rule of, in the table of layer types.
+        operations: names of operations of `keras.ops`, and of layers of
+            `keras.applications`, that it is the rule of.
     """
 
     def decorate(function: Flow) -> Flow:
         FLOWS[function.__name__] = function
-        for layer_type in layer_types:
-            known = rule_of_type(layer_type) or LayerRule(layer_type)
-            register_layer_rule(
-                dataclasses.replace(
-                    known, layer_type=layer_type, channels=function.__name__
-                )
-            )
-        _HIDDEN.update((name, function) for name in hidden.split())
+        fill((*layer_types, *operations.split()), channels=function.__name__)
         return function
 
     return decorate
@@ -225,20 +210,18 @@ def fixed(call: Call) -> None:
 
 def flow_of(operation: Any) -> Flow:
     """Returns the channel rule of a layer or `keras.ops` operation."""
-    rule = rule_of(operation)
-    if rule is not None and rule.channels is not None:
-        if callable(rule.channels):
-            return rule.channels
-        if rule.channels not in FLOWS:
-            raise InvalidArgumentError(
-                f"The rule of {rule.layer_type.__name__} names no known channel rule.",
-                received=repr(rule.channels),
-                expected=f"one of {', '.join(map(repr, sorted(FLOWS)))}, or a function",
-            )
-        return FLOWS[rule.channels]
-    if type(operation).__module__.split(".")[0] == "keras":
-        return _HIDDEN.get(type(operation).__name__, fixed)
-    return fixed
+    row = next((row for row in rows_of(operation) if row.channels is not None), None)
+    if row is None or row.channels is None:
+        return fixed
+    if callable(row.channels):
+        return row.channels
+    if row.channels not in FLOWS:
+        raise InvalidArgumentError(
+            f"The rule of {row.name} names no known channel rule.",
+            received=repr(row.channels),
+            expected=f"one of {', '.join(map(repr, sorted(FLOWS)))}, or a function",
+        )
+    return FLOWS[row.channels]
 
 
 def run(node: Node, ids: ChannelIds, channels: dict[Tensor, Axes]) -> Call:

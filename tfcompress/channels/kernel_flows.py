@@ -172,7 +172,7 @@ def group_normalization(call: Call) -> None:
         call.ids.tie(parts[0], part)
 
 
-@flow(layers.PReLU, hidden="LayerScale")
+@flow(layers.PReLU, operations="applications.LayerScale")
 def scale(call: Call) -> None:
     """One weight per channel, along the last axes (LayerScale, PReLU)."""
     layer, rank = call.layer, call.rank()

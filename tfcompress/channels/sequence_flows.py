@@ -279,7 +279,7 @@ def einsum_dense(call: Call) -> None:
     call.resize(update, *axes.values())
 
 
-@flow(hidden="Matmul Einsum")
+@flow(operations="Matmul Einsum")
 def contraction(call: Call) -> None:
     """`keras.ops.matmul` and `einsum` of two tensors of the graph."""
     tensors = call.node.inputs

@@ -27,7 +27,8 @@ _LARGEST_RESHAPE = 1 << 25
     *TRAINING_ONLY,
     layers.Masking,
     layers.InputLayer,
-    hidden="StochasticDepth Absolute Abs Clip Cast Exp Expm1 Log Log1p Negative Sign "
+    operations="applications.StochasticDepth Absolute Abs Clip Cast Exp Expm1 Log "
+    "Log1p Negative Sign "
     "Sqrt Rsqrt Square Tanh Reciprocal Relu Relu6 Sigmoid Softplus Softsign Silu "
     "LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu HardTanh "
     "StopGradient Round",
@@ -47,7 +48,7 @@ def same(call: Call) -> None:
     call.outputs[0] = axes
 
 
-@flow(layers.Softmax, hidden="Softmax LogSoftmax")
+@flow(layers.Softmax, operations="Softmax LogSoftmax")
 def softmax(call: Call) -> None:
     """Mixes channels along its axis."""
     axes = getattr(call.layer, "axis", -1)
@@ -92,7 +93,7 @@ def spatial(call: Call) -> None:
     layers.Maximum,
     layers.Minimum,
     layers.Average,
-    hidden="Add Subtract Multiply Divide TrueDivide Maximum Minimum Power",
+    operations="Add Subtract Multiply Divide TrueDivide Maximum Minimum Power",
 )
 def join(call: Call) -> None:
     """Elementwise on several tensors, which may be broadcast: ties their channels."""
@@ -127,7 +128,7 @@ def join(call: Call) -> None:
                 call.fix(known[0], reason)
 
 
-@flow(layers.Concatenate, hidden="Concatenate")
+@flow(layers.Concatenate, operations="Concatenate")
 def concatenate(call: Call) -> None:
     """Puts channels one after the other along its axis, ties them along others."""
     rank = call.rank()
@@ -154,7 +155,7 @@ def concatenate(call: Call) -> None:
         call.outputs[0][other] = known[0]
 
 
-@flow(layers.Permute, hidden="Transpose")
+@flow(layers.Permute, operations="Transpose")
 def permute(call: Call) -> None:
     """Moves axes about."""
     if hasattr(call.layer, "dims"):
@@ -183,7 +184,7 @@ def global_pool(call: Call) -> None:
         call.outputs[0] = {target: call.inputs[0][channel]}
 
 
-@flow(hidden="Mean Sum Max Min Amax Amin")
+@flow(operations="Mean Sum Max Min Amax Amin")
 def reduce(call: Call) -> None:
     """`keras.ops.mean` and the like, along given axes."""
     rank = call.rank()
@@ -205,7 +206,7 @@ def repeat_vector(call: Call) -> None:
     call.outputs[0] = {axis + 1: i for axis, i in call.inputs[0].items()}
 
 
-@flow(layers.Flatten, layers.Reshape, hidden="Reshape")
+@flow(layers.Flatten, layers.Reshape, operations="Reshape")
 def reshape(call: Call) -> None:
     """Any reshape: each channel of the output is the set of channels it is cut from.
 
@@ -276,7 +277,7 @@ def _resize_reshape(call: Call, axis: int, members: np.ndarray) -> None:
             call.resize(update, members)
 
 
-@flow(hidden="ExpandDims")
+@flow(operations="ExpandDims")
 def expand_dims(call: Call) -> None:
     rank = len(call.output_tensors[0].shape)
     axes = call.layer.axis
@@ -285,7 +286,7 @@ def expand_dims(call: Call) -> None:
     call.outputs[0] = {old[axis]: i for axis, i in call.inputs[0].items()}
 
 
-@flow(hidden="Squeeze")
+@flow(operations="Squeeze")
 def squeeze(call: Call) -> None:
     rank, axes = call.rank(), call.layer.axis
     if axes is None:
@@ -298,7 +299,7 @@ def squeeze(call: Call) -> None:
             call.outputs[0][axis - sum(g < axis for g in gone)] = members
 
 
-@flow(hidden="Split")
+@flow(operations="Split")
 def split(call: Call) -> None:
     """Cuts the channels into parts, each with its own."""
     axis = call.layer.axis % call.rank()
@@ -323,7 +324,7 @@ def split(call: Call) -> None:
     )
 
 
-@flow(hidden="GetItem")
+@flow(operations="GetItem")
 def get_item(call: Call) -> None:
     """Indexing: followed where the channel axis is taken whole."""
     key = call.node.args[1] if len(call.node.args) > 1 else call.node.kwargs["key"]

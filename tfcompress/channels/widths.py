@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 from tfcompress.channels.dependencies import ChannelGroup, Dependencies
 from tfcompress.core.graph import Node
-from tfcompress.layers import macs_of_nodes
-from tfcompress.layers.layer_macs import attention_products
+from tfcompress.layers import cell, macs_of_nodes
+from tfcompress.layers.families.attention import attention, attention_products
 
 # Rounding of widths may miss a target by this much; more is an error.
 TOLERANCE = 0.05
@@ -172,7 +171,7 @@ def _parts(
         return [(total, _distinct_axes(node, dependencies))]
     size = sum(math.prod(kernel.shape) for kernel in kernels)
     parts = []
-    if isinstance(node.operation, _ATTENTION):
+    if cell(node.operation, "macs") is attention:
         heads = [i for (_, axis), i in sites.items() if axis == 1][:1]
         tensors = [tuple(n or 1 for n in t.shape[1:]) for t in node.inputs]
         products = attention_products(node.operation, tensors)
@@ -182,9 +181,6 @@ def _parts(
         axes = [i for (key, _), i in sites.items() if key == id(kernel)]
         parts.append((total * math.prod(kernel.shape) / size, axes))
     return parts
-
-
-_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 def _distinct_axes(node: Node, dependencies: Dependencies) -> list[np.ndarray]:

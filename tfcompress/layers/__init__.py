@@ -1,42 +1,52 @@
-"""The one table of layer types: kernels and axes, how numbers flow, MACs."""
+"""The one table of layer types: all that is known of each, in one row."""
 
-from tfcompress.layers.counting import OPERATION_MACS, macs, macs_of_nodes
-from tfcompress.layers.held import holds, multiplies_nothing
+from tfcompress.layers import families  # noqa: F401  (its files file their rows)
+from tfcompress.layers.counting import macs, macs_of_nodes
+from tfcompress.layers.families.preprocessing import TRAINING_ONLY
+from tfcompress.layers.kernels import EinsumKernel, Kernel
 from tfcompress.layers.rules import (
-    OPERATION_FLOWS,
-    TRAINING_ONLY,
-    EinsumKernel,
     Flow,
-    Kernel,
     LayerRule,
+    Unknown,
+    cell,
     changes_nothing,
+    column,
+    fill,
     kernels_of,
     knows,
     model_kernels,
     operation_name,
     register_layer_rule,
+    rows,
+    rows_of,
     rule_of,
     rule_of_type,
+    wrapped,
 )
+from tfcompress.layers.sizes import no_products
 
 __all__ = [
-    "OPERATION_FLOWS",
-    "OPERATION_MACS",
     "TRAINING_ONLY",
     "EinsumKernel",
     "Flow",
     "Kernel",
     "LayerRule",
+    "Unknown",
+    "cell",
     "changes_nothing",
-    "holds",
+    "column",
+    "fill",
     "kernels_of",
     "knows",
     "macs",
     "macs_of_nodes",
     "model_kernels",
-    "multiplies_nothing",
+    "no_products",
     "operation_name",
     "register_layer_rule",
+    "rows",
+    "rows_of",
     "rule_of",
     "rule_of_type",
+    "wrapped",
 ]

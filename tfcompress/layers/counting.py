@@ -1,7 +1,7 @@
 """macs: the multiply-accumulates of a model, or an error that says what has none known.
 
 A layer is counted by its row in the table, by what it holds, or by what its `call`
-does; an operation of `keras.ops` by its row in `operation_macs`. There is no default.
+does; an operation of `keras.ops` by its own row. There is no default.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from tfcompress.core.graph import (
     trace_operations,
 )
 from tfcompress.core.inlining import graph_of_call
-from tfcompress.layers.held import PARTS, HeldCalls, held_calls
-from tfcompress.layers.operation_macs import OPERATION_MACS, UNCOUNTED
-from tfcompress.layers.rules import LayerRule, operation_name, rule_of_type
+from tfcompress.layers.rules import Unknown, cell, rows_of
 
 _PURPOSE = "count the MACs of the model"
 
@@ -140,36 +138,22 @@ def _count(operation: Any, args: Any, kwargs: Any, outputs: list, place: _Place)
     if is_graph_model(operation):
         graph = trace(operation, _PURPOSE)
         return sum(_through(graph, tensors[: len(graph.input_tensors)], place)[0])
-    found = _rule(operation)
-    if isinstance(found, LayerRule) and found.macs is not None:
+    row = next((r for r in rows_of(operation) if r.macs or r.holds), None)
+    rule = None if row is None else row.macs
+    if isinstance(rule, Unknown):
+        raise _unknown(operation, place, rule.reason)
+    if rule is not None:
         # The first axis of what a layer reads is its batch, of one or more.
         repeats = (tensors[0].shape[0] or 1) if tensors and tensors[0].shape else 1
         shapes = [_sizes(tensor)[1:] for tensor in tensors]
-        return repeats * found.macs(operation, shapes, _sizes(outputs[0])[1:])
-    if found is not None and not isinstance(found, LayerRule):
+        return repeats * rule(operation, shapes, _sizes(outputs[0])[1:])
+    if row is not None and row.holds is not None:
         inner = place.inside(operation, copied=False)
         return sum(
             times * _count_call(held, inputs, inner)
-            for times, held, inputs in found(operation, tensors)
+            for times, held, inputs in row.holds(operation, tensors)
         )
     return _count_opened(operation, args, kwargs, place)
-
-
-def _rule(layer: Any) -> LayerRule | HeldCalls | None:
-    """Returns what is known of the class of a layer, or of one that it inherits from.
-
-    A class that overrides `call` does something else than those that it inherits from.
-    """
-    for cls in type(layer).__mro__:
-        if getattr(cls, "call", None) is not type(layer).call:
-            return None
-        rule = PARTS.get(cls, rule_of_type(cls))
-        if rule is not None and rule.layer_type is cls and rule.macs is not None:
-            return rule
-        calls = held_calls(cls)
-        if calls is not None:
-            return calls
-    return None
 
 
 def _count_call(layer: Any, inputs: list, place: _Place) -> int:
@@ -198,10 +182,9 @@ def _count_opened(layer: Any, args: Any, kwargs: Any, place: _Place) -> int:
 def _count_operation(
     operation: Any, args: Any, kwargs: Any, outputs: list, place: _Place
 ) -> int:
-    rule = OPERATION_MACS.get(operation_name(operation))
-    if rule is None:
-        reason = UNCOUNTED.get(operation_name(operation), "the operation is not known")
-        raise _unknown(operation, place, reason)
+    rule = cell(operation, "macs") or Unknown("the operation is not known")
+    if isinstance(rule, Unknown):
+        raise _unknown(operation, place, rule.reason)
     values = _arguments(operation, args, kwargs)
     shapes = [_sizes(value) for value in values if _is_array(value)]
     return rule(operation, shapes, _sizes(outputs[0]))

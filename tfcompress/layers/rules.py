@@ -1,24 +1,27 @@
-"""The one table of layer types: kernels and axes, how numbers flow, MACs.
+"""The one table of layer types: a row holds all that is known of a type.
 
-Pruning, quantization, channel removal and the reports all read it; a layer type is
-described here and nowhere else. Rules are found along the class's MRO, so a
-subclass of a known layer inherits its rule.
+Pruning, quantization, removal of channels, low rank, exports and reports read it; a
+layer type is described here and nowhere else. `families` has a file of rows for each
+kind of layers. Rooms that know more about a type, such as what integers can compute of
+it, file that in a column of its row (`column`).
+
+A row belongs to a layer class, and to its subclasses as long as they compute the same;
+to a class behind `keras.ops`, which has no public name, by its name ("Matmul"); or to a
+layer of `keras.applications` that has none either ("applications.LayerScale").
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
 
 import keras
 from keras import layers
 
-from tfcompress.core.attached_mask import AttachedMask
 from tfcompress.core.graph import Node, Tensor
-from tfcompress.core.held_tensor import HeldTensor
 from tfcompress.core.select import walk
-from tfcompress.layers import layer_macs
+from tfcompress.layers.kernels import Kernel
 
 Flow = Literal[
     "compute",  # a linear operation with a kernel: its output has a range of its own
@@ -32,127 +35,94 @@ Flow = Literal[
     "float",  # no integer kernel is known
 ]
 
+Family = Literal[
+    "", "attention", "convolution", "dense", "depthwise", "embedding", "recurrent"
+]
 
-# How numbers flow through operations of `keras.ops`, by the name of the operation.
-OPERATION_FLOWS: dict[str, Flow] = {
-    **dict.fromkeys(
-        (
-            *("BroadcastTo", "ExpandDims", "Flip", "GetItem", "Identity", "Moveaxis"),
-            *("Pad", "Ravel", "Repeat", "Reshape", "Roll", "Rot90", "Slice"),
-            *("Squeeze", "Swapaxes", "Take", "Tile", "Transpose"),
-            *("Amax", "Amin", "Max", "Min", "MaxPool", "DepthToSpace", "SpaceToDepth"),
-            *("Maximum", "Minimum"),  # of a tensor and a number
-            # Answers to what lies in a range.
-            *("Greater", "GreaterEqual", "Less", "LessEqual"),
-        ),
-        "select",
-    ),
-    **dict.fromkeys(("Exp", "Gelu", "Log", "Rsqrt"), "activate"),
-    "LogSoftmax": "activate",
-    **dict.fromkeys(("Matmul", "Mean", "Sum"), "arithmetic"),
-    **dict.fromkeys(("Cast", "OneHot"), "lookup"),
-    "Concatenate": "concatenate",
-    "Stack": "concatenate",
-    "Where": "concatenate",
-}
-
-
-def _layers(names: str) -> tuple[type, ...]:
-    """Returns the layers of these names that the installed Keras has."""
-    return tuple(getattr(layers, n) for n in names.split() if hasattr(layers, n))
-
-
-# Layers that change nothing once training is over.
-TRAINING_ONLY = _layers(
-    "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D GaussianDropout "
-    "GaussianNoise AlphaDropout ActivityRegularization Identity AugMix CutMix "
-    "Equalization MaxNumBoundingBoxes MixUp RandAugment RandomBrightness "
-    "RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop "
-    "RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur "
-    "RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization "
-    "RandomRotation RandomSaturation RandomSharpness RandomShear RandomTranslation "
-    "RandomZoom Solarization"
-)
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
-    """One weight tensor of a layer.
+class Unknown:
+    """What stands in a column where nothing can be said, with the reason."""
 
-    Attributes:
-        attribute: where it is found on the layer (`"kernel"`, `"cell.kernel"`).
-        output_axes: axes that run over output channels; every other axis is summed
-            over or shared.
-        input_axes: axes that run over input channels; none for a kernel that is not
-            multiplied with a vector of inputs (depthwise, embeddings).
-        gates: how many kernels lie side by side along the last axis (LSTM: 4).
-    """
-
-    attribute: str
-    output_axes: tuple[int, ...] = (-1,)
-    input_axes: tuple[int, ...] = (-2,)
-    gates: int = 1
-
-    def find(self, layer: keras.Layer) -> Any:
-        """Returns the layer's variable for this kernel, or `None` without one."""
-        value: Any = layer
-        for part in self.attribute.split("."):
-            value = getattr(value, part, None)
-        return value
-
-    def of(self, layer: keras.Layer) -> Kernel:
-        """Returns this kernel with the axes it has in `layer`."""
-        return self
-
-    def reduction_axes(self, rank: int) -> tuple[int, ...]:
-        """Returns the axes of a kernel of `rank` that are not output channels."""
-        kept = {axis % rank for axis in self.output_axes}
-        return tuple(axis for axis in range(rank) if axis not in kept)
+    reason: str
 
 
-class EinsumKernel(Kernel):
-    """The kernel of an EinsumDense, whose equation says what its axes are."""
+Macs = Callable[[Any, list, tuple], int]
 
-    def of(self, layer: Any) -> Kernel:
-        equation = layer.equation.replace("...", "").replace(" ", "")
-        _, kernel, outputs = equation.replace("->", ",").split(",")
-        rank = len(kernel)
-        out = tuple(i - rank for i, axis in enumerate(kernel) if axis in outputs)
-        summed = tuple(i - rank for i, axis in enumerate(kernel) if axis not in outputs)
-        return Kernel(self.attribute, out, summed)
+HeldCall = tuple[int, Any, list]
+"""How often a held layer is called for one call, which it is, and on what."""
+
+HeldCalls = Callable[[Any, list], Iterable[HeldCall]]
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerRule:
     """What tfcompress knows about a layer type.
 
+    A column that is left empty is looked up in the row of the class that the type
+    inherits from, if both have one `call`.
+
     Attributes:
-        layer_type: the Keras layer class; subclasses inherit the rule.
+        layer_type: the Keras layer class; subclasses inherit the rule. Operations of
+            `keras.ops` are named by the class behind them, "Matmul".
+        flow: how the layer treats the numbers that flow through it; `None` for what
+            its `call` does, which is looked into.
         kernels: weights that can be pruned, clustered and quantized.
-        flow: how the layer treats the numbers that flow through it.
         macs: `(layer, input shapes, output shape) -> int`, multiply-accumulates of
             one sample, shapes without the batch axis and inputs in the order of
-            `call`. With `None`, what the layer's `call` does is counted.
+            `call` (of operations: with the batch axis). With `None`, what the layer's
+            `call` does is counted.
         channel_granularity: whether integer kernels take one scale per channel.
         channels: how channels flow through, which `shrink` must know to remove
             some: `"same"` for a layer that treats each channel on its own, another
             name from docs/shrink.md, or a function of a
             `tfcompress.channels.call.Call`. With `None`, the channels that go
-            in and come out stay. `restructuring` fills it in for Keras' layers.
+            in and come out stay.
         training_only: whether it gives on its input unchanged once training is over,
             as dropout does; `finalize` takes it out.
+        holds: of a layer that multiplies nothing but in the layers that it holds:
+            `(layer, inputs) -> [(times, held layer, its inputs), ...]`.
+        expansion: the integer form: `(layer, parts, *inputs) -> outputs`, which says
+            the layer in simpler ones, made by `parts` (docs/quantization.md). It raises
+            `StaysFloat` where there is none. With `None`, `flow` says all.
+        constants: what the layer makes of channels that hold one number whatever the
+            input: `"each"`, it runs on each number; `"moved"`, they go where `channels`
+            says; or a function `(layer, values by axis) -> values`. With `None`, what
+            the named channel rule says.
+        matrix: a `Matrix`, if the kernel is multiplied with rows: for `reconstruct`,
+            `factorize(data=)` and rounding by reconstruction.
+        factors: `(layer, nodes, moments) -> Form`, how `factorize` says the layer as a
+            product of smaller ones.
+        refused_by: what to do about it where an export format cannot take the layer or
+            computes it otherwise, by the format's name.
+        family: what the layer makes of a model that does most of its work in it.
     """
 
-    layer_type: type
-    flow: Flow = "float"
+    layer_type: type | str
+    flow: Flow | None = "float"
     kernels: tuple[Kernel, ...] = ()
-    macs: Callable[[Any, list, tuple], int] | None = None
+    macs: Macs | Unknown | None = None
     channel_granularity: bool = True
     channels: str | Callable[[Any], None] | None = None
     training_only: bool = False
+    holds: HeldCalls | None = None
+    expansion: Callable[..., Any] | None = None
+    constants: str | Callable[..., Any] | None = None
+    matrix: Any = None
+    factors: Callable[..., Any] | None = None
+    refused_by: Mapping[str, str] | None = None
+    family: Family = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the type."""
+        kind = self.layer_type
+        return kind if isinstance(kind, str) else kind.__name__
 
 
-_rules: dict[type, LayerRule] = {}
+_rules: dict[type | str, LayerRule] = {}
 
 
 def register_layer_rule(rule: LayerRule) -> LayerRule:
@@ -180,6 +150,38 @@ def register_layer_rule(rule: LayerRule) -> LayerRule:
     return rule
 
 
+def fill(kinds: Iterable[type | str], **cells: Any) -> None:
+    """Files values in columns of the rows of these types; a new row has no flow."""
+    for kind in kinds:
+        row = _rules.get(kind) or LayerRule(kind, flow=None)
+        register_layer_rule(dataclasses.replace(row, **cells))
+
+
+def column(name: str, *kinds: type | str) -> Callable[[Value], Value]:
+    """Returns a decorator that files a function in a column of these types."""
+
+    def decorate(value: Value) -> Value:
+        fill(kinds, **{name: value})
+        return value
+
+    return decorate
+
+
+def wrapped(layer: Any, inputs: list) -> list[HeldCall]:
+    """What a wrapper holds that calls its layer once, on its first input."""
+    return [(1, layer.layer, inputs[:1])]
+
+
+def existing(names: str) -> tuple[type, ...]:
+    """Returns the layers of these names that the installed Keras has."""
+    return tuple(getattr(layers, n) for n in names.split() if hasattr(layers, n))
+
+
+def rows() -> list[LayerRule]:
+    """Returns all rows of the table."""
+    return list(_rules.values())
+
+
 def rule_of(layer: Any) -> LayerRule | None:
     """Returns the rule for a layer, looked up along its class's MRO."""
     return rule_of_type(type(layer))
@@ -192,16 +194,40 @@ def rule_of_type(layer_type: type) -> LayerRule | None:
     what it computes with them is not known.
     """
     for cls in layer_type.__mro__:
-        if cls in _rules:
+        if cls in _rules and _rules[cls].flow is not None:
             if has_call_of_its_own(layer_type, cls):
                 return LayerRule(layer_type, kernels=_rules[cls].kernels)
             return _rules[cls]
     return None
 
 
+def rows_of(operation: Any) -> Iterator[LayerRule]:
+    """Yields the rows that say what an operation computes, its own before inherited."""
+    kind = type(operation)
+    keys: list[type | str] = []
+    if isinstance(operation, keras.Layer):
+        for cls in kind.__mro__:
+            if cls in _rules:
+                if has_call_of_its_own(kind, cls):
+                    break
+                keys.append(cls)
+        if "applications" in kind.__module__:
+            keys.append(f"applications.{kind.__name__}")
+    else:
+        keys.append(operation_name(operation))
+    yield from (_rules[key] for key in keys if key in _rules)
+
+
+def cell(operation: Any, name: str) -> Any:
+    """Returns what the table says of an operation in a column, `None` for nothing."""
+    cells = (getattr(row, name) for row in rows_of(operation))
+    return next((value for value in cells if value is not None), None)
+
+
 def knows(layer: Any) -> bool:
     """Returns whether the table says what a layer computes, not its kernels alone."""
-    known = next((cls for cls in type(layer).__mro__ if cls in _rules), None)
+    kinds = type(layer).__mro__
+    known = next((c for c in kinds if c in _rules and _rules[c].flow), None)
     return known is not None and not has_call_of_its_own(type(layer), known)
 
 
@@ -209,7 +235,7 @@ def changes_nothing(node: Node) -> bool:
     """Returns whether a node gives on its input unchanged once training is over."""
     layer = node.operation
     if isinstance(layer, layers.Pipeline):
-        inner = [dataclasses.replace(node, operation=one) for one in layer.layers]
+        inner = [dataclasses.replace(node, operation=held) for held in layer.layers]
         return all(map(changes_nothing, inner))
     rule = rule_of(layer)
     alone = len(node.args) == 1 and isinstance(node.args[0], Tensor)
@@ -247,130 +273,8 @@ def model_kernels(
 def operation_name(operation: Any) -> str:
     """Returns the class name of an operation of Keras' own; "" for anything else.
 
-    Classes behind `keras.ops` have no public name, so tables name them by text. A
+    Classes behind `keras.ops` have no public name, so the table names them by text. A
     user's class that bears the same name is another operation.
     """
     kind = type(operation)
     return kind.__name__ if kind.__module__.split(".")[0] == "keras" else ""
-
-
-def _fill_table() -> None:
-    def add(flow: Flow, *types: type, **rule: Any) -> None:
-        for layer_type in types:
-            register_layer_rule(LayerRule(layer_type, flow, **rule))
-
-    last = (Kernel("kernel"),)
-    add("compute", layers.Dense, kernels=last, macs=layer_macs.dense)
-    add(
-        "compute",
-        layers.Conv1D,
-        layers.Conv2D,
-        kernels=last,
-        macs=layer_macs.convolution,
-    )
-    add(
-        "compute",
-        layers.DepthwiseConv1D,
-        layers.DepthwiseConv2D,
-        kernels=(Kernel("kernel", (-2, -1), ()),),
-        macs=layer_macs.convolution,
-    )
-    add(
-        "compute",
-        layers.SeparableConv1D,
-        layers.SeparableConv2D,
-        kernels=(
-            Kernel("depthwise_kernel", (-2, -1), ()),
-            Kernel("pointwise_kernel"),
-        ),
-        macs=layer_macs.separable,
-    )
-    transposed = (Kernel("kernel", (-2,), (-1,)),)
-    add(
-        "compute",
-        layers.Conv1DTranspose,
-        layers.Conv2DTranspose,
-        kernels=transposed,
-        macs=layer_macs.transposed,
-    )
-    add("float", layers.Conv3DTranspose, kernels=transposed, macs=layer_macs.transposed)
-    add("float", layers.Conv3D, kernels=last, macs=layer_macs.convolution)
-    add(
-        "float",
-        layers.EinsumDense,
-        macs=layer_macs.einsum_dense,
-        kernels=(EinsumKernel("kernel"),),
-    )
-    add(
-        "lookup",
-        layers.Embedding,
-        kernels=(Kernel("embeddings", (0,), ()),),
-        macs=layer_macs.embedding,
-    )
-    for recurrent, gates in ((layers.LSTM, 4), (layers.GRU, 3), (layers.SimpleRNN, 1)):
-        names = ("cell.kernel", "cell.recurrent_kernel")
-        kernels = tuple(Kernel(name, gates=gates) for name in names)
-        add("float", recurrent, kernels=kernels, macs=layer_macs.recurrent)
-    convolutional = (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
-    add("float", *convolutional, macs=layer_macs.convolutional_recurrent)
-    attention = (layers.MultiHeadAttention, layers.GroupQueryAttention)
-    add("float", *attention, macs=layer_macs.attention)
-    add("float", layers.Attention, macs=layer_macs.weightless_attention)
-    add("float", layers.AdditiveAttention, macs=layer_macs.additive_attention)
-    # Expanded into operations with integer kernels where their options allow it.
-    add(
-        "float",
-        layers.LayerNormalization,
-        layers.RMSNormalization,
-        layers.UnitNormalization,
-        layers.GroupNormalization,
-        layers.Bidirectional,
-    )
-    add("fold", layers.BatchNormalization, layers.Rescaling, layers.Normalization)
-    add(
-        "activate",
-        layers.Activation,
-        layers.ReLU,
-        layers.Softmax,
-        layers.LeakyReLU,
-        layers.ELU,
-        layers.PReLU,
-    )
-    add(
-        "arithmetic",
-        layers.Add,
-        layers.Subtract,
-        layers.Multiply,
-        layers.GlobalAveragePooling1D,
-        layers.GlobalAveragePooling2D,
-    )
-    add(
-        "select",
-        layers.MaxPooling1D,
-        layers.MaxPooling2D,
-        layers.GlobalMaxPooling1D,
-        layers.GlobalMaxPooling2D,
-        layers.ZeroPadding1D,
-        layers.ZeroPadding2D,
-        layers.Cropping1D,
-        layers.Cropping2D,
-        layers.Flatten,
-        layers.Reshape,
-        layers.Permute,
-        layers.RepeatVector,
-        layers.Resizing,
-        layers.UpSampling1D,
-        layers.UpSampling2D,
-        layers.InputLayer,
-    )
-    add("select", *TRAINING_ONLY, training_only=True)
-    texts = "Hashing HashedCrossing IntegerLookup StringLookup TextVectorization"
-    add("lookup", *_layers(f"CategoryEncoding Discretization {texts}"))
-    # What a layer that was opened held itself, and the mask that it made.
-    add("arithmetic", HeldTensor)
-    add("select", AttachedMask, channels="same", training_only=True)
-    add("average", layers.AveragePooling1D, layers.AveragePooling2D)
-    add("concatenate", layers.Concatenate, layers.Maximum, layers.Minimum)
-
-
-_fill_table()

@@ -25,8 +25,9 @@ from tfcompress.core.graph import (
 )
 from tfcompress.core.select import walk
 from tfcompress.layers import lora
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.casts import is_float
-from tfcompress.quantization.expansions import Parts, StaysFloat, expansion_of
+from tfcompress.quantization.expansions import expansion_of
 from tfcompress.quantization.opened import is_unknown, opened
 from tfcompress.quantization.placement import flow_of
 

@@ -16,7 +16,7 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
-from tfcompress.layers import multiplies_nothing
+from tfcompress.layers import fill, no_products
 from tfcompress.quantization.integers.grids import Grid, checked_range
 from tfcompress.quantization.integers.sums import half_away, is_plain
 from tfcompress.quantization.sequence_steps import in_loop, site_now
@@ -385,4 +385,4 @@ class FakeQuantize(keras.layers.Layer):
         }
 
 
-multiplies_nothing(FakeQuantize)
+fill((FakeQuantize,), macs=no_products)

@@ -13,7 +13,7 @@ from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.samples import shaken
-from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.layers import fill, no_products
 from tfcompress.quantization.integers.sums import is_plain
 
 
@@ -91,5 +91,4 @@ def border(name: str, before: Tensor, after: Tensor) -> Node:
     return Node(FloatBorder(name=name, dtype="float32"), (before,), {}, after)
 
 
-register_layer_rule(LayerRule(FloatBorder, "float", channels="same"))
-multiplies_nothing(FloatBorder)
+fill((FloatBorder,), flow="float", macs=no_products, channels="same")

@@ -28,7 +28,7 @@ from tfcompress.core.graph import (
 )
 from tfcompress.core.select import walk
 from tfcompress.layers import knows
-from tfcompress.quantization.expansions.base import Parts, StaysFloat
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.primitives import AddConstant, AddWeight, ScaleOffset
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
-from tfcompress.layers import OPERATION_FLOWS, Flow, rule_of
+from tfcompress.layers import Flow, cell, rule_of
 from tfcompress.quantization.activations import (
     NEVER_FUSED,
     NONNEGATIVE,
@@ -48,7 +48,7 @@ _FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
 def flow_of(operation: Any) -> Flow:
     """Returns how numbers flow through an operation (`"float"` if unknown)."""
     if not isinstance(operation, keras.Layer):
-        return OPERATION_FLOWS.get(type(operation).__name__, "float")
+        return cell(operation, "flow") or "float"
     rule = rule_of(operation)
     if rule is None:
         return "float"
@@ -56,7 +56,7 @@ def flow_of(operation: Any) -> Flow:
         return "select"
     # Other interpolations compute averages of neighbours.
     mixes = getattr(operation, "interpolation", "nearest") != "nearest"
-    return "average" if rule.flow == "select" and mixes else rule.flow
+    return "average" if rule.flow == "select" and mixes else rule.flow or "float"
 
 
 @dataclasses.dataclass(eq=False)

@@ -14,12 +14,13 @@ from tfcompress.core.graph import Graph, Node, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import Filters, matches, require_built, select, walk
 from tfcompress.layers import changes_nothing, rule_of
+from tfcompress.layers.integer_form import StaysFloat
 from tfcompress.quantization.activations import activation_name, bounds_of, fixed_range
 from tfcompress.quantization.additive_masks import with_chosen_scores
 from tfcompress.quantization.casts import with_explicit_casts
 from tfcompress.quantization.constants import has_numbers, out_of_reach
 from tfcompress.quantization.expand import expand
-from tfcompress.quantization.expansions import StaysFloat, expansion_of
+from tfcompress.quantization.expansions import expansion_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.as_convolution import affine_parameters
 from tfcompress.quantization.mask_nodes import with_explicit_masks

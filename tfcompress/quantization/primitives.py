@@ -11,7 +11,7 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.layers import fill, no_products
 from tfcompress.quantization.integers.sums import add_integers
 
 # A weight of zeros has no scale.
@@ -311,12 +311,6 @@ class UnitSpectralNorm(keras.constraints.Constraint):
         return {"iterations": self.iterations}
 
 
-for _rule in (
-    LayerRule(Bounded, "activate", channels="same"),
-    LayerRule(ScaleOffset, "fold"),
-    LayerRule(AddConstant, "arithmetic"),
-    LayerRule(AddWeight, "arithmetic"),
-    LayerRule(GuardedLog, "activate", channels="same"),
-):
-    register_layer_rule(_rule)
-multiplies_nothing(Bounded, ScaleOffset, AddConstant, AddWeight, GuardedLog)
+fill((Bounded, GuardedLog), flow="activate", macs=no_products, channels="same")
+fill((ScaleOffset,), flow="fold", macs=no_products)
+fill((AddConstant, AddWeight), flow="arithmetic", macs=no_products)

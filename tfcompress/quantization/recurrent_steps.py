@@ -28,7 +28,7 @@ from tfcompress.core.graph import (
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.core.select import walk
-from tfcompress.layers import LayerRule, kernels_of, register_layer_rule
+from tfcompress.layers import fill, kernels_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.sequence_steps import at_step
 
@@ -385,4 +385,4 @@ def _macs(layer: RecurrentSteps, inputs: list, output: tuple) -> int:
     return inputs[0][0] * sum(math.prod(variable.shape) for variable in kernels)
 
 
-register_layer_rule(LayerRule(RecurrentSteps, "arithmetic", macs=_macs))
+fill((RecurrentSteps,), flow="arithmetic", macs=_macs)

@@ -25,7 +25,7 @@ from tfcompress.core.graph import (
 )
 from tfcompress.core.inlining import inlined, is_composite
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import LayerRule, register_layer_rule
+from tfcompress.layers import fill
 from tfcompress.quantization.mask_nodes import with_explicit_masks, without_unread
 
 
@@ -89,8 +89,7 @@ def _sizes(tensor: Any) -> list:
     return [running[i] if size is None else size for i, size in enumerate(tensor.shape)]
 
 
-for _kind in (StepsAsSamples, SamplesAsSteps):
-    register_layer_rule(LayerRule(_kind, "select"))
+fill((StepsAsSamples, SamplesAsSteps), flow="select")
 
 
 def with_steps_as_samples(

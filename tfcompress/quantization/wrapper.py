@@ -11,7 +11,7 @@ from keras import ops
 from tfcompress.core.kernel_values import shares_values
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import Kernel, holds, kernels_of
+from tfcompress.layers import Kernel, fill, kernels_of, wrapped
 from tfcompress.quantization.quantizers import Quantizer, quantizers
 
 
@@ -154,4 +154,4 @@ class QuantizedLayer(keras.layers.Wrapper):
         }
 
 
-holds(QuantizedLayer)
+fill((QuantizedLayer,), holds=wrapped)

@@ -30,9 +30,9 @@ def check_layer_rule(rule: LayerRule, layer: Any, input_shape: tuple) -> None:
     >>> rule = LayerRule(keras.layers.ReLU, "activate")
     >>> check_layer_rule(rule, keras.layers.ReLU(), (4,))
     """
-    name = rule.layer_type.__name__
+    name, kind = rule.name, rule.layer_type
     require(
-        isinstance(layer, rule.layer_type),
+        isinstance(kind, type) and isinstance(layer, kind),
         f"the rule is for {name}, the layer is a {type(layer).__name__}",
     )
     if rule_of(layer) != rule:
@@ -51,7 +51,7 @@ def check_layer_rule(rule: LayerRule, layer: Any, input_shape: tuple) -> None:
             f"output_axes {kernel.output_axes} of {name}.{kernel.attribute} lie "
             f"outside its {rank} dimensions",
         )
-    if rule.macs is not None:
+    if callable(rule.macs):
         macs = rule.macs(layer, [tuple(input_shape)], tuple(model.output.shape[1:]))
         require(
             isinstance(macs, int) and macs >= 0,
@@ -61,7 +61,7 @@ def check_layer_rule(rule: LayerRule, layer: Any, input_shape: tuple) -> None:
 
 
 def _check_flow(rule: LayerRule, model: Any, input_shape: tuple) -> None:
-    name, flow = rule.layer_type.__name__, rule.flow
+    name, flow = rule.name, rule.flow
     require(
         flow != "compute" or rule.kernels,
         f"{name} has flow 'compute' and no kernels; name them or use 'arithmetic'",

@@ -1,5 +1,6 @@
 """Layers said in simpler ones: one module for each family of layers."""
 
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     activations,
     attention,
@@ -14,11 +15,6 @@ from tfcompress.quantization.expansions import (  # noqa: F401  (they register)
     operations,
     recurrent,
 )
-from tfcompress.quantization.expansions.base import (
-    Parts,
-    StaysFloat,
-    expansion,
-    expansion_of,
-)
+from tfcompress.quantization.expansions.base import expansion, expansion_of
 
 __all__ = ["Parts", "StaysFloat", "expansion", "expansion_of"]

@@ -12,13 +12,9 @@ import keras
 from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.activations import INTEGER, activation_name
-from tfcompress.quantization.expansions.base import (
-    MASKED,
-    Parts,
-    StaysFloat,
-    expansion,
-)
+from tfcompress.quantization.expansions.base import MASKED, expansion
 from tfcompress.quantization.primitives import Bounded
 
 

@@ -10,12 +10,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import (
-    MASKED,
-    Parts,
-    StaysFloat,
-    expansion,
-)
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.quantization.expansions.base import MASKED, expansion
 
 
 @expansion(layers.EinsumDense)

@@ -8,8 +8,9 @@ import keras
 from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
+from tfcompress.layers.integer_form import Parts
 from tfcompress.quantization.activations import FUSED, NEVER_FUSED, activation_name
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.quantization.expansions.base import expansion
 
 
 @expansion(

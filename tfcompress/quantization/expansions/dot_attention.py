@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.expansions.attention import both, weighed
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.expansions.base import expansion
 from tfcompress.quantization.primitives import ScaleOffset
 
 

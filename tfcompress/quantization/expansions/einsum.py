@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.quantization.expansions.base import expansion
 
 _FIX = "write it with ops.matmul, ops.transpose and ops.reshape"
 

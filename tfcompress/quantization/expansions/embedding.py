@@ -6,7 +6,8 @@ from typing import Any
 
 from keras import layers
 
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.layers.integer_form import Parts
+from tfcompress.quantization.expansions.base import expansion
 
 
 @expansion(layers.Embedding)

@@ -10,7 +10,8 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, expansion
+from tfcompress.layers.integer_form import Parts
+from tfcompress.quantization.expansions.base import expansion
 
 
 @expansion("OneHot")

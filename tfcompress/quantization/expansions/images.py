@@ -6,7 +6,8 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.quantization.expansions.base import expansion
 
 
 @expansion(layers.CenterCrop)

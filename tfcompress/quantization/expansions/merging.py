@@ -7,12 +7,8 @@ from typing import Any
 
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import (
-    Parts,
-    StaysFloat,
-    expansion,
-    nothing,
-)
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.quantization.expansions.base import expansion, nothing
 from tfcompress.quantization.expansions.normalization import (
     SMALLEST_SQUARE,
     normalized,

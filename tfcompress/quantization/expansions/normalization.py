@@ -13,12 +13,8 @@ from typing import Any
 from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
-from tfcompress.quantization.expansions.base import (
-    Parts,
-    StaysFloat,
-    expansion,
-    nothing,
-)
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.quantization.expansions.base import expansion, nothing
 from tfcompress.quantization.primitives import GuardedLog, ScaleOffset, UnitSpectralNorm
 
 # Of a row that is made as long as 1: a thousandth squared.

@@ -9,13 +9,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.quantization.expansions.base import (
-    Expansion,
-    Parts,
-    StaysFloat,
-    expansion,
-    nothing,
-)
+from tfcompress.layers.integer_form import Expansion, Parts, StaysFloat
+from tfcompress.quantization.expansions.base import expansion, nothing
 from tfcompress.quantization.primitives import AddConstant, Bounded
 
 _MERGES = {

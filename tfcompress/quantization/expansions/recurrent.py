@@ -17,8 +17,9 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.errors import CompressionWarning
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.expansions.activations import KNOWN
-from tfcompress.quantization.expansions.base import Parts, StaysFloat, expansion
+from tfcompress.quantization.expansions.base import expansion
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
 
 # `(inputs of the step, state, number of the step) -> state`; a state that nobody gives

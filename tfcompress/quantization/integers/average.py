@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.layers import fill, no_products
 from tfcompress.quantization.integers.sums import is_plain
 
 
@@ -72,5 +72,4 @@ class IntegerAverage(keras.layers.Wrapper):
         return {**super().get_config(), **config}
 
 
-register_layer_rule(LayerRule(IntegerAverage, "average", channels="same"))
-multiplies_nothing(IntegerAverage)
+fill((IntegerAverage,), flow="average", macs=no_products, channels="same")

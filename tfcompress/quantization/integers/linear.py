@@ -10,7 +10,7 @@ from keras import ops
 
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import holds, kernels_of
+from tfcompress.layers import fill, kernels_of, wrapped
 from tfcompress.quantization.dilated import convolve, is_dilated
 from tfcompress.quantization.integers.sums import is_plain, rescaled
 
@@ -168,4 +168,4 @@ class IntegerLinear(keras.layers.Wrapper):
         }
 
 
-holds(IntegerLinear)
+fill((IntegerLinear,), holds=wrapped)

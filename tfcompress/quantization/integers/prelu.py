@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.layers import fill, no_products
 from tfcompress.quantization.integers.storage import INT8
 from tfcompress.quantization.integers.sums import in_fixed_point, is_plain
 
@@ -78,5 +78,4 @@ class IntegerPReLU(keras.layers.Wrapper):
         return {**super().get_config(), "steps": self.steps}
 
 
-register_layer_rule(LayerRule(IntegerPReLU, "activate", channels="same"))
-multiplies_nothing(IntegerPReLU)
+fill((IntegerPReLU,), flow="activate", macs=no_products, channels="same")

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import LayerRule, holds, register_layer_rule
+from tfcompress.layers import fill, wrapped
 from tfcompress.quantization.integers.sums import is_plain
 
 # Bits of the weights of a neighbour.
@@ -80,5 +80,4 @@ def _mixed(integers: Any, axis: int, size: int) -> Any:
     return first * 2.0**_BITS + (second - first) * weights
 
 
-register_layer_rule(LayerRule(IntegerResize, "average", channels="same"))
-holds(IntegerResize)
+fill((IntegerResize,), flow="average", holds=wrapped, channels="same")

@@ -25,7 +25,7 @@ from keras import layers, ops
 
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
-from tfcompress.layers import LayerRule, multiplies_nothing, register_layer_rule
+from tfcompress.layers import fill, no_products
 
 _state = threading.local()
 # Bits of a factor in XNNPACK's addition.
@@ -307,5 +307,4 @@ class IntegerAdd(layers.Add):
         }
 
 
-register_layer_rule(LayerRule(IntegerSum, "select", channels="same"))
-multiplies_nothing(IntegerSum)
+fill((IntegerSum,), flow="select", macs=no_products, channels="same")

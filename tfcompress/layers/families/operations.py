@@ -1,24 +1,18 @@
-"""MACs of operations of `keras.ops`, by the name of the operation's class.
+"""Operations of `keras.ops`, by the name of the class behind each.
 
-An operation that is not in the table is not known, and never counts as none. What is
-left out on purpose stands in `UNCOUNTED` with the reason.
+An operation that has no row is not known. Why the work of some is not counted stands in
+their row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-Shape = tuple[int, ...]
-OperationMacs = Callable[[Any, list[Shape], Shape], int]
-"""`(operation, shapes of its arrays, shape of its output)`, all with the batch axis."""
-
-
-def no_products(operation: Any, shapes: list[Shape], output: Shape) -> int:
-    return 0
+from tfcompress.layers.rules import Unknown, fill
+from tfcompress.layers.sizes import Shape, no_products
 
 
 def _last_axis(operation: Any, shapes: list[Shape], output: Shape) -> int:
@@ -130,19 +124,20 @@ def _grayscale(operation: Any, shapes: list[Shape], output: Shape) -> int:
     return math.prod(shapes[0]) if shapes[0] != output else 0
 
 
-_PRODUCTS: dict[str, OperationMacs] = {
-    **dict.fromkeys(("Matmul", "Dot", "Inner"), _last_axis),
-    "Tensordot": _tensordot,
-    "Einsum": _einsum,
-    "Vdot": _all_of_the_first,
-    "Conv": _convolution,
-    "DepthwiseConv": _depthwise,
-    "SeparableConv": _separable,
-    "ConvTranspose": _transposed,
-    "DotProductAttention": _attention,
-    "ExtractPatches": _patches,
-    "RGBToGrayscale": _grayscale,
-}
+for _classes, _macs in (
+    (("Matmul", "Dot", "Inner"), _last_axis),
+    (("Tensordot",), _tensordot),
+    (("Einsum",), _einsum),
+    (("Vdot",), _all_of_the_first),
+    (("Conv",), _convolution),
+    (("DepthwiseConv",), _depthwise),
+    (("SeparableConv",), _separable),
+    (("ConvTranspose",), _transposed),
+    (("DotProductAttention",), _attention),
+    (("ExtractPatches",), _patches),
+    (("RGBToGrayscale",), _grayscale),
+):
+    fill(_classes, macs=_macs)
 
 # They move, compare and make numbers, or work on each; sums and means are among them.
 _NO_PRODUCTS = """
@@ -177,11 +172,7 @@ Tile TopK Trace Transpose Trapezoid Tril Triu TrueDivide Trunc Unfold Unique
 UnravelIndex Unstack Vander Var View ViewAsComplex ViewAsReal Vsplit Vstack Where
 ZerosLike
 """
-
-OPERATION_MACS: dict[str, OperationMacs] = {
-    **dict.fromkeys(_NO_PRODUCTS.split(), no_products),
-    **_PRODUCTS,
-}
+fill(_NO_PRODUCTS.split(), macs=no_products)
 
 _DECOMPOSITIONS = """
 Cholesky CholeskyInverse Det Eig Eigh Inv Logdet Lstsq LuFactor MatrixRank Norm
@@ -193,10 +184,27 @@ AssociativeScan Cond ForiLoop Function JVP Map Scan Switch VectorizedMap WhileLo
 """
 _FILTERS = "Corrcoef Correlate ElasticTransform GaussianBlur SSIM ScaleAndTranslate"
 
-UNCOUNTED: dict[str, str] = {
-    **dict.fromkeys(_DECOMPOSITIONS.split(), "the work depends on an algorithm"),
-    **dict.fromkeys(_FOURIER.split(), "a Fourier transform has no products to count"),
-    **dict.fromkeys(_FUNCTIONS.split(), "it calls functions that are not seen"),
-    **dict.fromkeys(_FILTERS.split(), "it is not known how much it multiplies"),
-}
-"""Why operations of Keras are not counted; a model that holds one is refused."""
+for _names, _reason in (
+    (_DECOMPOSITIONS, "the work depends on an algorithm"),
+    (_FOURIER, "a Fourier transform has no products to count"),
+    (_FUNCTIONS, "it calls functions that are not seen"),
+    (_FILTERS, "it is not known how much it multiplies"),
+):
+    fill(_names.split(), macs=Unknown(_reason))
+
+fill(
+    (
+        *("BroadcastTo", "ExpandDims", "Flip", "GetItem", "Identity", "Moveaxis"),
+        *("Pad", "Ravel", "Repeat", "Reshape", "Roll", "Rot90", "Slice"),
+        *("Squeeze", "Swapaxes", "Take", "Tile", "Transpose"),
+        *("Amax", "Amin", "Max", "Min", "MaxPool", "DepthToSpace", "SpaceToDepth"),
+        *("Maximum", "Minimum"),  # of a tensor and a number
+        # Answers to what lies in a range.
+        *("Greater", "GreaterEqual", "Less", "LessEqual"),
+    ),
+    flow="select",
+)
+fill(("Exp", "Gelu", "Log", "LogSoftmax", "Rsqrt"), flow="activate")
+fill(("Matmul", "Mean", "Sum"), flow="arithmetic")
+fill(("Cast", "OneHot"), flow="lookup")
+fill(("Concatenate", "Stack", "Where"), flow="concatenate")
