@@ -14,7 +14,7 @@ from tfcompress import (
     InvalidArgumentError,
     UnsupportedLayerError,
 )
-from tfcompress.layers.inputs import rows
+from tfcompress.layers.matrix import rows
 from tfcompress.pruning.least_squares import (
     largest,
     largest_of_groups,

@@ -210,7 +210,8 @@ def fixed(call: Call) -> None:
 
 def flow_of(operation: Any) -> Flow:
     """Returns the channel rule of a layer or `keras.ops` operation."""
-    row = next((row for row in rows_of(operation) if row.channels is not None), None)
+    # A row without a channel rule says that there is none.
+    row = next((row for row in rows_of(operation) if row.flow or row.channels), None)
     if row is None or row.channels is None:
         return fixed
     if callable(row.channels):

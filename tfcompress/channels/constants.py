@@ -21,8 +21,9 @@ from tfcompress.channels.call import Call, Flow, Site, flow_of
 from tfcompress.channels.channel_ids import ChannelIds
 from tfcompress.channels.dependencies import Dependencies
 from tfcompress.channels.surgery import Offsets
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Node, Tensor
-from tfcompress.layers import operation_name
+from tfcompress.layers import cell, operation_name
 
 Values = dict[int, np.ndarray]
 """For the channel axes of a tensor: the constant of each channel, NaN if it varies."""
@@ -118,18 +119,18 @@ def _ignored(site: Site) -> np.ndarray:
 def _follow(
     node: Node, dependencies: Dependencies, values: dict[Tensor, Values]
 ) -> None:
-    rule = flow_of(node.operation)
+    rule = constants_of(node.operation)
     given = [values.get(tensor, {}) for tensor in node.inputs]
     outputs = [
         leaf for leaf in keras.tree.flatten(node.outputs) if isinstance(leaf, Tensor)
     ]
-    if rule in _ELEMENTWISE:
+    if rule == "each":
         made = [_elementwise(node, given, dependencies)]
-    elif rule in _MOVING:
+    elif rule == "moved":
         made = _moved(node, given, dependencies)
-    elif rule in _KERNELS and _has_one_input(node):
+    elif callable(rule) and _has_one_input(node):
         axes = dependencies.channels[outputs[0]]
-        constant = _KERNELS[rule](node.operation, given[0])
+        constant = rule(node.operation, given[0])
         fitting = [a for a, i in axes.items() if len(i) == len(constant)]
         made = [{max(fitting): constant}] if fitting else []
     else:
@@ -313,27 +314,34 @@ def _recurrent(layer: Any, given: Values) -> np.ndarray:
     return np.where(dead, 0.0, np.nan)
 
 
-# Rules are told apart by what they are: a rule of a user's own may have any name.
-_ELEMENTWISE = {
-    shape_flows.same,
-    shape_flows.join,
-    kernel_flows.scale,
-    kernel_flows.normalization,
-}
-_MOVING = {
-    shape_flows.spatial,
-    shape_flows.global_pool,
-    shape_flows.reduce,
-    shape_flows.repeat_vector,
-    shape_flows.reshape,
-    shape_flows.permute,
-    shape_flows.expand_dims,
-    shape_flows.squeeze,
-    shape_flows.split,
-    shape_flows.get_item,
-    shape_flows.concatenate,
-}
-_KERNELS: dict[Flow, Callable[[Any, Values], np.ndarray]] = {
+# What the named channel rules make of constants. Rules are told apart by what they are:
+# one of a user's own may have any name.
+_CONSTANTS: dict[Flow, str | Callable[[Any, Values], np.ndarray]] = {
+    **dict.fromkeys(
+        (
+            shape_flows.same,
+            shape_flows.join,
+            kernel_flows.scale,
+            kernel_flows.normalization,
+        ),
+        "each",
+    ),
+    **dict.fromkeys(
+        (
+            shape_flows.spatial,
+            shape_flows.global_pool,
+            shape_flows.reduce,
+            shape_flows.repeat_vector,
+            shape_flows.reshape,
+            shape_flows.permute,
+            shape_flows.expand_dims,
+            shape_flows.squeeze,
+            shape_flows.split,
+            shape_flows.get_item,
+            shape_flows.concatenate,
+        ),
+        "moved",
+    ),
     kernel_flows.dense: _dense,
     kernel_flows.convolution: _dense,
     kernel_flows.transposed: _transposed,
@@ -342,3 +350,18 @@ _KERNELS: dict[Flow, Callable[[Any, Values], np.ndarray]] = {
     kernel_flows.embedding: _embedding,
     sequence_flows.recurrent: _recurrent,
 }
+
+
+def constants_of(operation: Any) -> str | Callable[[Any, Values], np.ndarray] | None:
+    """Returns what an operation makes of channels that hold one number each."""
+    constants = cell(operation, "constants")
+    if constants is None:
+        return _CONSTANTS.get(flow_of(operation))
+    if constants in ("each", "moved") or callable(constants):
+        return constants
+    raise InvalidArgumentError(
+        f"The rule of {type(operation).__name__} names nothing that is done with "
+        "constants.",
+        received=repr(constants),
+        expected="'each', 'moved' or a function",
+    )

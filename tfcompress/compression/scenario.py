@@ -10,20 +10,24 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-from keras import layers
 
 from tfcompress.channels.dependencies import channel_groups
 from tfcompress.compression.stages.shrink import Shrink
 from tfcompress.core.errors import CompressionError, CompressionWarning
 from tfcompress.core.select import walk
-from tfcompress.layers import model_kernels
+from tfcompress.layers import families_of, kernels_of, model_kernels
 from tfcompress.low_rank.factorize import factorize
 
 FAMILIES = ("CNN", "depthwise", "RNN", "transformer", "embeddings", "MLP", "other")
 _FLOAT_TARGETS = {"saved_model"}
-_ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention)
-_DEPTHWISE = (layers.DepthwiseConv2D, layers.DepthwiseConv1D, layers.SeparableConv2D)
-_CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.Conv2DTranspose)
+# What a model is called whose layers are of these families; the first that is met.
+_NAMES = {
+    "attention": "transformer",
+    "recurrent": "RNN",
+    "depthwise": "depthwise",
+    "convolution": "CNN",
+    "dense": "MLP",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,21 +93,18 @@ def family_of(model: keras.Model) -> str:
     """
     found = [layer for _, layer in walk(model)]
     weights: Counter[bool] = Counter()
-    tables = {id(layer.embeddings) for layer in found if _is_table(layer)}
+    tables = {
+        id(variable)
+        for layer in found
+        if _is_table(layer)
+        for _, variable in kernels_of(layer)
+    }
     for _, _, variable in model_kernels(model):
         weights[id(variable) in tables] += math.prod(variable.shape)
     if weights[True] > weights[False]:
         return "embeddings"
-    for family, kinds in (
-        ("transformer", _ATTENTION),
-        ("RNN", (layers.RNN,)),
-        ("depthwise", _DEPTHWISE),
-        ("CNN", _CONV),
-        ("MLP", (layers.Dense, layers.EinsumDense)),
-    ):
-        if any(isinstance(layer, kinds) for layer in found):
-            return family
-    return "other"
+    families = {family for layer in found for family in families_of(layer)}
+    return next((name for kind, name in _NAMES.items() if kind in families), "other")
 
 
 def possible(model: keras.Model, found: Considered) -> Considered:
@@ -214,7 +215,7 @@ _RULES = (_shrink, _factorize, _prune, _cluster, _quantize, _distil)
 
 
 def _is_table(layer: Any) -> bool:
-    return isinstance(layer, layers.Embedding) and layer.built
+    return "embedding" in families_of(layer) and layer.built
 
 
 def _has_channels(model: keras.Model) -> bool:

@@ -4,6 +4,7 @@ from tfcompress.layers import families  # noqa: F401  (its files file their rows
 from tfcompress.layers.counting import macs, macs_of_nodes
 from tfcompress.layers.families.preprocessing import TRAINING_ONLY
 from tfcompress.layers.kernels import EinsumKernel, Kernel
+from tfcompress.layers.matrix import Matrix
 from tfcompress.layers.rules import (
     Flow,
     LayerRule,
@@ -11,6 +12,7 @@ from tfcompress.layers.rules import (
     cell,
     changes_nothing,
     column,
+    families_of,
     fill,
     kernels_of,
     knows,
@@ -31,10 +33,12 @@ __all__ = [
     "Flow",
     "Kernel",
     "LayerRule",
+    "Matrix",
     "Unknown",
     "cell",
     "changes_nothing",
     "column",
+    "families_of",
     "fill",
     "kernels_of",
     "knows",

@@ -61,8 +61,8 @@ HeldCalls = Callable[[Any, list], Iterable[HeldCall]]
 class LayerRule:
     """What tfcompress knows about a layer type.
 
-    A column that is left empty is looked up in the row of the class that the type
-    inherits from, if both have one `call`.
+    A column that is `None` is looked up in the row of the class that the type inherits
+    from, if both have one `call`; only `channels` is not.
 
     Attributes:
         layer_type: the Keras layer class; subclasses inherit the rule. Operations of
@@ -222,6 +222,12 @@ def cell(operation: Any, name: str) -> Any:
     """Returns what the table says of an operation in a column, `None` for nothing."""
     cells = (getattr(row, name) for row in rows_of(operation))
     return next((value for value in cells if value is not None), None)
+
+
+def families_of(layer: Any) -> set[str]:
+    """Returns the families of a layer's class and of those that it inherits from."""
+    rules = (_rules[cls] for cls in type(layer).__mro__ if cls in _rules)
+    return {rule.family for rule in rules if rule.family}
 
 
 def knows(layer: Any) -> bool:

@@ -16,23 +16,12 @@ from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, Tensor, build, tied_operations, trace
 from tfcompress.core.kernel_values import warn_of_lost_values
 from tfcompress.core.select import Filters, exclude, refuse_quantized, select, walk
-from tfcompress.layers import kernels_of, macs_of_nodes
+from tfcompress.layers import cell, kernels_of, macs_of_nodes
 from tfcompress.low_rank.decomposition import Form, Link, Option
 from tfcompress.low_rank.layer_moments import Moments, has_window, layer_moments
-from tfcompress.low_rank.matrix_forms import (
-    dense_form,
-    einsum_form,
-    embedding_form,
-    pointwise_form,
-)
+from tfcompress.low_rank.matrix_forms import convolution_form
 from tfcompress.low_rank.window_forms import spatial_form, tucker_form
 
-_FACTORIZED = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Embedding,
-    keras.layers.Conv2D,
-)
 _CONV = {"tucker": tucker_form, "spatial": spatial_form}
 _PASSES = 100
 
@@ -99,7 +88,7 @@ def factorize(
     _check_arguments(rank, energy, macs, size, conv)
     graph = trace(model, "factorize the model")
     refuse_quantized(model, "factorize")
-    chosen = select(model, filters, lambda layer: isinstance(layer, _FACTORIZED))
+    chosen = select(model, filters, lambda layer: cell(layer, "factors") is not None)
     tied = tied_operations(graph)
     names = {id(layer): path for path, layer in chosen if id(layer) not in tied}
     left_out = [path for path, layer in chosen if id(layer) in tied]
@@ -163,15 +152,9 @@ def _refuse(model: keras.Model, filters: Filters) -> None:
 def _form_of(nodes: list[Node], conv: str, moments: Moments | None) -> Form | None:
     """Returns how the layer of these calls can be written, `None` if it cannot."""
     layer = nodes[0].operation
-    if isinstance(layer, keras.layers.Embedding):
-        return embedding_form(layer, nodes)
-    if isinstance(layer, keras.layers.EinsumDense):
-        return einsum_form(layer, nodes, moments)
-    if isinstance(layer, keras.layers.Dense):
-        return dense_form(layer, nodes, moments)
-    if layer.groups > 1:
-        return None
-    form = _CONV[conv] if has_window(layer) else pointwise_form
+    form = cell(layer, "factors")
+    if form is convolution_form and has_window(layer) and layer.groups == 1:
+        form = _CONV[conv]
     return form(layer, nodes, moments)
 
 

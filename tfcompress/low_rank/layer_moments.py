@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 from typing import Any
 
 import keras
@@ -12,8 +11,9 @@ import numpy as np
 
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.recorder import InputRecorder
 from tfcompress.core.samples import untouched
-from tfcompress.layers.inputs import Recorder, reason_against, rows
+from tfcompress.layers.matrix import kernel_matrix, reason_against, rows
 
 
 @dataclasses.dataclass
@@ -78,7 +78,7 @@ def layer_moments(
     ]
     with contextlib.ExitStack() as stack:
         for one in sums:
-            stack.enter_context(Recorder(one.layer, one.add)).seen = 0
+            stack.enter_context(InputRecorder(one.layer, one.add)).seen = 0
         for batch in data:
             with untouched(model):
                 model(batch, training=False)
@@ -90,17 +90,3 @@ def layer_moments(
                 expected="data without NaN",
             )
     return {id(one.layer): one.moments() for one in sums if one.count}
-
-
-def kernel_matrix(layer: Any) -> np.ndarray:
-    """Returns a layer's kernel as the matrix that multiplies `rows(layer, x)`."""
-    kernel = np.asarray(layer.kernel, "float32")
-    if not isinstance(layer, keras.layers.EinsumDense):
-        return kernel.reshape(-1, kernel.shape[-1])
-    sources, outputs = layer.equation.replace(" ", "").split("->")
-    axes = sources.split(",")[1]
-    summed = [axis for axis in axes if axis not in outputs]
-    made = [axis for axis in axes if axis in outputs]
-    size = math.prod(kernel.shape[axes.index(axis)] for axis in summed)
-    order = [axes.index(axis) for axis in [*summed, *made]]
-    return kernel.transpose(order).reshape(size, -1)

@@ -10,6 +10,8 @@ import numpy as np
 from keras import layers
 
 from tfcompress.core.graph import Node
+from tfcompress.layers import column
+from tfcompress.layers.matrix import kernel_matrix
 from tfcompress.low_rank.decomposition import (
     Form,
     Link,
@@ -20,13 +22,14 @@ from tfcompress.low_rank.decomposition import (
     positions,
     window_positions,
 )
-from tfcompress.low_rank.layer_moments import Moments, kernel_matrix
+from tfcompress.low_rank.layer_moments import Moments
 
 
 def _responses(moments: Moments | None) -> np.ndarray | None:
     return None if moments is None else moments.covariance
 
 
+@column("factors", layers.Dense)
 def dense_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form:
     calls = sum(positions(node.inputs[0].shape[1:-1]) for node in nodes)
     matrix = kernel_matrix(layer)
@@ -39,7 +42,8 @@ def dense_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form:
     return matrix_form(matrix, (calls, calls, calls), links, _responses(moments))
 
 
-def embedding_form(layer: Any, nodes: list[Node]) -> Form:
+@column("factors", layers.Embedding)
+def embedding_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form:
     calls = sum(positions(node.inputs[0].shape[1:]) for node in nodes)
 
     def links(a: np.ndarray, b: np.ndarray) -> list[Link]:
@@ -52,6 +56,7 @@ def embedding_form(layer: Any, nodes: list[Node]) -> Form:
     return matrix_form(matrix, (0, calls, 0), links)
 
 
+@column("factors", layers.EinsumDense)
 def einsum_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form | None:
     sources, outputs = layer.equation.replace(" ", "").split("->")
     source, kernel = sources.split(",")
@@ -85,7 +90,13 @@ def einsum_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form 
     return matrix_form(kernel_matrix(layer), work, links, _responses(moments))
 
 
-def pointwise_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form:
+@column("factors", layers.Conv2D)
+def convolution_form(
+    layer: Any, nodes: list[Node], moments: Moments | None
+) -> Form | None:
+    """Of 1x1 convolutions; `factorize` lets the user choose that of larger windows."""
+    if layer.groups > 1:
+        return None
     calls = sum(math.prod(window_positions(layer, node.output)) for node in nodes)
     matrix = kernel_matrix(layer)
 

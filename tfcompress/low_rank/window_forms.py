@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.core.graph import Node
+from tfcompress.layers.matrix import kernel_matrix
 from tfcompress.low_rank.decomposition import (
     Form,
     Link,
@@ -21,7 +22,7 @@ from tfcompress.low_rank.decomposition import (
     rank_for,
     window_positions,
 )
-from tfcompress.low_rank.layer_moments import Moments, kernel_matrix
+from tfcompress.low_rank.layer_moments import Moments
 
 # Keeps weights whose inputs never vary near their old values: share of the mean
 # variance that is added.

@@ -12,13 +12,10 @@ from tfcompress.core.copies import copy_model
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.kernel_values import warn_of_lost_values
+from tfcompress.core.recorder import InputRecorder
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, exclude, is_graph_model, require_built, walk
-from tfcompress.layers.inputs import (
-    Recorder,
-    reason_against,
-    rows,
-)
+from tfcompress.layers.matrix import reason_against, rows
 from tfcompress.pruning.least_squares import (
     largest,
     largest_of_groups,
@@ -151,7 +148,7 @@ def _in_order(
     """Returns the sites in the order in which they run, and how often each does."""
     order: list[int] = []
     recorders = [
-        Recorder(site.layer, lambda _, i=i: order.append(i))  # type: ignore[misc]
+        InputRecorder(site.layer, lambda _, i=i: order.append(i))  # type: ignore[misc]
         for i, site in enumerate(sites)
     ]
     for recorder in recorders:
@@ -220,8 +217,11 @@ def _moments(
     mine: list[np.ndarray] = []
     others: list[np.ndarray] = []
 
-    def take(to: list, layer: keras.Layer) -> Recorder:
-        return Recorder(layer, lambda x: to.append(_rows(layer, x, constant)), calls)
+    def take(to: list, layer: keras.Layer) -> InputRecorder:
+        def show(x: Any) -> None:
+            to.append(_rows(layer, x, constant))
+
+        return InputRecorder(layer, show, calls)
 
     with take(mine, site.layer) as own, take(others, twin.layer) as other:
         for batch in data:

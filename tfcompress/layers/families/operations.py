@@ -194,7 +194,7 @@ for _names, _reason in (
 
 fill(
     (
-        *("BroadcastTo", "ExpandDims", "Flip", "GetItem", "Identity", "Moveaxis"),
+        *("BroadcastTo", "ExpandDims", "Flip", "GetItem", "Moveaxis"),
         *("Pad", "Ravel", "Repeat", "Reshape", "Roll", "Rot90", "Slice"),
         *("Squeeze", "Swapaxes", "Take", "Tile", "Transpose"),
         *("Amax", "Amin", "Max", "Min", "MaxPool", "DepthToSpace", "SpaceToDepth"),

@@ -16,8 +16,9 @@ from keras import ops
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph
+from tfcompress.core.recorder import InputRecorder
 from tfcompress.layers import kernels_of
-from tfcompress.layers.inputs import Recorder, reason_against, rows
+from tfcompress.layers.matrix import reason_against, rows
 from tfcompress.quantization.integers.storage import INT4
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -189,7 +190,7 @@ def _gram(wrapper: Any, model: keras.Model, data: Inputs) -> np.ndarray:
     counts: list[int] = []
     found: list[np.ndarray] = []
     show = found.append
-    with Recorder(wrapper, lambda x: show(rows(wrapper.layer, x))) as recorder:
+    with InputRecorder(wrapper, lambda x: show(rows(wrapper.layer, x))) as recorder:
         for batch in data:
             recorder.run(model, batch)
             grams = grams or [0.0] * len(found)
@@ -262,7 +263,7 @@ def _means(
     with contextlib.ExitStack() as stack:
         for layer in wanted:
             show = functools.partial(add, layer)
-            recorder = stack.enter_context(Recorder(layer, show, calls))
+            recorder = stack.enter_context(InputRecorder(layer, show, calls))
         for batch in data if wanted else ():
             call.clear()
             recorder.run(owner, batch)

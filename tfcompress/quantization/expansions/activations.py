@@ -253,14 +253,12 @@ for _name, _with_alpha in (("Celu", celu), ("Elu", elu)):
 for _name, _of in (
     ("HardSigmoid", hard_sigmoid),
     ("HardSilu", hard_silu),
-    ("HardSwish", hard_silu),
     ("HardTanh", hard_tanh),
     ("LogSigmoid", log_sigmoid),
     ("Mish", mish),
     ("Selu", selu),
     ("Silu", silu),
     ("Softplus", softplus),
-    ("SoftSign", softsign),
     ("Softsign", softsign),
 ):
     expansion(_name)(lambda operation, parts, x, _of=_of, **_: _of(parts, x))
