@@ -54,9 +54,13 @@ from tfcompress.finalization import finalize
 from tfcompress.layers import (
     Kernel,
     LayerRule,
+    Matrix,
+    Unknown,
     macs,
     register_layer_rule,
 )
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.layers.table import layer_table
 from tfcompress.low_rank.factorize import factorize
 from tfcompress.packing import (
     Packed,
@@ -168,12 +172,14 @@ __all__ = [
     "MSEObserver",
     "Magnitude",
     "MagnitudeThreshold",
+    "Matrix",
     "MinMaxObserver",
     "Movement",
     "NOfM",
     "Observer",
     "OneCycleSparsity",
     "Packed",
+    "Parts",
     "Pattern",
     "PenalizeWeights",
     "PercentileObserver",
@@ -194,6 +200,7 @@ __all__ = [
     "Snip",
     "SoftDecisionTree",
     "SparseTraining",
+    "StaysFloat",
     "Storage",
     "TFLiteTeacher",
     "Taylor",
@@ -202,6 +209,7 @@ __all__ = [
     "TrustReport",
     "TrustThresholds",
     "UniformQuantizer",
+    "Unknown",
     "Unstructured",
     "UnsupportedLayerError",
     "Verification",
@@ -223,6 +231,7 @@ __all__ = [
     "finalize",
     "initialize_from",
     "is_chief",
+    "layer_table",
     "load",
     "macs",
     "mixed_precision",

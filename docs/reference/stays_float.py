@@ -14,10 +14,10 @@ from pathlib import Path
 
 import keras
 
-from tfcompress.layers import OPERATION_FLOWS, rule_of_type
-from tfcompress.quantization.expansions.base import _expansions
+from tfcompress.layers import rows, rule_of_type
 
 ROOT = Path(__file__).resolve().parents[2]
+_ROWS = {row.layer_type: row for row in rows()}
 # Layers of other frameworks and bases of classes.
 _NO_LAYERS = {
     *("FlaxLayer", "InputSpec", "JaxLayer", "Lambda", "Layer", "Pipeline"),
@@ -37,12 +37,16 @@ def layers_in_float():
 
 def _has_no_form(name, cls):
     rule = rule_of_type(cls)
-    known = any(kind in _expansions for kind in cls.__mro__)
+    known = any(_has_form(kind) for kind in cls.__mro__)
     opened = name in _NO_LAYERS or issubclass(cls, keras.layers.TimeDistributed)
     cell = name.endswith("Cell") or name.endswith("Cells")
     # Recurrent layers by what they are, not by what they come from: their cell counts.
-    known &= not issubclass(cls, keras.layers.RNN) or cls in _expansions
+    known &= not issubclass(cls, keras.layers.RNN) or _has_form(cls)
     return not (known or opened or cell or (rule and rule.flow != "float"))
+
+
+def _has_form(kind):
+    return kind in _ROWS and _ROWS[kind].expansion is not None
 
 
 def operations_in_float():
@@ -57,7 +61,7 @@ def operations_in_float():
     return sorted(
         name
         for name in names
-        if OPERATION_FLOWS.get(name, "float") == "float" and name not in _expansions
+        if (name not in _ROWS or not _ROWS[name].flow) and not _has_form(name)
     )
 
 

@@ -9,6 +9,7 @@ from tfcompress.cli.commands import (  # noqa: F401  (each adds itself)
     doctor,
     export,
     inspect,
+    layers,
     report,
     verify,
 )

@@ -54,9 +54,18 @@ class Part:
 class Parts:
     """Makes the layers that one layer is expanded into, each of them once.
 
-    Called with a type, a suffix for the name, weights and the type's arguments, it
-    returns the part to call. A layer that is shared gets the same parts at each of
-    its calls, as far as the calls agree: what has no weights may differ between them.
+    When to use: an integer form (`LayerRule.expansion`) is given one. Called with a
+    type, a suffix for the name, weights and the type's arguments, it returns the part
+    to call. A layer that is shared gets the same parts at each of its calls, as far as
+    the calls agree: what has no weights may differ between them.
+
+    Args:
+        operation: the layer that is expanded.
+
+    Example:
+
+    >>> def integers_of_scaled(layer, parts, x):
+    ...     return parts(keras.layers.Rescaling, scale=layer.factor)(x)
     """
 
     def __init__(self, operation: Any):

@@ -44,7 +44,19 @@ Value = TypeVar("Value")
 
 @dataclasses.dataclass(frozen=True)
 class Unknown:
-    """What stands in a column where nothing can be said, with the reason."""
+    """What stands in the column `macs` of a `LayerRule` where none can be counted.
+
+    When to use: for a layer of your own whose work depends on its data; `macs` of a
+    model with such a layer raises an error that names it and says the reason.
+
+    Args:
+        reason: why, "the work depends on an algorithm".
+
+    Example:
+
+    >>> LayerRule(keras.layers.Layer, macs=Unknown("it calls a service")).macs.reason
+    'it calls a service'
+    """
 
     reason: str
 

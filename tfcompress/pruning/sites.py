@@ -12,7 +12,7 @@ import keras
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, is_graph_model, trace
 from tfcompress.core.select import Filters, exclude, select, walk
-from tfcompress.layers import Kernel, kernels_of, rule_of
+from tfcompress.layers import Kernel, cell, kernels_of, no_products
 from tfcompress.layers.lora import leave_out_lora
 
 
@@ -76,9 +76,9 @@ def select_sites(model: keras.Model, filters: Filters = None) -> list[Site]:
     known = {id(variable) for layer in ruled for variable in layer.variables}
 
     def is_candidate(layer: keras.Layer) -> bool:
-        if rule_of(layer) is not None:
-            return any(True for _ in kernels_of(layer))
-        if any(True for _ in walk(layer)):
+        if any(True for _ in kernels_of(layer)):
+            return True
+        if any(True for _ in walk(layer)) or cell(layer, "macs") is no_products:
             return False
         matrices = (v for v in layer.trainable_variables if len(v.shape) > 1)
         return any(id(v) not in known for v in matrices)
@@ -86,7 +86,7 @@ def select_sites(model: keras.Model, filters: Filters = None) -> list[Site]:
     found: dict[int, Site] = {}
     unknown = []
     for path, layer in select(model, filters, is_candidate):
-        if rule_of(layer) is None:
+        if not any(True for _ in kernels_of(layer)):
             unknown.append(f"{path} ({type(layer).__name__})")
         for kernel, variable in kernels_of(layer):
             if id(variable) in order:
@@ -95,7 +95,7 @@ def select_sites(model: keras.Model, filters: Filters = None) -> list[Site]:
         exclude(
             unknown,
             "pruned",
-            "they have no rule",
+            "it is not known which of their weights are kernels",
             "tell where their kernels are: "
             "register_layer_rule(LayerRule(YourLayer, kernels=(Kernel('kernel'),)))",
             asked_for=filters is not None,
