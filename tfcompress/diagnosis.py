@@ -25,6 +25,7 @@ from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.operations import layers_with
 from tfcompress.exporters.tracing import trace
 from tfcompress.finalization import finalize
+from tfcompress.layers import cell
 from tfcompress.quantization.plan import Plan, plan
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.scheme import Scheme
@@ -150,7 +151,7 @@ def doctor(
     planned = None if scheme is None else plan(model, scheme)
     findings = [
         *_of_model(model, exporter.limits, planned),
-        *_of_layers(model, exporter.limits, planned),
+        *_of_layers(model, format, exporter.limits, planned),
         *_of_graph(model, exporter.limits),
     ]
     coverage = None
@@ -215,7 +216,7 @@ def _of_model(
 
 
 def _of_layers(
-    model: keras.Model, limits: Limits, planned: Plan | None
+    model: keras.Model, format: Any, limits: Limits, planned: Plan | None
 ) -> Iterator[Finding]:
     """Yields the layers that the tables know something against."""
     severity: Any = "warning" if limits.float_models else "error"
@@ -225,9 +226,11 @@ def _of_layers(
         for layer in planned.float_layers:
             yield Finding(severity, layer.name, layer.kind, layer.reason, layer.fix)
         return  # the other layers are replaced by such as have integer kernels
+    named = limits.layers
     for path, part in walk(model):
-        known = [cls.__name__ for cls in type(part).__mro__]
-        said = next((limits.layers[k] for k in known if k in limits.layers), None)
+        refused_by = cell(part, "refused_by") or {}
+        known = [cls.__name__ for cls in type(part).__mro__ if cls.__name__ in named]
+        said = refused_by.get(format) or (named[known[0]] if known else None)
         if said is not None:
             fix = "replace the layer, or do what is said there"
             yield Finding("warning", path, type(part).__name__, said, fix)

@@ -140,3 +140,13 @@ def test_without_a_row_each_who_needs_one_names_it(model, features):
             verbose=0,
             callbacks=[PruneWeights(0.5)],
         )
+
+
+def test_a_row_tells_doctor_what_a_format_cannot_take(model, monkeypatch):
+    monkeypatch.setattr(rules, "_rules", dict(rules._rules))
+    register_layer_rule(LayerRule(Squeezed, refused_by={"onnx": "has no operator"}))
+    diagnosis = tfcompress.doctor(model, "onnx", trial=False)
+    assert [(f.layer, f.problem) for f in diagnosis.findings] == [
+        ("new", "has no operator")
+    ]
+    assert tfcompress.doctor(model, "tflite", trial=False).findings == ()

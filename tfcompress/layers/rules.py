@@ -179,6 +179,16 @@ def column(name: str, *kinds: type | str) -> Callable[[Value], Value]:
     return decorate
 
 
+def refuse(reasons: Mapping[str, str], *formats: str) -> Mapping[str, str]:
+    """Files what export formats cannot take, by names of Keras' layers; returns it."""
+    for name, reason in reasons.items():
+        kind = getattr(layers, name)
+        others = _rules[kind].refused_by if kind in _rules else None
+        refused_by = {**(others or {}), **dict.fromkeys(formats, reason)}
+        fill((kind,), refused_by=refused_by)
+    return reasons
+
+
 def wrapped(layer: Any, inputs: list) -> list[HeldCall]:
     """What a wrapper holds that calls its layer once, on its first input."""
     return [(1, layer.layer, inputs[:1])]

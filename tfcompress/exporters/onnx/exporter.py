@@ -29,6 +29,7 @@ from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.saved_model.graph import open_functions
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.layers import refuse
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 _OPSETS = (13, 18)
@@ -65,10 +66,14 @@ class ONNXExporter(Exporter):
         "ONNX Runtime",
         activations=(8,),
         keeps_states=False,
-        layers={
-            "Discretization": "tf2onnx writes an operator that ONNX does not have",
-            "MelSpectrogram": "tf2onnx takes no Fourier transform but its magnitude",
-        },
+        layers=refuse(
+            {
+                "Discretization": "tf2onnx writes an operator that ONNX does not have",
+                "MelSpectrogram": "tf2onnx takes no Fourier transform but its "
+                "magnitude",
+            },
+            "onnx",
+        ),
     )
 
     def export(

@@ -22,6 +22,7 @@ from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.tensors import OperatorCount, TensorInfo
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.layers import refuse
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 _FILES = ("model.xml", "model.bin")
@@ -50,7 +51,10 @@ class OpenVINOExporter(Exporter):
         "OpenVINO",
         activations=(8,),
         keeps_states=False,
-        layers={"Conv3D": "stays float in a quantized model"},
+        layers=refuse(
+            {"Conv3D": "stays float in a quantized model"},
+            "openvino",
+        ),
     )
 
     def export(

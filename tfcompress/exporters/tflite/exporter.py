@@ -41,6 +41,7 @@ from tfcompress.exporters.tflite.rewriting import put_together, take_apart
 from tfcompress.exporters.tflite.runner import TFLiteRunner
 from tfcompress.exporters.tflite.single_scale import use_single_scales
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.layers import refuse
 
 _IO_DTYPES = ("float32", "int8", "uint8")
 _QUANTIZE = (None, "float16", "dynamic")
@@ -94,18 +95,22 @@ class TFLiteExporter(Exporter):
         activations=(8, 16),
         text_inputs=True,
         missing=MISSING,
-        layers={
-            "AdaptiveAveragePooling3D": "has no kernel at all",
-            "AdaptiveMaxPooling3D": "has no kernel at all",
-            "AveragePooling3D": "has no kernel at all",
-            "ConvLSTM1D": "stays float; batch_size=1 only",
-            "ConvLSTM2D": "stays float; batch_size=1 only",
-            "ConvLSTM3D": "stays float; batch_size=1 only",
-            "GRU": "float: batch_size=1, or `unroll=True`",
-            "LSTM": "float: batch_size=1, or `unroll=True`",
-            "MaxPooling3D": "has no kernel at all",
-            "SimpleRNN": "float: batch_size=1, or `unroll=True`",
-        },
+        layers=refuse(
+            {
+                "AdaptiveAveragePooling3D": "has no kernel at all",
+                "AdaptiveMaxPooling3D": "has no kernel at all",
+                "AveragePooling3D": "has no kernel at all",
+                "ConvLSTM1D": "stays float; batch_size=1 only",
+                "ConvLSTM2D": "stays float; batch_size=1 only",
+                "ConvLSTM3D": "stays float; batch_size=1 only",
+                "GRU": "float: batch_size=1, or `unroll=True`",
+                "LSTM": "float: batch_size=1, or `unroll=True`",
+                "MaxPooling3D": "has no kernel at all",
+                "SimpleRNN": "float: batch_size=1, or `unroll=True`",
+            },
+            "tflite",
+            "web",
+        ),
     )
 
     def export(
