@@ -88,7 +88,7 @@ def scenario_of(
 def family_of(model: keras.Model) -> str:
     """Returns the family whose layers hold the weights or do the work.
 
-    >>> family_of(keras.Sequential([keras.Input((4,)), layers.Dense(2)]))
+    >>> family_of(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]))
     'MLP'
     """
     found = [layer for _, layer in walk(model)]

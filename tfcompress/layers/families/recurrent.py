@@ -87,7 +87,6 @@ for _layer, _gates in ((layers.LSTM, 4), (layers.GRU, 3), (layers.SimpleRNN, 1))
 fill(
     (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D),
     flow="float",
-    kernels=tuple(Kernel(name, gates=4) for name in _names),
     macs=convolutional_recurrent,
     family="recurrent",
 )
