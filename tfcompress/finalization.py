@@ -79,7 +79,15 @@ def finalize(model: keras.Model) -> keras.Model:
         _require_ranges(graph)
         warn_of_small_numbers(model)
         graph = integer_graph(graph)
-    finished = build(graph.with_operations(_final_operation))
+    made: dict[int, dict[str, Any]] = {}
+
+    def final(node: Node) -> Node:
+        key = id(node.operation)
+        if key not in made:
+            made[key] = _final_operation(node)
+        return dataclasses.replace(node, **made[key])
+
+    finished = build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
     _check(model, original, finished, quantized)
     return finished
 

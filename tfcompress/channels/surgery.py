@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,7 +14,7 @@ import numpy as np
 from tfcompress.channels.call import Site
 from tfcompress.channels.dependencies import Dependencies
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import Node, build
+from tfcompress.core.graph import build
 
 Offsets = dict[int, np.ndarray]
 """Constants to add to a layer's bias, by the id of the layer."""
@@ -32,25 +34,29 @@ def remove(
     sites: dict[int, list[Site]] = collections.defaultdict(list)
     for site in dependencies.sites:
         sites[id(site.operation)].append(site)
-
-    def resized(node: Node) -> dict[str, Any]:
+    changed: dict[int, tuple[Any, list[np.ndarray]]] = {}
+    nodes = []
+    for node in dependencies.graph.nodes:
         key = id(node.operation)
         resizes = dependencies.resizes.get(key, [])
         untouched = all(kept[site.ids].all() for site in sites[key])
         if untouched and (sites[key] or not resizes) and key not in (offsets or {}):
-            return {}
-        updates: dict = {}
-        for update in resizes:
-            updates.update(update(lambda members: int(kept[members].sum())))
-        weights = _sliced(node.operation, sites[key], kept)
-        offset = (offsets or {}).get(key)
-        if offset is not None:
-            updates["use_bias"] = True
-            weights = _shifted(node.operation, sites[key], kept, weights, offset)
-        operation = _resized(node.operation, updates)
-        return {"operation": operation, "weights": functools.partial(list, weights)}
-
-    return build(dependencies.graph.with_operations(resized))
+            nodes.append(node)
+            continue
+        if key not in changed:
+            updates: dict = {}
+            for update in resizes:
+                updates.update(update(lambda members: int(kept[members].sum())))
+            weights = _sliced(node.operation, sites[key], kept)
+            offset = (offsets or {}).get(key)
+            if offset is not None:
+                updates["use_bias"] = True
+                weights = _shifted(node.operation, sites[key], kept, weights, offset)
+            changed[key] = _resized(node.operation, updates), weights
+        operation, weights = changed[key]
+        weights_of: Callable[[], list] = functools.partial(list, weights)
+        nodes.append(dataclasses.replace(node, operation=operation, weights=weights_of))
+    return build(dataclasses.replace(dependencies.graph, nodes=nodes))
 
 
 def _sliced(operation: Any, sites: list[Site], kept: np.ndarray) -> list[np.ndarray]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -120,20 +119,6 @@ class Graph:
                 table.setdefault(tensor, []).append(node)
         return table
 
-    def calls(self) -> Counter[int]:
-        """Returns how often each operation is called, by its `id`."""
-        return Counter(id(node.operation) for node in self.nodes)
-
-    def with_operations(self, change: Callable[[Node], dict[str, Any]]) -> Graph:
-        """Returns the graph with operations changed, each of them once.
-
-        Args:
-            change: is given the first call of an operation and returns the attributes
-                of `Node` that are new in all its calls, which share them; an empty
-                dict leaves it as it is.
-        """
-        return dataclasses.replace(self, nodes=with_operations(self.nodes, change))
-
     def fed_with(self, given: Any) -> Graph:
         """Returns the graph reading the tensors `given` instead of its inputs."""
         if isinstance(self.inputs, dict) and isinstance(given, dict):
@@ -151,21 +136,6 @@ class Graph:
             _map_tensors(lambda t: mapping.get(t, t), self.outputs),
             [node.reading(mapping) for node in nodes],
         )
-
-
-def with_operations(
-    nodes: list[Node], change: Callable[[Node], dict[str, Any]]
-) -> list[Node]:
-    """Returns nodes with their operations changed, as `Graph.with_operations`."""
-    changes: dict[int, dict[str, Any]] = {}
-    changed = []
-    for node in nodes:
-        key = id(node.operation)
-        if key not in changes:
-            changes[key] = change(node)
-        new = changes[key]
-        changed.append(dataclasses.replace(node, **new) if new else node)
-    return changed
 
 
 def tied_operations(graph: Graph) -> dict[int, str]:

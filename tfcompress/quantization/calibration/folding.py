@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from collections import Counter
 
 import numpy as np
 from keras import layers
@@ -45,13 +45,18 @@ def fold_batch_norms(graph: Graph) -> Graph:
     wrapped = [n.operation for n in graph.nodes if _is_wrapped(n)]
     settings = {w.name: (w.quantizer, w.one_scale) for w in wrapped}
     nodes = [_unwrapped(n) if _is_wrapped(n) else n for n in graph.nodes]
+    made: dict[int, QuantizedLayer] = {}
 
-    def wrap(node: Node) -> dict[str, Any]:
+    def wrap(node: Node) -> Node:
+        layer = node.operation
         if node.name not in settings:
-            return {}
-        return {"operation": QuantizedLayer(node.operation, *settings[node.name])}
+            return node
+        if id(layer) not in made:
+            made[id(layer)] = QuantizedLayer(layer, *settings[node.name])
+        return dataclasses.replace(node, operation=made[id(layer)])
 
-    return fold_scales(dataclasses.replace(graph, nodes=nodes)).with_operations(wrap)
+    folded = fold_scales(dataclasses.replace(graph, nodes=nodes))
+    return dataclasses.replace(folded, nodes=[wrap(n) for n in folded.nodes])
 
 
 def equalize(graph: Graph) -> Graph:
@@ -63,7 +68,7 @@ def equalize(graph: Graph) -> Graph:
     and `r2` the largest weights there; ReLU and pooling let factors through.
     """
     consumers = graph.consumers()
-    calls = graph.calls()
+    calls = Counter(id(node.operation) for node in graph.nodes)
     weights = {
         id(n): [np.array(w) for w in n.weights()]
         for n in graph.nodes

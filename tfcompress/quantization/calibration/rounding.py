@@ -142,7 +142,7 @@ def round_kernels(
         correct_bias: whether to move biases so that the mean of every output channel
             stays what it was (Nagel et al., 2019).
     """
-    calls = graph.calls()
+    calls = Counter(id(node.operation) for node in graph.nodes)
     wrappers = [one for one in model.layers if isinstance(one, QuantizedLayer)]
     biased = [
         one

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -78,16 +79,24 @@ def _unwrap(graph: Graph) -> Graph:
 
 def _integer_forms(graph: Graph) -> Graph:
     """Replaces layers by what is left of them where integers do part of their work."""
+    made: dict[int, Any] = {}
 
-    def formed(node: Node) -> dict[str, Any]:
-        if not hasattr(node.operation, "integer_form"):
-            return {}
-        operation = node.operation.integer_form()
+    def form(operation: Any) -> Any:
+        if not hasattr(operation, "integer_form"):
+            return operation
+        if id(operation) not in made:
+            made[id(operation)] = operation.integer_form()
+        return made[id(operation)]
+
+    def formed(node: Node) -> Node:
+        operation = form(node.operation)
         if operation is node.operation:
-            return {}
-        return {"operation": operation, "weights": None, "source": operation}
+            return node
+        return dataclasses.replace(
+            node, operation=operation, weights=None, source=operation
+        )
 
-    return graph.with_operations(formed)
+    return dataclasses.replace(graph, nodes=[formed(node) for node in graph.nodes])
 
 
 def fold_scales(graph: Graph) -> Graph:
@@ -98,7 +107,7 @@ def fold_scales(graph: Graph) -> Graph:
     """
     producers, consumers = graph.producers(), graph.consumers()
     outputs = set(graph.output_tensors)
-    calls = graph.calls()
+    calls = Counter(id(node.operation) for node in graph.nodes)
     found: dict[int, list[tuple[Node, Node]]] = {}
     for node in graph.nodes:
         before = producers.get(node.inputs[0]) if node.inputs else None
