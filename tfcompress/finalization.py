@@ -79,15 +79,7 @@ def finalize(model: keras.Model) -> keras.Model:
         _require_ranges(graph)
         warn_of_small_numbers(model)
         graph = integer_graph(graph)
-    made: dict[int, dict[str, Any]] = {}
-
-    def final(node: Node) -> Node:
-        key = id(node.operation)
-        if key not in made:
-            made[key] = _final_operation(node)
-        return dataclasses.replace(node, **made[key])
-
-    finished = build(dataclasses.replace(graph, nodes=[final(n) for n in graph.nodes]))
+    finished = build(graph.with_operations(_final_operation))
     _check(model, original, finished, quantized)
     return finished
 
@@ -218,12 +210,12 @@ def _first_difference(
 def _without_normalized_kernels(graph: Graph) -> Graph:
     """Replaces each SpectralNormalization by its layer, whose kernel it has set."""
 
-    def inner(node: Node) -> Node:
+    def layer_within(node: Node) -> dict[str, Any]:
         if not isinstance(node.operation, keras.layers.SpectralNormalization):
-            return node
-        return dataclasses.replace(node, operation=node.operation.layer, kwargs={})
+            return {}
+        return {"operation": node.operation.layer, "kwargs": {}}
 
-    return dataclasses.replace(graph, nodes=[inner(node) for node in graph.nodes])
+    return graph.with_operations(layer_within)
 
 
 def _require_ranges(graph: Graph) -> None:

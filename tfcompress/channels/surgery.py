@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,7 +12,7 @@ import numpy as np
 from tfcompress.channels.call import Site
 from tfcompress.channels.dependencies import Dependencies
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import build
+from tfcompress.core.graph import Node, build
 
 Offsets = dict[int, np.ndarray]
 """Constants to add to a layer's bias, by the id of the layer."""
@@ -34,29 +32,27 @@ def remove(
     sites: dict[int, list[Site]] = collections.defaultdict(list)
     for site in dependencies.sites:
         sites[id(site.operation)].append(site)
-    changed: dict[int, tuple[Any, list[np.ndarray]]] = {}
-    nodes = []
-    for node in dependencies.graph.nodes:
+
+    def smaller(node: Node) -> dict[str, Any]:
         key = id(node.operation)
         resizes = dependencies.resizes.get(key, [])
         untouched = all(kept[site.ids].all() for site in sites[key])
         if untouched and (sites[key] or not resizes) and key not in (offsets or {}):
-            nodes.append(node)
-            continue
-        if key not in changed:
-            updates: dict = {}
-            for update in resizes:
-                updates.update(update(lambda members: int(kept[members].sum())))
-            weights = _sliced(node.operation, sites[key], kept)
-            offset = (offsets or {}).get(key)
-            if offset is not None:
-                updates["use_bias"] = True
-                weights = _shifted(node.operation, sites[key], kept, weights, offset)
-            changed[key] = _resized(node.operation, updates), weights
-        operation, weights = changed[key]
-        weights_of: Callable[[], list] = functools.partial(list, weights)
-        nodes.append(dataclasses.replace(node, operation=operation, weights=weights_of))
-    return build(dataclasses.replace(dependencies.graph, nodes=nodes))
+            return {}
+        updates: dict = {}
+        for update in resizes:
+            updates.update(update(lambda members: int(kept[members].sum())))
+        weights = _sliced(node.operation, sites[key], kept)
+        offset = (offsets or {}).get(key)
+        if offset is not None:
+            updates["use_bias"] = True
+            weights = _shifted(node.operation, sites[key], kept, weights, offset)
+        return {
+            "operation": _resized(node.operation, updates),
+            "weights": functools.partial(list, weights),
+        }
+
+    return build(dependencies.graph.with_operations(smaller))
 
 
 def _sliced(operation: Any, sites: list[Site], kept: np.ndarray) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -66,14 +66,14 @@ class Node:
 
     def reading(self, mapping: dict[Tensor, Tensor]) -> Node:
         """Returns this node reading `mapping`'s values instead of its keys."""
-        args, kwargs = _map_tensors(
+        args, kwargs = map_tensors(
             lambda t: mapping.get(t, t), (self.args, self.kwargs)
         )
         return dataclasses.replace(self, args=args, kwargs=kwargs)
 
     def making(self, mapping: dict[Tensor, Tensor]) -> Node:
         """Returns this node putting out `mapping`'s values instead of its keys."""
-        outputs = _map_tensors(lambda t: mapping.get(t, t), self.outputs)
+        outputs = map_tensors(lambda t: mapping.get(t, t), self.outputs)
         return dataclasses.replace(self, outputs=outputs)
 
     @property
@@ -119,6 +119,22 @@ class Graph:
                 table.setdefault(tensor, []).append(node)
         return table
 
+    def calls(self) -> dict[int, list[Node]]:
+        """Maps the `id` of each operation to its calls."""
+        table: dict[int, list[Node]] = {}
+        for node in self.nodes:
+            table.setdefault(id(node.operation), []).append(node)
+        return table
+
+    def with_operations(self, change: Callable[[Node], dict[str, Any]]) -> Graph:
+        """Returns the graph with changed operations, see `with_operations`."""
+        return dataclasses.replace(self, nodes=with_operations(self.nodes, change))
+
+    def flat_map(self, function: Callable[[Node], Iterable[Node]]) -> Graph:
+        """Returns the graph with the nodes that `function` returns for each."""
+        nodes = [part for node in self.nodes for part in function(node)]
+        return dataclasses.replace(self, nodes=nodes)
+
     def fed_with(self, given: Any) -> Graph:
         """Returns the graph reading the tensors `given` instead of its inputs."""
         if isinstance(self.inputs, dict) and isinstance(given, dict):
@@ -127,15 +143,41 @@ class Graph:
             mapping = dict(zip(_tensors(self.inputs), _tensors(given)))
         return self.substitute(mapping, self.nodes)
 
-    def substitute(self, mapping: dict[Tensor, Tensor], nodes: list[Node]) -> Graph:
-        """Returns the graph with `nodes`, reading `mapping`'s values for its keys."""
+    def substitute(
+        self, mapping: dict[Tensor, Tensor], nodes: list[Node] | None = None
+    ) -> Graph:
+        """Returns the graph reading `mapping`'s values for its keys.
 
+        Args:
+            mapping: what is read instead of what.
+            nodes: the nodes of the new graph; by default those of this one.
+        """
         return Graph(
             self.name,
             self.inputs,
-            _map_tensors(lambda t: mapping.get(t, t), self.outputs),
-            [node.reading(mapping) for node in nodes],
+            map_tensors(lambda t: mapping.get(t, t), self.outputs),
+            [
+                node.reading(mapping)
+                for node in (self.nodes if nodes is None else nodes)
+            ],
         )
+
+
+def with_operations(
+    nodes: list[Node], change: Callable[[Node], dict[str, Any]]
+) -> list[Node]:
+    """Returns nodes with changed operations; what calls share, they go on sharing.
+
+    Args:
+        nodes: calls of operations.
+        change: returns the fields of `Node` that are to be others in all calls of an
+            operation. It is given the first of them.
+    """
+    changes: dict[int, dict[str, Any]] = {}
+    for node in nodes:
+        if id(node.operation) not in changes:
+            changes[id(node.operation)] = change(node)
+    return [dataclasses.replace(n, **changes[id(n.operation)]) for n in nodes]
 
 
 def tied_operations(graph: Graph) -> dict[int, str]:
@@ -156,7 +198,8 @@ def tied_operations(graph: Graph) -> dict[int, str]:
     return tied
 
 
-def _map_tensors(function: Callable, structure: Any, kind: type = Tensor) -> Any:
+def map_tensors(function: Callable, structure: Any, kind: type = Tensor) -> Any:
+    """Returns a structure with what `function` returns for each of its tensors."""
     return keras.tree.map_structure(
         lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, structure
     )
@@ -182,10 +225,19 @@ def trace_function(
     tensors: list[Tensor], function: Callable[..., list]
 ) -> tuple[list[Node], list[Tensor]]:
     """Returns the nodes of a function of tensors, and what they put out."""
-    fresh = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in tensors]
-    inner = trace_operations(keras.Model(fresh, function(*fresh)))
-    inner = inner.substitute(dict(zip(inner.input_tensors, tensors)), inner.nodes)
+    inputs, symbolic = symbolic_inputs(tensors)
+    model = keras.Model([*inputs.values()], function(*symbolic))
+    inner = trace_operations(model).fed_with([*inputs])
     return inner.nodes, inner.output_tensors
+
+
+def symbolic_inputs(structure: Any) -> tuple[dict[Tensor, Any], Any]:
+    """Returns a fresh input for each tensor of a structure, and that of the inputs."""
+    inputs = {
+        tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        for tensor in _tensors(structure)
+    }
+    return inputs, map_tensors(inputs.__getitem__, structure)
 
 
 def trace(model: keras.Model, purpose: str = "read the graph of the model") -> Graph:
@@ -247,26 +299,26 @@ def _trace(model: keras.Model, copies: Copies | None) -> Graph:
                 alive.append(outside)
                 tensors[id(outside)] = inside
         else:
-            made = _map_tensors(describe, outputs, keras.KerasTensor)
-            nodes.append(Node(operation, read_args, read_kwargs, made))
+            described = map_tensors(describe, outputs, keras.KerasTensor)
+            nodes.append(Node(operation, read_args, read_kwargs, described))
         return outputs
 
     if isinstance(model, keras.Sequential):
-        symbolic_inputs = _fresh_input(model.inputs[0])
-        described = describe(symbolic_inputs)
-        symbolic_outputs = symbolic_inputs
+        fresh_inputs = _fresh_input(model.inputs[0])
+        described = describe(fresh_inputs)
+        symbolic_outputs = fresh_inputs
         for layer in model.layers:
             symbolic_outputs = call(layer, symbolic_outputs)
         return Graph(model.name, described, tensors[id(symbolic_outputs)], nodes)
 
     # The same layers, not compiled: copying a loss of the user's own may fail.
     model = keras.Model(model.input, model.output, name=model.name)
-    symbolic_inputs = keras.tree.map_structure(_fresh_input, model.input)
-    described = keras.tree.map_structure(describe, symbolic_inputs)
+    fresh_inputs = keras.tree.map_structure(_fresh_input, model.input)
+    described = keras.tree.map_structure(describe, fresh_inputs)
     with _deep(len(model.operations)):
         copy = keras.models.clone_model(
             model,
-            input_tensors=symbolic_inputs,
+            input_tensors=fresh_inputs,
             clone_function=lambda operation: operation,
             call_function=call,
         )
@@ -306,7 +358,7 @@ def build(graph: Graph) -> keras.Model:
     }
 
     def find(structure: Any) -> Any:
-        return _map_tensors(lambda t: symbolic[t], structure)
+        return map_tensors(lambda t: symbolic[t], structure)
 
     for node in graph.nodes:
         key = id(node.operation)

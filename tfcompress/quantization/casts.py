@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
+from tfcompress.core.graph import Graph, Node, Tensor, trace_function
 
 # What these call their data; others of their tensors are indices or conditions.
 _DATA = ("x", "x1", "x2", "xs")
@@ -84,8 +84,6 @@ def _data(node: Node) -> list[Tensor]:
 
 def cast_of(tensor: Tensor) -> Node:
     """Returns a node that makes floats of a tensor."""
-    fresh = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-    inner = trace_operations(keras.Model(fresh, ops.cast(fresh, "float32")))
-    (node,) = inner.substitute({inner.input_tensors[0]: tensor}, inner.nodes).nodes
+    (node,), _ = trace_function([tensor], lambda x: [ops.cast(x, "float32")])
     node.operation.name = f"{tensor.name}_as_float"
     return node

@@ -12,12 +12,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import CompressionWarning
-from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
+from tfcompress.core.graph import Graph, Node, Tensor, trace_function
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import border
@@ -257,8 +256,6 @@ def _comparison(node: Node, rounding: FakeQuantize) -> Node:
     value = (position * step).astype("float32")
     if kind in ("Equal", "NotEqual"):
         value = rounding.rounded(value)
-    fresh = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-    answer = _COMPARISONS[kind][1](fresh, value)
-    (compared,) = trace_operations(keras.Model(fresh, answer)).nodes
-    args = (tensor, *compared.args[1:])
-    return dataclasses.replace(compared, args=args, outputs=node.outputs)
+    compare = _COMPARISONS[kind][1]
+    (compared,), _ = trace_function([tensor], lambda x: [compare(x, value)])
+    return dataclasses.replace(compared, outputs=node.outputs)

@@ -9,7 +9,6 @@ they are under another name (`x + y`, `ops.relu(x)`).
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from tfcompress.core.graph import (
     Graph,
     Node,
     Tensor,
+    symbolic_inputs,
     tied_operations,
     trace_operations,
 )
@@ -44,13 +44,10 @@ def expand(
     """
     expander = _Expander(tied_operations(graph))
     mapping: dict[Tensor, Tensor] = {}
-    nodes: list[Node] = []
-    for node in graph.nodes:
-        if chosen(node.operation):
-            nodes.extend(expander.split(node, mapping))
-        else:
-            nodes.append(node)
-    return _merged(graph.substitute(mapping, nodes), chosen), expander.refusals
+    graph = graph.flat_map(
+        lambda node: expander.split(node, mapping) if chosen(node.operation) else [node]
+    )
+    return _merged(graph.substitute(mapping), chosen), expander.refusals
 
 
 def _merged(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
@@ -146,8 +143,7 @@ class _Expander:
         if model is None:
             yield node
             return
-        inner = trace_operations(model)
-        inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
+        inner = trace_operations(model).fed_with(given)
         if function is opened and not self.reaches_integers(node, inner):
             yield node
             return
@@ -159,12 +155,7 @@ class _Expander:
             if not isinstance(part.operation, keras.Layer):
                 # Messages and ranges name the layer that it is a part of.
                 _name_after(node.name, part.operation)
-            part = part.reading(renamed)
-            outputs = keras.tree.map_structure(
-                lambda t: renamed.get(t, t) if isinstance(t, Tensor) else t,
-                part.outputs,
-            )
-            yield from self.split(dataclasses.replace(part, outputs=outputs), mapping)
+            yield from self.split(part.reading(renamed).making(renamed), mapping)
 
     def reaches_integers(self, node: Node, inner: Graph) -> bool:
         """Returns whether all that a layer of the user's does has an integer form.
@@ -220,18 +211,11 @@ def _described(node: Node, name: Callable[[Tensor], Any]) -> Any:
 
 def _as_model(function: Callable, parts: Parts, node: Node) -> keras.Model | None:
     """Returns a model of one node, or `None` if it stays as it is."""
-    fresh = {
-        tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-        for tensor in dict.fromkeys(node.inputs)
-    }
-    args, kwargs = keras.tree.map_structure(
-        lambda leaf: fresh[leaf] if isinstance(leaf, Tensor) else leaf,
-        (node.args, node.kwargs),
-    )
+    inputs, (args, kwargs) = symbolic_inputs((node.args, node.kwargs))
     outputs = function(node.operation, parts, *args, **kwargs)
     if outputs is None:
         return None
-    model = keras.Model([*fresh.values()], outputs)
+    model = keras.Model([*inputs.values()], outputs)
     if isinstance(node.operation, keras.Layer):
         for layer in model.layers:
             layer.trainable = layer.trainable and node.operation.trainable

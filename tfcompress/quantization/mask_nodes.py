@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from tfcompress.core.attached_mask import AttachedMask
-from tfcompress.core.graph import Graph, Node, Tensor, trace_operations
+from tfcompress.core.graph import Graph, Node, Tensor, symbolic_inputs, trace_operations
 
 
 def with_explicit_masks(
@@ -89,25 +89,15 @@ def _mask_nodes(node: Node, masks: dict[Tensor, Tensor]) -> list[Node]:
     made = node.output_tensors
     if not made or not _has_tensor(first):
         return []
-    given = [t for t in keras.tree.flatten((first, read)) if isinstance(t, Tensor)]
-    given = list(dict.fromkeys(given))
-    symbolic = {
-        t: keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in dict.fromkeys(given)
-    }
-    inputs, previous = keras.tree.map_structure(
-        lambda leaf: symbolic.get(leaf) if isinstance(leaf, Tensor) else leaf,
-        (first, read),
-    )
-    mask = node.operation.compute_mask(inputs, previous)
+    inputs, (symbolic, previous) = symbolic_inputs((first, read))
+    mask = node.operation.compute_mask(symbolic, previous)
     # One mask is that of the first output; a layer that returns states has several.
     each = list(mask) if isinstance(mask, list | tuple) else [mask]
     pairs = [(tensor, one) for tensor, one in zip(made, each) if one is not None]
     if not pairs:
         return []
-    inner = trace_operations(
-        keras.Model([*symbolic.values()], [one for _, one in pairs])
-    )
-    inner = inner.substitute(dict(zip(inner.input_tensors, given)), inner.nodes)
+    model = keras.Model([*inputs.values()], [one for _, one in pairs])
+    inner = trace_operations(model).fed_with([*inputs])
     masks.update(zip([tensor for tensor, _ in pairs], inner.output_tensors))
     return inner.nodes
 

@@ -24,6 +24,7 @@ from tfcompress.core.graph import (
     Node,
     Tensor,
     is_graph_model,
+    map_tensors,
     trace_operations,
 )
 from tfcompress.core.select import walk
@@ -161,10 +162,7 @@ def _replayed(
     node: Node, values: dict, parts: Parts, suffix: str, trained: set[Tensor]
 ) -> Any:
     """Returns what a node makes, as a layer where it computes with a weight."""
-    args, kwargs = keras.tree.map_structure(
-        lambda leaf: values[leaf] if isinstance(leaf, Tensor) else leaf,
-        (node.args, node.kwargs),
-    )
+    args, kwargs = map_tensors(values.__getitem__, (node.args, node.kwargs))
     read = [values[tensor] for tensor in node.inputs]
     if isinstance(node.operation, keras.Layer):
         if not all(map(_is_symbolic, read)):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -127,7 +127,6 @@ def _report(layers: list[FloatLayer], filters: Filters) -> None:
 def _wrap_kernels(
     graph: Graph, quantizer_of: Callable[[Node], Quantizer], chosen: Callable
 ) -> Graph:
-    wrapped: dict[int, QuantizedLayer] = {}
     consumers, outputs = graph.consumers(), set(graph.output_tensors)
     parted: list[str] = []
 
@@ -142,25 +141,20 @@ def _wrap_kernels(
             rescales and np.size(behind.scale) == 1
         )
 
-    def wrap(node: Node) -> Node:
+    def wrapped(node: Node) -> dict[str, Any]:
         layer = node.operation
         if not chosen(layer) or flow_of(layer) != "compute":
-            return node
-        if id(layer) not in wrapped:
-            one_scale = None if scaled(node) else "auto"
-            if one_scale is None and _is_clustered(node):
-                parted.append(layer.name)
-            # `build` copies both; layers that hold this one then hold its copy.
-            wrapped[id(layer)] = QuantizedLayer(
-                layer, quantizer_of(node), one_scale, trainable=layer.trainable
-            )
-        return dataclasses.replace(
-            node,
-            operation=wrapped[id(layer)],
-            weights=node.weights or layer.get_weights,
+            return {}
+        one_scale = None if scaled(node) else "auto"
+        if one_scale is None and _is_clustered(node):
+            parted.append(layer.name)
+        # `build` copies both; layers that hold this one then hold its copy.
+        wrapper = QuantizedLayer(
+            layer, quantizer_of(node), one_scale, trainable=layer.trainable
         )
+        return {"operation": wrapper, "weights": node.weights or layer.get_weights}
 
-    graph = dataclasses.replace(graph, nodes=[wrap(node) for node in graph.nodes])
+    graph = graph.with_operations(wrapped)
     if parted:
         warnings.warn(
             f"These layers share values, and the layer behind each of them (such as "

@@ -24,6 +24,7 @@ from tfcompress.core.graph import (
     build,
     trace,
     trace_function,
+    with_operations,
 )
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
@@ -253,28 +254,21 @@ def map_steps(graph: Graph, function: Callable[[Graph, int], Graph]) -> Graph:
         function: is given the graph of a first and a later step, and the number of
             steps.
     """
-    lengths: dict[int, int] = {}
-    for node in graph.nodes:
-        if isinstance(node.operation, RecurrentSteps):
-            key, length = id(node.operation), node.inputs[0].shape[1] or 0
-            lengths[key] = max(length, lengths.get(key, 0))
-    made: dict[int, RecurrentSteps] = {}
+    calls = graph.calls()
 
-    def mapped(node: Node) -> Node:
+    def mapped(node: Node) -> dict[str, Any]:
         layer: Any = node.operation
         if not isinstance(layer, RecurrentSteps):
-            return node
-        if id(layer) not in made:
-            inner = function(trace(layer.model), lengths[id(layer)])
-            # Outputs beyond these have done their part: they told who shares a range.
-            outputs = inner.outputs[: 2 * (layer.states + 1)]
-            model = build(dataclasses.replace(inner, outputs=outputs))
-            made[id(layer)] = layer.with_model(model)
-            made[id(layer)].trainable = layer.trainable
-        new = made[id(layer)]
-        return dataclasses.replace(node, operation=new, weights=new.get_weights)
+            return {}
+        length = max(call.inputs[0].shape[1] or 0 for call in calls[id(layer)])
+        inner = function(trace(layer.model), length)
+        # Outputs beyond these have done their part: they told who shares a range.
+        outputs = inner.outputs[: 2 * (layer.states + 1)]
+        changed = layer.with_model(build(dataclasses.replace(inner, outputs=outputs)))
+        changed.trainable = layer.trainable
+        return {"operation": changed, "weights": changed.get_weights}
 
-    return dataclasses.replace(graph, nodes=[mapped(node) for node in graph.nodes])
+    return graph.with_operations(mapped)
 
 
 def unrolled(graph: Graph, own_ranges: bool = False) -> Graph:
@@ -336,11 +330,8 @@ def _copied(
         kwargs = dict(node.kwargs)
         if isinstance(node.operation, FakeQuantize) and kwargs["site"] is not None:
             kwargs["site"] = kwargs["site"] * length + position
-        outputs = keras.tree.map_structure(
-            lambda t: mapping.get(t, t) if isinstance(t, Tensor) else t, node.outputs
-        )
-        copy = dataclasses.replace(node, kwargs=kwargs, outputs=outputs)
-        copies.append(copy.reading(mapping))
+        copy = dataclasses.replace(node, kwargs=kwargs)
+        copies.append(copy.reading(mapping).making(mapping))
     return copies
 
 
@@ -365,18 +356,15 @@ def _with_own_ranges(step: list[Node], leaving: list[Tensor]) -> list[Node]:
             handed_on.add(id(maker.operation))
         else:  # it only passes on what was rounded
             todo += maker.inputs
-    made: dict[int, Any] = {}
 
-    def own(node: Node) -> Node:
-        key = id(node.operation)
-        if not isinstance(node.operation, FakeQuantize) or key in handed_on:
-            return node
-        if key not in made:
-            made[key] = clone_operation(node.operation)
-        weights = node.weights or node.operation.get_weights
-        return dataclasses.replace(node, operation=made[key], weights=weights)
+    def copied(node: Node) -> dict[str, Any]:
+        layer = node.operation
+        if not isinstance(layer, FakeQuantize) or id(layer) in handed_on:
+            return {}
+        weights = node.weights or layer.get_weights
+        return {"operation": clone_operation(layer), "weights": weights}
 
-    return [own(node) for node in step]
+    return with_operations(step, copied)
 
 
 def _macs(layer: RecurrentSteps, inputs: list, output: tuple) -> int:

@@ -7,7 +7,6 @@ samples as steps again.
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -119,8 +118,7 @@ class _Opening:
         self.reshapes: list[Node] = []
 
     def opened(self, graph: Graph) -> Graph:
-        nodes = [one for node in graph.nodes for one in self._nodes(node)]
-        return dataclasses.replace(graph, nodes=nodes)
+        return graph.flat_map(self._nodes)
 
     def _nodes(self, node: Node) -> list[Node]:
         layer = node.operation
@@ -175,7 +173,6 @@ class _Opening:
                 # A copy is called: the user's own layer gets no inbound node.
                 copy = clone_operation(layer)
                 graph = trace(keras.Model(fresh, copy(fresh)), self.purpose)
-                nodes = [dataclasses.replace(n, operation=layer) for n in graph.nodes]
-                graph = dataclasses.replace(graph, nodes=nodes)
+                graph = graph.with_operations(lambda _: {"operation": layer})
         graph = with_explicit_masks(graph.fed_with(inputs), dict(zip([inputs], masks)))
         return self.opened(graph)

@@ -17,7 +17,7 @@ import numpy as np
 from keras import layers
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.core.graph import Graph, Node, Tensor, with_operations
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.as_convolution import affine_parameters
@@ -56,7 +56,7 @@ def with_usable_ranges(
         elif rounding is not None:
             steps.widen(rounding, steps.unit(node) / _LARGEST_FACTOR)
         nodes.append(node)
-    return dataclasses.replace(graph, nodes=[steps.widened(node) for node in nodes])
+    return dataclasses.replace(graph, nodes=with_operations(nodes, steps.widened))
 
 
 class _Steps:
@@ -65,7 +65,6 @@ class _Steps:
     def __init__(self, graph: Graph):
         self.producers = graph.producers()
         self.factors: dict[int, float] = {}
-        self.made: dict[int, FakeQuantize] = {}
 
     def before(self, tensor: Tensor) -> FakeQuantize | None:
         """Returns the rounding whose grid a tensor lies on."""
@@ -113,24 +112,20 @@ class _Steps:
         clamps = activation_name(operation) in ("relu", "relu6", "leaky_relu")
         return max(found, default=0.0) if clamps or isinstance(operation, _SUMS) else 0
 
-    def widened(self, node: Node) -> Node:
-        """Returns a node with the range that it needs."""
+    def widened(self, node: Node) -> dict[str, Any]:
+        """Returns the range that a rounding needs, if not its own."""
         rounding = node.operation
         factor = self.factors.get(id(rounding))
         if factor is None or not isinstance(rounding, FakeQuantize):
-            return node
-        if id(rounding) not in self.made:
-            low, high = (factor * end for end in rounding.learned_range())
-            if rounding.within is not None:
-                # What lies beyond is to be clipped, and no finer range is asked for.
-                low = max(low, min(rounding.within[0], rounding.learned_range()[0]))
-                high = min(high, max(rounding.within[1], rounding.learned_range()[1]))
-            config = rounding.get_config()
-            config |= {"fixed_range": (low, high), "learned": False}
-            self.made[id(rounding)] = FakeQuantize.from_config(config)
-        return dataclasses.replace(
-            node, operation=self.made[id(rounding)], weights=None
-        )
+            return {}
+        low, high = (factor * end for end in rounding.learned_range())
+        if rounding.within is not None:
+            # What lies beyond is to be clipped, and no finer range is asked for.
+            low = max(low, min(rounding.within[0], rounding.learned_range()[0]))
+            high = min(high, max(rounding.within[1], rounding.learned_range()[1]))
+        config = rounding.get_config()
+        config |= {"fixed_range": (low, high), "learned": False}
+        return {"operation": FakeQuantize.from_config(config), "weights": None}
 
 
 def _with_usable_weights(

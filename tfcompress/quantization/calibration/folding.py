@@ -6,14 +6,13 @@ kernel that is really stored if it is folded first.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections import Counter
+from typing import Any
 
 import numpy as np
 from keras import layers
 
-from tfcompress.core.graph import Graph, Node
+from tfcompress.core.graph import Graph, Node, with_operations
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.graph import fold_scales
@@ -26,15 +25,13 @@ def without_fake_quantization(graph: Graph) -> tuple[Graph, list]:
     """Returns the float graph, and `(layer, site, tensor)` of what was rounded."""
     mapping: dict = {}
     taps, nodes = [], []
-    for node in graph.nodes:
+    for node in with_operations(graph.nodes, _layer_within):
         operation = node.operation
         if isinstance(operation, FakeQuantize):
             source = mapping.get(node.inputs[0], node.inputs[0])
             mapping[node.output] = source
             if node.kwargs.get("site") is not None:
                 taps.append((operation, node.kwargs["site"], source))
-        elif isinstance(operation, QuantizedLayer):
-            nodes.append(_unwrapped(node))
         else:
             nodes.append(node)
     return graph.substitute(mapping, nodes), taps
@@ -42,21 +39,16 @@ def without_fake_quantization(graph: Graph) -> tuple[Graph, list]:
 
 def fold_batch_norms(graph: Graph) -> Graph:
     """Folds BatchNormalization into the wrapped kernels right before it."""
-    wrapped = [n.operation for n in graph.nodes if _is_wrapped(n)]
-    settings = {w.name: (w.quantizer, w.one_scale) for w in wrapped}
-    nodes = [_unwrapped(n) if _is_wrapped(n) else n for n in graph.nodes]
-    made: dict[int, QuantizedLayer] = {}
+    wrappers = [n.operation for n in graph.nodes if _is_wrapped(n)]
+    settings = {w.name: (w.quantizer, w.one_scale) for w in wrappers}
 
-    def wrap(node: Node) -> Node:
-        layer = node.operation
+    def wrapped_again(node: Node) -> dict[str, Any]:
         if node.name not in settings:
-            return node
-        if id(layer) not in made:
-            made[id(layer)] = QuantizedLayer(layer, *settings[node.name])
-        return dataclasses.replace(node, operation=made[id(layer)])
+            return {}
+        return {"operation": QuantizedLayer(node.operation, *settings[node.name])}
 
-    folded = fold_scales(dataclasses.replace(graph, nodes=nodes))
-    return dataclasses.replace(folded, nodes=[wrap(n) for n in folded.nodes])
+    folded = fold_scales(graph.with_operations(_layer_within))
+    return folded.with_operations(wrapped_again)
 
 
 def equalize(graph: Graph) -> Graph:
@@ -68,7 +60,7 @@ def equalize(graph: Graph) -> Graph:
     and `r2` the largest weights there; ReLU and pooling let factors through.
     """
     consumers = graph.consumers()
-    calls = Counter(id(node.operation) for node in graph.nodes)
+    calls = graph.calls()
     weights = {
         id(n): [np.array(w) for w in n.weights()]
         for n in graph.nodes
@@ -76,7 +68,10 @@ def equalize(graph: Graph) -> Graph:
     }
     for first in graph.nodes:
         second = _next_wrapped(first, consumers)
-        if second is None or max(calls[id(n.operation)] for n in (first, second)) > 1:
+        if (
+            second is None
+            or max(len(calls[id(n.operation)]) for n in (first, second)) > 1
+        ):
             continue
         makes, reads = weights[id(first)], weights[id(second)]
         # A depthwise kernel (h, w, c, 1) makes and reads channel c on one axis.
@@ -91,13 +86,13 @@ def equalize(graph: Graph) -> Graph:
         read *= factor.reshape(-1, *[1] * (read.ndim - 1))
         if len(makes) > 1:
             makes[1] = makes[1] / factor
-    nodes = [
-        dataclasses.replace(n, weights=functools.partial(list, weights[id(n)]))
-        if id(n) in weights
-        else n
-        for n in graph.nodes
-    ]
-    return dataclasses.replace(graph, nodes=nodes)
+    return graph.with_operations(
+        lambda n: (
+            {"weights": functools.partial(list, weights[id(n)])}
+            if id(n) in weights
+            else {}
+        )
+    )
 
 
 def _next_wrapped(node: Node, consumers: dict) -> Node | None:
@@ -142,7 +137,8 @@ def _axis(node: Node, reading: bool) -> int:
     return -2 if reading else -1
 
 
-def _unwrapped(node: Node) -> Node:
+def _layer_within(node: Node) -> dict[str, Any]:
+    if not _is_wrapped(node):
+        return {}
     layer = node.operation.layer
-    weights = node.weights or layer.get_weights
-    return dataclasses.replace(node, operation=layer, weights=weights)
+    return {"operation": layer, "weights": node.weights or layer.get_weights}

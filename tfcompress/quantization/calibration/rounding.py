@@ -142,7 +142,7 @@ def round_kernels(
         correct_bias: whether to move biases so that the mean of every output channel
             stays what it was (Nagel et al., 2019).
     """
-    calls = Counter(id(node.operation) for node in graph.nodes)
+    calls = graph.calls()
     wrappers = [one for one in model.layers if isinstance(one, QuantizedLayer)]
     biased = [
         one
@@ -155,7 +155,7 @@ def round_kernels(
         if any("step" in states for states in wrapper.states):
             _round(wrapper, model, data, adaptive)
         if wrapper in twins:
-            got = _means([wrapper], model, data, calls[id(wrapper)])[wrapper]
+            got = _means([wrapper], model, data, len(calls[id(wrapper)]))[wrapper]
             _correct_bias(wrapper.layer.bias, wanted[twins[wrapper]] - got)
 
 

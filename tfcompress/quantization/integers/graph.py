@@ -9,8 +9,8 @@ that the kernels add.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -62,41 +62,26 @@ def integer_graph(graph: Graph) -> Graph:
 
 def _unwrap(graph: Graph) -> Graph:
     """Replaces wrappers by their layers, with the kernels that they round to."""
-    return dataclasses.replace(
-        graph,
-        nodes=[
-            dataclasses.replace(
-                node,
-                operation=node.operation.layer,
-                weights=node.operation.rounded_weights,
-            )
-            if isinstance(node.operation, QuantizedLayer)
-            else node
-            for node in graph.nodes
-        ],
-    )
+
+    def layer_within(node: Node) -> dict[str, Any]:
+        wrapper = node.operation
+        if not isinstance(wrapper, QuantizedLayer):
+            return {}
+        return {"operation": wrapper.layer, "weights": wrapper.rounded_weights}
+
+    return graph.with_operations(layer_within)
 
 
 def _integer_forms(graph: Graph) -> Graph:
     """Replaces layers by what is left of them where integers do part of their work."""
-    made: dict[int, Any] = {}
 
-    def form(operation: Any) -> Any:
-        if not hasattr(operation, "integer_form"):
-            return operation
-        if id(operation) not in made:
-            made[id(operation)] = operation.integer_form()
-        return made[id(operation)]
+    def integer_form(node: Node) -> dict[str, Any]:
+        if not hasattr(node.operation, "integer_form"):
+            return {}
+        form = node.operation.integer_form()
+        return {"operation": form, "weights": None, "source": form}
 
-    def formed(node: Node) -> Node:
-        operation = form(node.operation)
-        if operation is node.operation:
-            return node
-        return dataclasses.replace(
-            node, operation=operation, weights=None, source=operation
-        )
-
-    return dataclasses.replace(graph, nodes=[formed(node) for node in graph.nodes])
+    return graph.with_operations(integer_form)
 
 
 def fold_scales(graph: Graph) -> Graph:
@@ -107,7 +92,7 @@ def fold_scales(graph: Graph) -> Graph:
     """
     producers, consumers = graph.producers(), graph.consumers()
     outputs = set(graph.output_tensors)
-    calls = Counter(id(node.operation) for node in graph.nodes)
+    calls = graph.calls()
     found: dict[int, list[tuple[Node, Node]]] = {}
     for node in graph.nodes:
         before = producers.get(node.inputs[0]) if node.inputs else None
@@ -123,7 +108,7 @@ def fold_scales(graph: Graph) -> Graph:
     folded: dict[Node, Node] = {}
     gone: set[Node] = set()
     for key, pairs in found.items():
-        if len(pairs) < calls[key]:
+        if len(pairs) < len(calls[key]):
             continue
         linear = pairs[0][0]
         kernel, bias = kernel_and_bias(linear)
@@ -283,19 +268,21 @@ def _round_weights(graph: Graph) -> Graph:
             after = next_rounding(node, consumers)
             wide = after.step() if after is not None and after.is_wide else None
             steps.setdefault(id(node.operation), set()).add((step, wide))
-    nodes = []
-    for node in graph.nodes:
-        own = list(steps.get(id(node.operation), ()))
-        if node.weights and any(step is not None for step, _ in own):
-            alone = own[0] if len(own) == 1 else (None, None)
-            node = _with_rounded_weights(node, *alone)
-        nodes.append(node)
-    return dataclasses.replace(graph, nodes=nodes)
+
+    def rounded(node: Node) -> dict[str, Any]:
+        pairs = list(steps.get(id(node.operation), ()))
+        if not node.weights or all(step is None for step, _ in pairs):
+            return {}
+        alone = pairs[0] if len(pairs) == 1 else (None, None)
+        weights = _rounded_weights(node, *alone)
+        return {"weights": functools.partial(list, weights)}
+
+    return graph.with_operations(rounded)
 
 
-def _with_rounded_weights(
+def _rounded_weights(
     node: Node, input_step: float | None, wide_step: float | None
-) -> Node:
+) -> list[np.ndarray]:
     kernel, bias = kernel_and_bias(node)
     kernel, kernel_step = as_stored(kernel, output_axes(node, kernel.ndim))
     if input_step is not None and wide_step is not None:
@@ -304,7 +291,7 @@ def _with_rounded_weights(
         kernel = (kernel * nearer).astype(kernel.dtype)
         kernel_step = kernel_step * nearer
     if bias is None:
-        return dataclasses.replace(node, weights=lambda: [kernel])
+        return [kernel]
     if input_step is not None:
         step = input_step * kernel_step.reshape(bias.shape)
         rounded = np.round(bias / np.where(step > 0, step, 1.0)) * step
@@ -312,4 +299,4 @@ def _with_rounded_weights(
         if bias.size > 1 and np.ptp(bias) == 0 and np.ptp(step) > 0:
             # The converter divides equal numbers, all of them, by the first one's step.
             bias[0] = np.nextafter(bias[0], np.float32(0))
-    return dataclasses.replace(node, weights=lambda: [kernel, bias])
+    return [kernel, bias]
