@@ -213,8 +213,9 @@ def test_worker_needs_neither_directory_nor_main(tmp_path):
         sys.path.pop(0)
         print("started")
         from tfcompress.child.process import WORKER, ConverterFailure
+        from tfcompress.exporters.tflite import SCRIPT
         try:
-            WORKER.run({"job": "probe", "path": "missing.tflite"})
+            WORKER.run({"job": "probe", "script": SCRIPT, "path": "missing.tflite"})
         except ConverterFailure as failure:
             print(failure.reason)
         """)
