@@ -315,7 +315,7 @@ class TFLiteExporter(Exporter):
             )
 
 
-def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Exception:
+def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> ExportError:
     names = []
     for line in failure.message.splitlines():
         for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
@@ -323,7 +323,7 @@ def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Excepti
                 names += [n.strip() for n in line.split(label)[1].split(",")]
     if names:
         error = _unsupported(sorted({name for name in names if name}), traced)
-        error.log = failure.log  # type: ignore[attr-defined]
+        error.log = failure.log
         return error
     if failure.died:
         return failure.as_error(
@@ -345,7 +345,7 @@ def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Excepti
     )
 
 
-def _unsupported(names: list[str], traced: TracedModel) -> Exception:
+def _unsupported(names: list[str], traced: TracedModel) -> ExportError:
     layers = layers_with(traced.function, traced.model, names)
     places = [f"'{path}' ({name})" for path, name in layers.items() if path]
     known = [MISSING[name] for name in names if name in MISSING]
