@@ -42,7 +42,7 @@ class ConverterFailure(Exception):
 
     def as_error(
         self, problem: str, fix: str, expected: str | None = None
-    ) -> Exception:
+    ) -> ExportError:
         """Returns an `ExportError` that carries the log as its `log` attribute."""
         error = ExportError(
             problem,
@@ -50,7 +50,7 @@ class ConverterFailure(Exception):
             expected=expected,
             fix=f"{fix} (the converter's full log is this error's `log` attribute)",
         )
-        error.log = self.log  # type: ignore[attr-defined]
+        error.log = self.log
         return error
 
 

@@ -48,11 +48,21 @@ class UnsupportedLayerError(CompressionError, ValueError):
     """The user asked for a layer that has no rule for what was asked."""
 
 
-class ExportError(CompressionError, RuntimeError):
+class LoggedError(CompressionError, RuntimeError):
+    """An error that may come from the child process, and then carries its log.
+
+    Attributes:
+        log: all that the child process printed during the job; "" without one.
+    """
+
+    log: str = ""
+
+
+class ExportError(LoggedError):
     """A model could not be turned into an artifact; nothing was written."""
 
 
-class ArtifactError(CompressionError, RuntimeError):
+class ArtifactError(LoggedError):
     """An artifact on disk is missing, damaged or not what it says it is."""
 
 

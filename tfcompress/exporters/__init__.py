@@ -3,8 +3,9 @@
 To add a format, write one file with one class and import it below.
 """
 
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.export import export, load
+from tfcompress.exporters.exporter import Exporter
 from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.micro.exporter import MicroExporter

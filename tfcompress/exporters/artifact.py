@@ -1,4 +1,4 @@
-"""An artifact, what an export leaves on disk, and the base of the formats."""
+"""An artifact, what an export leaves on disk, and what a format knows of it."""
 
 from __future__ import annotations
 
@@ -82,6 +82,11 @@ class Artifact:
             return gzip_bytes(self.path.read_bytes())
         return gzip_bytes(_tar(self.path, self.files))
 
+    def moved(self, path: Path) -> Artifact:
+        """Returns the description of the same files after they went to `path`."""
+        files = tuple(path / file.relative_to(self.path) for file in self.files)
+        return dataclasses.replace(self, path=path, files=files)
+
     def __str__(self) -> str:
         return f"{self.format} artifact {self.path} ({self.size:,} bytes)"
 
@@ -90,11 +95,10 @@ class Artifact:
 
 
 @dataclass(frozen=True)
-class Exporter:
-    """Base class of the export formats; its fields are the format's options.
+class Format:
+    """A deployment format; its fields are the options of an export.
 
-    Subclass it, register the class with `EXPORTERS.register(name)` and implement
-    the four methods to add a format. `limits` says what the format cannot take.
+    `Exporter` derives from it and says how artifacts are written.
     """
 
     limits: ClassVar[Limits] = Limits("a runtime of its own")
@@ -104,6 +108,11 @@ class Exporter:
     runtime_module: ClassVar[str] = ""
     #: Packages that convert and run the format, whose versions the manifest holds.
     packages: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether an existing file may be replaced."""
+        return getattr(self, "overwrite", False)
 
     def export(
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
@@ -123,7 +132,7 @@ class Exporter:
         """Returns a runner for the artifact at `filepath`."""
         raise NotImplementedError
 
-    def with_options(self, options: dict[str, Any]) -> Exporter:
+    def with_options(self, options: dict[str, Any]) -> Format:
         """Returns this exporter with some of its options replaced.
 
         Raises:
@@ -154,15 +163,15 @@ class Exporter:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Exporter:
+    def from_config(cls, config: dict[str, Any]) -> Format:
         """Returns the exporter with the options `config`."""
         return cls(**config)
 
 
-EXPORTERS: Registry[Exporter] = Registry("export format", Exporter)
+EXPORTERS: Registry[Format] = Registry("export format", Format)
 
 
-def get_exporter(format: Any) -> Exporter:
+def get_exporter(format: Any) -> Format:
     """Returns the exporter of a format's name, config or instance.
 
     Raises:
@@ -171,7 +180,7 @@ def get_exporter(format: Any) -> Exporter:
     return EXPORTERS.get(format)
 
 
-def exporter_for(filepath: Path) -> Exporter:
+def exporter_for(filepath: Path) -> Format:
     """Returns the exporter whose format the artifact at `filepath` has.
 
     Raises:

@@ -33,3 +33,13 @@ def check_suffix(filepath: Path, suffix: str) -> None:
             expected=f"a path that ends in {suffix}",
             fix='rename it, or pass another format, such as `format="saved_model"`',
         )
+
+
+def check_folder(filepath: Path, problem: str, example: str) -> None:
+    """Raises `InvalidArgumentError` if the path of a folder has an ending."""
+    if filepath.suffix:
+        raise InvalidArgumentError(
+            problem,
+            received=str(filepath),
+            expected=f'a path without an ending, such as "{example}"',
+        )

@@ -14,7 +14,7 @@ from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import (
     EXPORTERS,
     Artifact,
-    Exporter,
+    Format,
     exporter_for,
     get_exporter,
 )
@@ -90,7 +90,7 @@ def export(
         return writer.export(model, target, input_signature, calibration_data)
 
 
-def _refuse_states(model: Any, exporter: Exporter) -> None:
+def _refuse_states(model: Any, exporter: Format) -> None:
     stateful = [] if exporter.limits.keeps_states else list(states_of(model))
     if stateful:
         raise ExportError(
@@ -102,7 +102,7 @@ def _refuse_states(model: Any, exporter: Exporter) -> None:
         )
 
 
-def _refuse_bits(model: Any, exporter: Exporter) -> None:
+def _refuse_bits(model: Any, exporter: Format) -> None:
     known = exporter.limits.activations
     for _, layer in walk(model) if known and isinstance(model, keras.Layer) else ():
         if isinstance(layer, FakeQuantize) and layer.num_bits not in known:

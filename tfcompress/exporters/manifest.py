@@ -21,7 +21,7 @@ import numpy as np
 
 from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.core.select import walk
-from tfcompress.exporters.artifact import Artifact, Exporter
+from tfcompress.exporters.artifact import Artifact, Format
 from tfcompress.exporters.publishing import is_inside, staged
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import FakeQuantize
@@ -47,47 +47,42 @@ def manifest_path(path: Path) -> Path:
     return path / _NAME if path.is_dir() else path.with_name(f"{path.name}.{_NAME}")
 
 
-@contextlib.contextmanager
-def published(
-    exporter: Exporter,
+def publish(
+    exporter: Format,
     model: keras.Model,
     target: Path,
-    check: Callable[[Artifact], dict[str, Any]],
-    describe: Callable[[Path], Artifact] | None = None,
-) -> Iterator[Path]:
-    """Yields a hidden path to write to; on success artifact and manifest appear.
+    write: Callable[[Path], tuple[Artifact, dict[str, Any]]],
+) -> Artifact:
+    """Lets an artifact and its manifest appear together, and describes the artifact.
 
     Args:
         exporter: the format.
         model: what is exported.
         target: where the file or directory is to appear.
-        check: runs what was written and compares it with the model; returns what is
-            noted of that in the manifest.
-        describe: describes what was written; None for `exporter.inspect`.
+        write: writes to a hidden path and compares what it wrote with the model;
+            returns the description of it, and what is noted of the comparison.
 
     Raises:
         ExportError: if `target` exists or the disk refuses to take it.
     """
-    describe = describe or exporter.inspect
     one_file = exporter.one_file
-    overwrite = getattr(exporter, "overwrite", False)
     with contextlib.ExitStack() as stack:
         # The stack is left backwards: the manifest of a file appears after the file.
         if one_file:
             note = stack.enter_context(staged(manifest_path(target), overwrite=True))
-        stage = stack.enter_context(staged(target, overwrite))
-        yield stage
+        stage = stack.enter_context(staged(target, exporter.overwrites))
+        written, noted = write(stage)
         name = target.name if one_file else ""
-        written = describe(stage)
-        text = manifest_text(model, exporter, written, name, check(written))
+        text = manifest_text(model, exporter, written, name, noted)
         path = note if one_file else manifest_path(stage)
         path.write_text(text, encoding="utf-8")
     _MADE_HERE.add(_fingerprint(json.loads(text)))
+    return written.moved(target)
 
 
 def manifest_text(
     model: keras.Model,
-    exporter: Exporter,
+    exporter: Format,
     artifact: Artifact,
     name: str = "",
     compared: dict[str, Any] | None = None,
@@ -223,14 +218,14 @@ def _fingerprint(manifest: Any) -> str:
     return json.dumps(manifest["files"], sort_keys=True)
 
 
-def _options(exporter: Exporter) -> dict[str, Any]:
+def _options(exporter: Format) -> dict[str, Any]:
     options = exporter.get_config()
     # Where a file went and whether one was replaced says nothing about what it is.
     options.pop("overwrite", None)
     return json.loads(json.dumps(options, default=str))
 
 
-def _versions(exporter: Exporter) -> dict[str, str]:
+def _versions(exporter: Format) -> dict[str, str]:
     found = {}
     for package in (*_PACKAGES, *exporter.packages):
         try:

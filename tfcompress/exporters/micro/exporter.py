@@ -9,16 +9,12 @@ import numpy as np
 
 from tfcompress.child.probing import probe, require
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
+from tfcompress.exporters.checks import check_folder
+from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import (
-    check_files,
-    manifest_path,
-    published,
-    read_manifest,
-)
+from tfcompress.exporters.manifest import check_files
 from tfcompress.exporters.micro import sources
-from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
@@ -54,16 +50,11 @@ class MicroExporter(Exporter):
         missing=TFLiteExporter.limits.missing,
     )
 
-    def export(
-        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
-    ) -> Artifact:
-        """Converts `model`, measures it in tflite-micro and publishes the folder."""
-        if filepath.suffix:
-            raise InvalidArgumentError(
-                "A micro artifact is a folder.",
-                received=str(filepath),
-                expected='a path without an ending, such as "student_micro"',
-            )
+    _phone: ClassVar[TFLiteExporter] = TFLiteExporter(io_dtype="int8")
+
+    def check(self, filepath: Path, calibration_data: Any) -> Path:
+        """Returns `filepath`, if it and the options are as they must be."""
+        check_folder(filepath, "A micro artifact is a folder.", "student_micro")
         if not isinstance(self.arena_margin, int) or self.arena_margin < 0:
             raise InvalidArgumentError(
                 "Bad `arena_margin`.",
@@ -71,27 +62,28 @@ class MicroExporter(Exporter):
                 expected="a number of bytes, 0 or more",
             )
         require("tflite_micro", "micro")
-        check_free(filepath)
-        noted: dict[str, Any] = {}  # what the file's own export found
-        with published(self, model, filepath, lambda _: noted) as stage:
-            stage.mkdir()
-            phone = TFLiteExporter(io_dtype="int8").export(
-                model, stage / _MODEL, input_signature, calibration_data
+        return filepath
+
+    def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
+        """Returns the model as the .tflite file needs it."""
+        return self._phone.source(model, input_signature, calibration_data)
+
+    def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
+        """Converts the model, measures it in tflite-micro and writes the code."""
+        stage.mkdir()
+        phone, noted = self._phone.write(source, stage / _MODEL)
+        _check_operators(phone)
+        reply = probe(phone.path, "tflite-micro", ExportError, script=_SCRIPT)
+        if reply["difference"] > _MOST_DIFFERENCE:
+            raise ExportError(
+                "tflite-micro computes other numbers than LiteRT.",
+                received=f"outputs that differ by {reply['difference']} integers",
+                expected=f"at most {_MOST_DIFFERENCE}",
+                fix="find the layer: export parts of the model alone",
             )
-            noted |= (read_manifest(phone) or {})["compared"]
-            manifest_path(phone.path).unlink()  # the folder has one of its own
-            self._check(phone)
-            found = probe(stage / _MODEL, "tflite-micro", ExportError, script=_SCRIPT)
-            if found["difference"] > _MOST_DIFFERENCE:
-                raise ExportError(
-                    "tflite-micro computes other numbers than LiteRT.",
-                    received=f"outputs that differ by {found['difference']} integers",
-                    expected=f"at most {_MOST_DIFFERENCE}",
-                    fix="find the layer: export parts of the model alone",
-                )
-            for name, text in self._texts(phone, found["arena"]).items():
-                (stage / name).write_text(text, encoding="utf-8")
-        return self.inspect(filepath)
+        for name, text in self._texts(phone, reply["arena"]).items():
+            (stage / name).write_text(text, encoding="utf-8")
+        return self.inspect(stage), noted
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the folder holds the model and its array."""
@@ -117,34 +109,6 @@ class MicroExporter(Exporter):
         )
         return MicroRunner(artifact, found["arena"])
 
-    def _check(self, phone: Artifact) -> None:
-        file = TFLiteFile.open(phone.path)
-        floats = sorted(
-            {
-                _named(op)
-                for op in file.operators
-                for t in op.outputs
-                if t.info.dtype.startswith(("float", "bfloat"))
-            }
-        )
-        if floats:
-            raise ExportError(
-                "Part of the model would be computed in float.",
-                received=f"float operators {', '.join(floats)}",
-                expected="a model whose every layer is quantized",
-                fix="replace the layers after which they are called, or give float "
-                "inputs; the warning of `quantize_aware` names those that stay float",
-            )
-        known = sources.OPERATORS
-        missing = sorted({_named(op) for op in file.operators if op.name not in known})
-        if missing:
-            raise ExportError(
-                "tflite-micro has no such operators.",
-                received=", ".join(missing),
-                expected="operators of tflite-micro",
-                fix="replace the layers after which they are called",
-            )
-
     def _texts(self, phone: Artifact, arena: int) -> dict[str, str]:
         arena += self.arena_margin
         operators = sorted({op.name for op in phone.operators})
@@ -156,6 +120,36 @@ class MicroExporter(Exporter):
             "inference.cc": sources.INFERENCE,
             "README.md": sources.readme(phone.inputs, phone.outputs, phone.size, arena),
         }
+
+
+def _check_operators(phone: Artifact) -> None:
+    """Raises `ExportError` if tflite-micro cannot run the file, or not in integers."""
+    file = TFLiteFile.open(phone.path)
+    floats = sorted(
+        {
+            _named(op)
+            for op in file.operators
+            for t in op.outputs
+            if t.info.dtype.startswith(("float", "bfloat"))
+        }
+    )
+    if floats:
+        raise ExportError(
+            "Part of the model would be computed in float.",
+            received=f"float operators {', '.join(floats)}",
+            expected="a model whose every layer is quantized",
+            fix="replace the layers after which they are called, or give float "
+            "inputs; the warning of `quantize_aware` names those that stay float",
+        )
+    known = sources.OPERATORS
+    missing = sorted({_named(op) for op in file.operators if op.name not in known})
+    if missing:
+        raise ExportError(
+            "tflite-micro has no such operators.",
+            received=", ".join(missing),
+            expected="operators of tflite-micro",
+            fix="replace the layers after which they are called",
+        )
 
 
 def _named(operator: Any) -> str:

@@ -14,17 +14,16 @@ from tfcompress.child.probing import probe, require
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.core.select import walk
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import (
     check_batch_size,
     check_no_calibration,
     check_suffix,
 )
-from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.comparing import Bound, compared
+from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import published
 from tfcompress.exporters.onnx.graph import census, describe, tidy, unknown_operators
-from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.saved_model.graph import open_functions
@@ -76,10 +75,8 @@ class ONNXExporter(Exporter):
         ),
     )
 
-    def export(
-        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
-    ) -> Artifact:
-        """Converts `model` in a child process and publishes the checked file."""
+    def check(self, filepath: Path, calibration_data: Any) -> Path:
+        """Returns `filepath`, if it and the options are as they must be."""
         check_no_calibration("onnx", calibration_data)
         check_batch_size(self.batch_size)
         check_suffix(filepath, ".onnx")
@@ -93,28 +90,27 @@ class ONNXExporter(Exporter):
                 expected=f"an integer from {_OPSETS[0]} to {_OPSETS[1]}",
             )
         require("onnxruntime", "onnx")
-        check_free(filepath, self.overwrite)
-        WORKER.warm_up()
+        return filepath
+
+    def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
+        """Returns the model, with sums that are rounded in the graph."""
         # ONNX Runtime adds in floats, and a sum near the middle goes the other way.
+        exact = ("additions", "averages") if self.exact_sums else ()
         traced = trace(
-            model,
-            self.batch_size,
-            input_signature,
-            convertible=True,
-            exact=("additions", "averages") if self.exact_sums else (),
+            model, self.batch_size, input_signature, convertible=True, exact=exact
         )
         _check_names(traced)
-        tried = trial(model, traced, self.batch_size, input_signature)
-        bound = Bound(0.05) if traced.fake_quantized else Bound()
+        return Source(model, traced, self.batch_size, input_signature)
 
-        def check(written: Artifact) -> dict[str, Any]:
-            return compared(tried, written, "ONNX Runtime", bound, script=_SCRIPT)
-
-        with published(self, model, filepath, check) as stage:
-            content = self._convert(traced)
-            _check_operators(content, model)
-            stage.write_bytes(content)
-        return self.inspect(filepath)
+    def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
+        """Converts the model in the child process and compares the file with it."""
+        content = self._convert(source.traced)
+        _check_operators(content, source.model)
+        stage.write_bytes(content)
+        written = self.inspect(stage)
+        bound = Bound(0.05) if source.traced.fake_quantized else Bound()
+        noted = compared(source.tried, written, "ONNX Runtime", bound, script=_SCRIPT)
+        return written, noted
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the file is called .onnx."""
@@ -138,7 +134,14 @@ class ONNXExporter(Exporter):
                 expected="a whole ONNX model",
                 fix="export the model again, or copy the file again",
             ) from error
-        return Artifact(filepath, "onnx", inputs, outputs, (filepath,), operators)
+        return Artifact(
+            path=filepath,
+            format="onnx",
+            inputs=inputs,
+            outputs=outputs,
+            files=(filepath,),
+            operators=operators,
+        )
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns an ONNX Runtime runner, after a first run in the child process."""

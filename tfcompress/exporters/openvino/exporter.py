@@ -10,13 +10,17 @@ import numpy as np
 
 from tfcompress.child.probing import probe, require
 from tfcompress.child.process import WORKER, ConverterFailure
-from tfcompress.core.errors import ArtifactError, InvalidArgumentError
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
-from tfcompress.exporters.checks import check_batch_size, check_no_calibration
-from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.core.errors import ArtifactError
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
+from tfcompress.exporters.checks import (
+    check_batch_size,
+    check_folder,
+    check_no_calibration,
+)
+from tfcompress.exporters.comparing import Bound, compared
+from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import check_files, published
-from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.manifest import check_files
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.tensors import OperatorCount, TensorInfo
@@ -57,34 +61,30 @@ class OpenVINOExporter(Exporter):
         ),
     )
 
-    def export(
-        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
-    ) -> Artifact:
-        """Converts `model` in a child process and publishes the checked directory."""
+    def check(self, filepath: Path, calibration_data: Any) -> Path:
+        """Returns `filepath`, if it and the options are as they must be."""
         check_no_calibration("openvino", calibration_data)
         check_batch_size(self.batch_size)
-        if filepath.suffix:
-            raise InvalidArgumentError(
-                "An OpenVINO artifact is a directory.",
-                received=str(filepath),
-                expected='a path without an ending, such as "student_openvino"',
-            )
+        check_folder(
+            filepath, "An OpenVINO artifact is a directory.", "student_openvino"
+        )
         require("openvino", "openvino")
-        check_free(filepath)
-        WORKER.warm_up()
+        return filepath
+
+    def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
+        """Returns the model, traced as converters understand it."""
         traced = trace(model, self.batch_size, input_signature, convertible=True)
-        tried = trial(model, traced, self.batch_size, input_signature)
+        return Source(model, traced, self.batch_size, input_signature)
+
+    def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
+        """Converts the model in the child process and compares the IR with it."""
+        stage.mkdir()
+        self._convert(source.traced, stage / _FILES[0])
+        written = self.inspect(stage)
+        file = replace(written, path=stage / _FILES[0])
         # Its conversion to 16 bits is of weights; its integers are LiteRT's.
-        bound = Bound(0.05 if traced.fake_quantized or self.float16 else 1e-3)
-
-        def check(written: Artifact) -> dict[str, Any]:
-            file = replace(written, path=written.path / _FILES[0])
-            return compared(tried, file, "OpenVINO", bound, script=_SCRIPT)
-
-        with published(self, model, filepath, check) as stage:
-            stage.mkdir()
-            self._convert(traced, stage / _FILES[0])
-        return self.inspect(filepath)
+        bound = Bound(0.05 if source.traced.fake_quantized or self.float16 else 1e-3)
+        return written, compared(source.tried, file, "OpenVINO", bound, script=_SCRIPT)
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the directory holds an IR."""
@@ -96,11 +96,11 @@ class OpenVINOExporter(Exporter):
         found = self._probe(filepath, ArtifactError)
         stored = tuple(sorted(found["constants"]))
         return Artifact(
-            filepath,
-            "openvino",
-            tuple(_info(described) for described in found["inputs"]),
-            tuple(_info(described) for described in found["outputs"]),
-            tuple(filepath / name for name in _FILES),
+            path=filepath,
+            format="openvino",
+            inputs=tuple(_info(described) for described in found["inputs"]),
+            outputs=tuple(_info(described) for described in found["outputs"]),
+            files=tuple(filepath / name for name in _FILES),
             operators=tuple(
                 OperatorCount(name, (), stored if name == "Constant" else (), count)
                 for name, count in sorted(found["operators"].items())

@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tfcompress.child.probing import probe
-from tfcompress.child.process import WORKER
 from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import by_name
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
-from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.comparing import Bound, compared
+from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import check_files, manifest_path, published
-from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.manifest import check_files, manifest_path
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import (
     ORDER_FILE,
@@ -79,42 +78,39 @@ class SavedModelExporter(Exporter):
         "TensorFlow and TF Serving", activations=(), text_inputs=True
     )
 
-    def export(
-        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
-    ) -> Artifact:
-        """Traces `model` and publishes a new version of it."""
+    def check(self, filepath: Path, calibration_data: Any) -> Path:
+        """Returns the version directory, if the options are as they must be."""
         check_no_calibration("saved_model", calibration_data)
         check_batch_size(self.batch_size)
         one_of(self.weights, "Unknown `weights`.", ("variables", "compact"))
-        target = self._version_directory(filepath)
-        check_free(target)
-        WORKER.warm_up()
+        return self._version_directory(filepath)
+
+    def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
+        """Returns the model, with sums as exact as the options say."""
         built = self.weights == "compact" and getattr(model, "built", False)
         rebuilt = rebuilders(model) if built else ()
         exact = self.exact_integers
         with contextlib.nullcontext() if exact else plain_arithmetic():
             traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
+        return Source(model, traced, self.batch_size, input_signature)
 
-        def describe(path: Path) -> Artifact:
-            return _describe(path, traced.inputs, traced.outputs)
-
+    def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
+        """Writes the version with what is asked for beside it, and compares it."""
+        traced = source.traced
         more = self.signatures.functions(traced) if self.signatures else {}
         requests = self._warm_up_requests(traced)
-        phone = self._phone(model, input_signature)
-        tried = trial(model, traced, self.batch_size, input_signature)
-        bound = Bound(1e-3 if exact or not traced.fake_quantized else 0.05)
-
-        def check(written: Artifact) -> dict[str, Any]:
-            return compared(tried, written, "TensorFlow", bound, script=_SCRIPT)
-
-        with published(self, model, target, check, describe) as stage:
-            write_saved_model(traced, stage, more)
-            if requests:
-                name = target.absolute().parent.name
-                write_warm_up(stage / WARM_UP_FILE, name, SIGNATURE, requests)
-            if phone is not None:
-                (stage / "model.tflite").write_bytes(phone)
-        return describe(target)
+        phone = self._phone(source.model, source.input_signature)
+        write_saved_model(traced, stage, more)
+        if requests:
+            name = stage.absolute().parent.name
+            write_warm_up(stage / WARM_UP_FILE, name, SIGNATURE, requests)
+        if phone is not None:
+            (stage / "model.tflite").write_bytes(phone)
+        written = _describe(stage, traced.inputs, traced.outputs)
+        plain = self.exact_integers or not traced.fake_quantized
+        bound = Bound(1e-3 if plain else 0.05)
+        noted = compared(source.tried, written, "TensorFlow", bound, script=_SCRIPT)
+        return written, noted
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the directory, or a version in it, is a SavedModel."""
@@ -278,7 +274,14 @@ def _describe(
     }
     files = tuple(sorted(found - {manifest_path(path)}))
     operators = census(path, SIGNATURE)
-    return Artifact(path, "saved_model", inputs, outputs, files, operators)
+    return Artifact(
+        path=path,
+        format="saved_model",
+        inputs=inputs,
+        outputs=outputs,
+        files=files,
+        operators=operators,
+    )
 
 
 def _bad_version(received: Any) -> InvalidArgumentError:

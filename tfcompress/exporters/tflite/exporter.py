@@ -2,7 +2,6 @@
 
 import re
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,19 +12,19 @@ from tfcompress.child.probing import probe
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_batch_size, check_suffix
-from tfcompress.exporters.comparing import Bound, compared, trial
+from tfcompress.exporters.comparing import Bound, compared
+from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.inputs import collect
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import published
 from tfcompress.exporters.operations import (
     MISSING,
     layer_of,
     layers_with,
     named_paths,
 )
-from tfcompress.exporters.publishing import check_free, disk_error
+from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.tflite import SCRIPT
@@ -113,19 +112,35 @@ class TFLiteExporter(Exporter):
         ),
     )
 
-    def export(
-        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
-    ) -> Artifact:
-        """Converts `model` in a child process and publishes the checked file."""
-        self._check(filepath, calibration_data)
-        # TensorFlow's import in the worker overlaps with tracing and saving here.
-        WORKER.warm_up()
+    def check(self, filepath: Path, calibration_data: Any) -> Path:
+        """Returns `filepath`, if it and the options are as they must be."""
+        one_of(self.io_dtype, "Unknown `io_dtype`.", _IO_DTYPES)
+        one_of(self.quantize, "Unknown `quantize`.", _QUANTIZE)
+        one_of(self.int4, "Unknown `int4`.", _PACKED)
+        one_of(self.smallest, "Unknown `smallest`.", (None, *OBJECTIVES))
+        if self.quantize is not None and calibration_data is not None:
+            raise InvalidArgumentError(
+                "`quantize` and `calibration_data` exclude each other.",
+                received=f"quantize={self.quantize!r} with calibration data",
+                expected="calibration data alone, for 8-bit integers",
+            )
+        check_batch_size(self.batch_size)
+        check_suffix(filepath, ".tflite")
+        return filepath
+
+    def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
+        """Returns the model in float32, traced as converters understand it."""
         # LiteRT has no 16-bit float convolutions: mixed precision is for training.
         traced = trace(model, self.batch_size, input_signature, convertible=True)
         self._check_numbers(traced, calibration_data)
         samples = None
         if calibration_data is not None:
             samples = collect(calibration_data, traced.inputs, self.batch_size or 1)
+        return Source(model, traced, self.batch_size, input_signature, samples)
+
+    def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
+        """Converts the model in the child process and compares the file with it."""
+        traced, samples = source.traced, source.samples
         if self.smallest is None:
             content = self.content(traced, samples)
         else:
@@ -138,39 +153,34 @@ class TFLiteExporter(Exporter):
         self._check_content(content, traced)
         if self.description is not None:
             content = with_metadata(content, self.description)
-        check = self._comparison(model, traced, input_signature, samples)
-        with published(self, model, filepath, check) as stage:
-            stage.write_bytes(content)
-        return self.inspect(filepath)
+        stage.write_bytes(content)
+        written = self.inspect(stage)
+        if traced.fake_quantized:
+            check_promises(TFLiteFile.open(stage), source.model)
+        return written, self._compared(source, written)
 
-    def _comparison(
-        self, model: Any, traced: TracedModel, signature: Any, samples: Samples
-    ) -> Callable[[Artifact], dict[str, Any]]:
-        """Returns what compares a file with its model."""
-        tried = trial(model, traced, self.batch_size, signature)
-        bound = Bound(0.05) if traced.fake_quantized else Bound()
+    def _compared(self, source: Source, written: Artifact) -> dict[str, Any]:
+        """Compares the file with its model; returns what the manifest says of it."""
+        tried, rounded = source.tried, source.traced.fake_quantized
+        bound = Bound(0.05) if rounded else Bound()
         if self.int4 == "all":
             # Convolutions of 4 bits round a few sums otherwise, as the option says.
             bound = replace(bound, promised=2.001)
-        if self.quantize == "float16" or (self.smallest and not traced.fake_quantized):
+        if self.quantize == "float16" or (self.smallest and not rounded):
             bound = Bound(0.02)
         elif self.quantize == "dynamic":
             bound = Bound(0.1, average=True)
-        elif samples is not None:
+        elif source.samples is not None:
             # Its ranges are those of the data: what they are good for is theirs alone.
-            tried = tried.on(samples)
+            tried = tried.on(source.samples)
             bound = Bound(0.1, average=True, steps=False)
 
-        def check(written: Artifact) -> dict[str, Any]:
-            def where() -> Any:
-                inputs, finished = tried.inputs, tried.finished
-                return first_divergence(written, model, inputs, 1) if finished else None
+        def where() -> Any:
+            if not tried.finished:
+                return None
+            return first_divergence(written, source.model, tried.inputs, 1)
 
-            if traced.fake_quantized:
-                check_promises(TFLiteFile.open(written.path), model)
-            return compared(tried, written, "LiteRT", bound, where, script=SCRIPT)
-
-        return check
+        return compared(tried, written, "LiteRT", bound, where, script=SCRIPT)
 
     def content(self, traced: TracedModel, samples: Samples = None) -> bytes:
         """Returns the bytes of the file for a traced model, not yet checked.
@@ -243,21 +253,6 @@ class TFLiteExporter(Exporter):
         probe(filepath, "LiteRT", script=SCRIPT)
         return TFLiteRunner(artifact, threads)
 
-    def _check(self, filepath: Path, calibration_data: Any) -> None:
-        one_of(self.io_dtype, "Unknown `io_dtype`.", _IO_DTYPES)
-        one_of(self.quantize, "Unknown `quantize`.", _QUANTIZE)
-        one_of(self.int4, "Unknown `int4`.", _PACKED)
-        one_of(self.smallest, "Unknown `smallest`.", (None, *OBJECTIVES))
-        if self.quantize is not None and calibration_data is not None:
-            raise InvalidArgumentError(
-                "`quantize` and `calibration_data` exclude each other.",
-                received=f"quantize={self.quantize!r} with calibration data",
-                expected="calibration data alone, for 8-bit integers",
-            )
-        check_batch_size(self.batch_size)
-        check_suffix(filepath, ".tflite")
-        check_free(filepath, self.overwrite)
-
     def _check_numbers(self, traced: TracedModel, calibration_data: Any) -> None:
         if traced.fake_quantized and (calibration_data is not None or self.quantize):
             raise InvalidArgumentError(
@@ -320,7 +315,7 @@ class TFLiteExporter(Exporter):
             )
 
 
-def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Exception:
+def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> ExportError:
     names = []
     for line in failure.message.splitlines():
         for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
@@ -328,7 +323,7 @@ def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Excepti
                 names += [n.strip() for n in line.split(label)[1].split(",")]
     if names:
         error = _unsupported(sorted({name for name in names if name}), traced)
-        error.log = failure.log  # type: ignore[attr-defined]
+        error.log = failure.log
         return error
     if failure.died:
         return failure.as_error(
@@ -350,7 +345,7 @@ def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> Excepti
     )
 
 
-def _unsupported(names: list[str], traced: TracedModel) -> Exception:
+def _unsupported(names: list[str], traced: TracedModel) -> ExportError:
     layers = layers_with(traced.function, traced.model, names)
     places = [f"'{path}' ({name})" for path, name in layers.items() if path]
     known = [MISSING[name] for name in names if name in MISSING]

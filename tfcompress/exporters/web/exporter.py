@@ -18,15 +18,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
-from tfcompress.exporters.artifact import EXPORTERS, Artifact, Exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact
+from tfcompress.exporters.checks import check_folder
+from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import (
-    check_files,
-    manifest_path,
-    published,
-    read_manifest,
-)
-from tfcompress.exporters.publishing import check_free
+from tfcompress.exporters.manifest import check_files
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 
@@ -60,36 +56,33 @@ class WebExporter(Exporter):
         missing=TFLiteExporter.limits.missing,
     )
 
-    def export(
-        self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
-    ) -> Artifact:
-        """Converts `model` and publishes the folder."""
-        if filepath.suffix:
-            raise InvalidArgumentError(
-                "A web artifact is a folder.",
-                received=str(filepath),
-                expected='a path without an ending, such as "student_web"',
+    _phone: ClassVar[TFLiteExporter] = TFLiteExporter()
+
+    def check(self, filepath: Path, calibration_data: Any) -> Path:
+        """Returns `filepath`, if it and the options are as they must be."""
+        check_folder(filepath, "A web artifact is a folder.", "student_web")
+        self._litertjs()
+        return filepath
+
+    def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
+        """Returns the model as the .tflite file needs it."""
+        return self._phone.source(model, input_signature, calibration_data)
+
+    def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
+        """Converts the model and writes the page beside it."""
+        stage.mkdir()
+        _, noted = self._phone.write(source, stage / _MODEL)
+        page = importlib.resources.files("tfcompress.exporters.web") / "page"
+        for name in _PAGE:
+            (stage / name).write_text(
+                (page / name).read_text(encoding="utf-8"), encoding="utf-8"
             )
-        source = self._litertjs()
-        check_free(filepath)
-        noted: dict[str, Any] = {}  # what the file's own export found
-        with published(self, model, filepath, lambda _: noted) as stage:
-            stage.mkdir()
-            phone = TFLiteExporter().export(
-                model, stage / _MODEL, input_signature, calibration_data
-            )
-            noted |= (read_manifest(phone) or {})["compared"]
-            manifest_path(phone.path).unlink()  # the folder has one of its own
-            page = importlib.resources.files("tfcompress.exporters.web") / "page"
-            for name in _PAGE:
-                (stage / name).write_text(
-                    (page / name).read_text(encoding="utf-8"), encoding="utf-8"
-                )
-            (stage / "README.md").write_text(_README, encoding="utf-8")
-            if source is not None:
-                for package in _PACKAGES:
-                    shutil.copytree(source / package, stage / "litertjs" / package)
-        return self.inspect(filepath)
+        (stage / "README.md").write_text(_README, encoding="utf-8")
+        packages = self._litertjs()
+        if packages is not None:
+            for package in _PACKAGES:
+                shutil.copytree(packages / package, stage / "litertjs" / package)
+        return self.inspect(stage), noted
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the folder holds the model and its page."""
