@@ -8,44 +8,64 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-_SECTION = re.compile(r"^## (Add a [a-z]+)\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+_SECTION = re.compile(r"^## ((?:Add|Teach) .*?)\n(.*?)(?=^## |\Z)", re.M | re.S)
+_FILE = re.compile(r"One file in `([\w/]+)/`, say `(\w+\.py)`")
 
 
-def additions(text):
-    """Yields `(folder, file, class, code of the file, code of the test)`."""
+def sections(text):
+    """Yields `(title, section, its Python blocks)` of sections that show code."""
     for title, section in _SECTION.findall(text):
-        code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-        named = re.search(r"One file in `([\w/]+)/`, say `(\w+\.py)`", section)
+        code = re.findall(r"```python\n(.*?)```", section, re.S)
         if code:
-            assert named, f"'{title}' does not name the file that it shows"
-            (kind,) = re.findall(r"^class (\w+)", code[0], re.MULTILINE)
-            yield *named.groups(), kind, code[0], "\n".join(code[1:])
+            yield title, section, code
 
 
-def test_each_addition_is_a_file_with_one_import_line(tmp_path):
-    package = tmp_path / "tfcompress"
-    shutil.copytree(
-        ROOT / "tfcompress", package, ignore=shutil.ignore_patterns("__pycache__")
-    )
-    found = list(additions((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
-    assert [kind for _, _, kind, _, _ in found] == ["Squared", "LargestDifference"]
+def contribute(text, root):
+    """Returns the process that runs the blocks in a copy of the package in `root`.
+
+    The first block of an "Add" section is the file that the section names; all others
+    are run after the package is imported.
+    """
+    package = root / "tfcompress"
+    without_caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tfcompress", package, ignore=without_caches)
     script = ["import tfcompress", "print(tfcompress.__file__)"]
-    for folder, file, kind, code, test in found:
-        (tmp_path / folder / file).write_text(code, encoding="utf-8")
-        module = f"{folder.replace('/', '.')}.{file.removesuffix('.py')}"
-        line = f"from {module} import {kind}"
-        init = tmp_path / folder / "__init__.py"
-        # The first import of all, where a circle would bite first.
-        text = init.read_text(encoding="utf-8")
-        init.write_text(text.replace("\nfrom ", f"\n{line}\nfrom ", 1))
-        script += [line, f"from {module} import *", test]
-    script.append("tfcompress.PruneWeights(0.5, criterion='squared')")
-    done = subprocess.run(
+    for title, section, code in sections(text):
+        if title.startswith("Add"):
+            place = _FILE.search(section)
+            assert place, f"'{title}' does not name the file that it shows"
+            folder, file = place.groups()
+            (root / folder / file).write_text(code[0], encoding="utf-8")
+            module = f"{folder.replace('/', '.')}.{file.removesuffix('.py')}"
+            (kind,) = re.findall(r"^class (\w+)", code[0], re.M)
+            init = root / folder / "__init__.py"
+            # The first import of all, where a circle would bite first.
+            imports = init.read_text(encoding="utf-8")
+            line = f"\nfrom {module} import {kind}\nfrom "
+            init.write_text(imports.replace("\nfrom ", line, 1), encoding="utf-8")
+            code[0] = f"from {module} import *"
+        script += code
+    return subprocess.run(
         [sys.executable, "-c", "\n".join(script)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
         capture_output=True,
         text=True,
     )
+
+
+def test_each_addition_is_a_file_with_one_import_line(tmp_path):
+    titles = [title for title, _, _ in sections(CONTRIBUTING)]
+    assert titles == ["Add a criterion", "Add a loss", "Teach it a layer"]
+    done = contribute(CONTRIBUTING, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str(package / "__init__.py")
+    assert done.stdout.strip() == str(tmp_path / "tfcompress/__init__.py")
+
+
+def test_a_circular_import_is_found(tmp_path):
+    around = CONTRIBUTING.replace("criteria.base import", "criteria import")
+    assert around != CONTRIBUTING
+    done = contribute(around, tmp_path)
+    assert done.returncode == 1
+    assert "cannot import name 'Criterion' from partially initialized" in done.stderr

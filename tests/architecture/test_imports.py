@@ -53,7 +53,6 @@ TENSORFLOW_MODULES = {
     "tfcompress/distribution.py": "strategies",
     "tfcompress/clustering/lookup.py": "lookups that read the codes once",
     "tfcompress/quantization/dilated.py": "convolutions that are one operation",
-    "tfcompress/quantization/fake_quant.py": "fused fake-quantization kernels",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
     "tfcompress/distillation/teachers/cache.py": "tf.data snapshots",
     "tfcompress/cli/inputs.py": "decodes images as Keras' data sets do",
@@ -208,17 +207,27 @@ def test_keras_internals_are_imported_nowhere():
     assert found == []
 
 
+def users_of_tensorflow(sources):
+    """Returns the files that import TensorFlow, outside of rooms that all may."""
+    return {
+        source.path
+        for source in sources
+        for _, name in source.imports()
+        if name.split(".")[0] == "tensorflow" and source.room not in TENSORFLOW_ROOMS
+    }
+
+
 def test_tensorflow_is_imported_only_where_it_is_needed():
-    found = sorted(
-        {
-            source.path
-            for source in package_sources()
-            for _, name in source.imports()
-            if name.split(".")[0] == "tensorflow"
-            and source.room not in TENSORFLOW_ROOMS
-        }
+    assert (
+        sorted(users_of_tensorflow(package_sources()) - set(TENSORFLOW_MODULES)) == []
     )
-    assert [path for path in found if path not in TENSORFLOW_MODULES] == []
+
+
+def test_every_allowance_is_used():
+    sources = package_sources()
+    assert sorted(set(TENSORFLOW_MODULES) - users_of_tensorflow(sources)) == []
+    rooms = {source.room for source in sources} - {"__init__"}
+    assert sorted(set(RANKS) - rooms) == []
 
 
 def test_tfmot_and_tf_keras_are_never_imported_in_this_process():
