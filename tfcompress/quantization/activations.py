@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
 
 from tfcompress.quantization.primitives import Bounded
 
-# Kernels of linear operations can clamp their result: no rounding in between.
-FUSED = frozenset({"linear", "relu", "relu6"})
+
+@dataclasses.dataclass(frozen=True)
+class ActivationKernel:
+    """What LiteRT's integer kernel of an activation function does.
+
+    Attributes:
+        range: the range that it prescribes for its output.
+        nonnegative: whether its output is never below zero.
+        clamps: whether it only clips, which kernels of linear operations can do with
+            their result: no rounding in between.
+        looked_up: whether it is a table of LiteRT's own, of which XNNPACK has no
+            integer form.
+        sixteen_bits: whether the converter has a form for activations of 16 bits.
+    """
+
+    range: tuple[float, float] | None = None
+    nonnegative: bool = False
+    clamps: bool = False
+    looked_up: bool = False
+    sixteen_bits: bool = True
+
+
+# By names of activation functions: all those that have an exact integer kernel.
+KERNELS = {
+    "linear": ActivationKernel(clamps=True),
+    "relu": ActivationKernel(clamps=True, nonnegative=True),
+    "relu6": ActivationKernel(clamps=True, nonnegative=True),
+    "sigmoid": ActivationKernel((0.0, 255 / 256), nonnegative=True, sixteen_bits=False),
+    "softmax": ActivationKernel((0.0, 255 / 256), nonnegative=True, sixteen_bits=False),
+    "log_softmax": ActivationKernel((-255 / 16, 0.0), sixteen_bits=False),
+    "tanh": ActivationKernel((-1.0, 127 / 128), sixteen_bits=False),
+    "exponential": ActivationKernel(nonnegative=True, looked_up=True),
+    "gelu": ActivationKernel(looked_up=True, sixteen_bits=False),
+    "log": ActivationKernel(looked_up=True, sixteen_bits=False),
+    "rsqrt": ActivationKernel(nonnegative=True),
+}
+_NO_KERNEL = ActivationKernel()
+FUSED = frozenset(name for name, kernel in KERNELS.items() if kernel.clamps)
 
 # The converter leaves these in float where an activation is fused into them.
 NEVER_FUSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
-
-# Scales that LiteRT's kernels prescribe for outputs.
-FIXED_RANGES = {
-    "sigmoid": (0.0, 255 / 256),
-    "softmax": (0.0, 255 / 256),
-    "log_softmax": (-255 / 16, 0.0),
-    "tanh": (-1.0, 127 / 128),
-}
-
-NONNEGATIVE = frozenset({"relu", "relu6", "sigmoid", "softmax", "exponential", "rsqrt"})
-
-# Names of the activation functions that LiteRT has an exact integer kernel for.
-INTEGER = FUSED | set(FIXED_RANGES) | {"exponential", "gelu", "log", "rsqrt"}
 
 # Operations of `keras.ops`, and layers, that are activations.
 _OPERATIONS = {
@@ -40,18 +64,19 @@ _OPERATIONS = {
 
 def bounds_of(operation: Any) -> tuple[float, float] | None:
     """Returns the ends that an operation clips to, and the rounding behind it."""
-    found = isinstance(operation, Bounded)
-    return (operation.low, operation.high) if found else None
+    if not isinstance(operation, Bounded):
+        return None
+    return operation.low, operation.high
 
 
-def fixed_range(operation: Any) -> tuple[float, float] | None:
-    """Returns the range that kernels prescribe for an operation's output, if any."""
-    return FIXED_RANGES.get(activation_name(operation) or "")
+def kernel_of(operation: Any) -> ActivationKernel:
+    """Returns what the kernel of an operation's activation does, if it has one."""
+    return KERNELS.get(activation_name(operation) or "", _NO_KERNEL)
 
 
 def clamps(operation: Any) -> bool:
     """Returns whether an operation only clips, which the one before it can do."""
-    return isinstance(operation, Bounded) or activation_name(operation) in FUSED
+    return isinstance(operation, Bounded) or kernel_of(operation).clamps
 
 
 def activation_name(operation: Any) -> str | None:

@@ -63,7 +63,7 @@ def _merged(graph: Graph, chosen: Callable[[Any], bool]) -> Graph:
         node = node.reading(mapping)
         computation = _computation(node.operation) if chosen(node.operation) else None
         if computation is not None:
-            key = (*computation, repr(_described(node, id)))
+            key = (*computation, repr(_signature(node, id)))
             if key in first:
                 mapping |= dict(zip(node.output_tensors, first[key]))
                 continue
@@ -124,7 +124,7 @@ class _Expander:
         given = list(dict.fromkeys(node.inputs))
         parts = self.parts.setdefault(id(node.operation), Parts(node.operation))
         # One model stands for all calls in which the same arguments are one tensor.
-        key = (id(node.operation), repr(_described(node, given.index)))
+        key = (id(node.operation), repr(_signature(node, given.index)))
         if key not in self.models:
             try:
                 self.models[key] = _as_model(function, parts, node)
@@ -190,7 +190,7 @@ def _name_after(owner: str, operation: Any) -> None:
         operation.name = f"{owner}_{operation.name}"
 
 
-def _described(node: Node, name: Callable[[Tensor], Any]) -> Any:
+def _signature(node: Node, name: Callable[[Tensor], Any]) -> Any:
     """Returns the arguments of a call, such that equal ones can be told by `repr`.
 
     Args:

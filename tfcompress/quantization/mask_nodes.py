@@ -40,7 +40,7 @@ def with_explicit_masks(
             masks[node.output] = node.kwargs["mask"]
             before_masks = len(nodes)
             continue
-        node = _told(node, masks)
+        node = _with_masks(node, masks)
         nodes.append(node)
         if isinstance(node.operation, keras.Layer) and node.operation.supports_masking:
             made = _mask_nodes(node, masks)
@@ -58,7 +58,7 @@ def with_explicit_masks(
     return without_unread(graph, {reading[node] for node in added})
 
 
-def _told(node: Node, masks: dict[Tensor, Tensor]) -> Node:
+def _with_masks(node: Node, masks: dict[Tensor, Tensor]) -> Node:
     """Returns a call with the masks of its tensors among its arguments."""
     if not isinstance(node.operation, keras.Layer):
         return node

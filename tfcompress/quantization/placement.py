@@ -19,11 +19,10 @@ from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.layers import Flow, cell, rule_of
 from tfcompress.quantization.activations import (
     NEVER_FUSED,
-    NONNEGATIVE,
     activation_name,
     bounds_of,
     clamps,
-    fixed_range,
+    kernel_of,
 )
 from tfcompress.quantization.casts import is_float, values_of_cast
 from tfcompress.quantization.constants import has_numbers, own_numbers
@@ -183,12 +182,12 @@ class _Placement:
     def new_range(self, tensor: Tensor, name: str, operation: Any = None) -> None:
         if not is_float(tensor):
             return
-        nonnegative = activation_name(operation) in NONNEGATIVE
-        one = _Range(self.names.get(tensor, name), fixed=fixed_range(operation))
+        kernel = kernel_of(operation)
+        one = _Range(self.names.get(tensor, name), fixed=kernel.range)
         one.within = bounds_of(operation)
         one.covers = tensor in self.row_factors
         self.ranges[tensor] = one
-        self.after[tensor] = self.site(one, tensor, nonnegative)
+        self.after[tensor] = self.site(one, tensor, kernel.nonnegative)
 
     def is_observed(self, tensor: Tensor) -> bool:
         """Returns whether a softmax reads the tensor itself, and nobody else does."""

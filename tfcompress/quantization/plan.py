@@ -15,7 +15,7 @@ from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import Filters, matches, require_built, select, walk
 from tfcompress.layers import changes_nothing, rule_of
 from tfcompress.layers.integer_form import StaysFloat
-from tfcompress.quantization.activations import activation_name, bounds_of, fixed_range
+from tfcompress.quantization.activations import bounds_of, kernel_of
 from tfcompress.quantization.additive_masks import with_chosen_scores
 from tfcompress.quantization.casts import with_explicit_casts
 from tfcompress.quantization.constants import has_numbers, out_of_reach
@@ -54,7 +54,6 @@ _EIGHT_BIT_OPERATIONS = frozenset(
         *("NotEqual", "AddConstant", "AddWeight", "PReLU", "Flip"),
     }
 )
-_EIGHT_BIT_ACTIVATIONS = frozenset({"gelu", "log"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,8 +305,7 @@ def _is_8_bits_only(node: Node) -> bool:
     return (
         isinstance(node.operation, _EIGHT_BITS_ONLY)
         or kind in _EIGHT_BIT_OPERATIONS
-        or activation_name(node.operation) in _EIGHT_BIT_ACTIVATIONS
-        or fixed_range(node.operation) is not None
+        or not kernel_of(node.operation).sixteen_bits
         or bounds_of(node.operation) is not None
         or (kind == "Pad" and has_numbers(node))
     )

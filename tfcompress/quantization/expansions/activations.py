@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
 from tfcompress.layers.integer_form import Parts, StaysFloat
-from tfcompress.quantization.activations import INTEGER, activation_name
+from tfcompress.quantization.activations import KERNELS, activation_name
 from tfcompress.quantization.expansions.base import MASKED, expansion
 from tfcompress.quantization.primitives import Bounded
 
@@ -30,7 +30,7 @@ def activation(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
         return parts.add(copy, function.get_weights() or None)(x)
     name = activation_name(layer) or _description(function)
     builtin = str(getattr(function, "__module__", "")).startswith("keras.")
-    if builtin and name in INTEGER:
+    if builtin and name in KERNELS:
         return None
     if builtin and name in _BY_NAME:
         return _BY_NAME[name](parts, x)
@@ -242,7 +242,7 @@ _BY_NAME = {
 }
 
 # Names of all activation functions that have an integer form.
-KNOWN = INTEGER | set(_BY_NAME)
+KNOWN = frozenset({*KERNELS, *_BY_NAME})
 
 for _name, _with_alpha in (("Celu", celu), ("Elu", elu)):
     expansion(_name)(

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
-from tfcompress.quantization.activations import activation_name
+from tfcompress.quantization.activations import activation_name, kernel_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import FloatBorder
 from tfcompress.quantization.graph_roundings import (
@@ -37,8 +37,6 @@ from tfcompress.quantization.primitives import AddConstant
 _AVERAGES = layers.AveragePooling1D | layers.AveragePooling2D
 _RESIZES = layers.UpSampling2D | layers.Resizing
 _LAST = "channels_last"
-# Kernels of LiteRT's own, of which XNNPACK has no integer form.
-_LOOKED_UP = ("exponential", "gelu", "log")
 
 
 def with_integer_sums(graph: Graph) -> Graph:
@@ -214,7 +212,7 @@ def _sum_scales(
     if activation_name(operation) in ("relu", "relu6"):
         ratio = np.float32(given[0].step()) / np.float32(rounding.step())
         return SumScales(given[0].step(), float(ratio), fixed_point=True)
-    if activation_name(operation) in _LOOKED_UP:
+    if kernel_of(operation).looked_up:
         return lookup_scales(rounding)
     means = layers.GlobalAveragePooling1D | layers.GlobalAveragePooling2D
     read, made = node.inputs[0].shape[1:], node.output.shape[1:]
