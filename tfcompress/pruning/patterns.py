@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from tfcompress.core.arguments import integer
+from tfcompress.core.configured import Configured
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.core.select import exclude
@@ -17,7 +18,7 @@ from tfcompress.pruning.sites import Site
 from tfcompress.schedules import Schedule
 
 
-class Pattern:
+class Pattern(Configured):
     """Base class of patterns: which weights are kept or dropped together.
 
     A pattern turns the scores of weights into scores of units (`reduce`), and a mask
@@ -77,13 +78,6 @@ class Pattern:
                 fix="use pattern='unstructured' or change the layers' sizes",
             )
         return kept
-
-    def get_config(self) -> dict:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Pattern:
-        return cls(**config)
 
 
 patterns: Registry[Pattern] = Registry("pruning pattern", Pattern)
@@ -176,9 +170,6 @@ class NOfM(Pattern):
                 expected=f"final sparsity {self.sparsity:g}",
             )
 
-    def get_config(self) -> dict:
-        return {"n": self.n, "m": self.m}
-
 
 @patterns.register("block")
 class Block(Pattern):
@@ -233,9 +224,6 @@ class Block(Pattern):
         if inputs % self.shape[0] or outputs % self.shape[1]:
             return "their channels are no multiples of {}x{}".format(*self.shape)
         return None
-
-    def get_config(self) -> dict:
-        return {"shape": list(self.shape)}
 
 
 @patterns.register("channel")
@@ -299,9 +287,6 @@ class Channel(Pattern):
             found = [getattr(layer, "bias", None)]
             found += [norm.gamma, norm.beta] if norm is not None else []
         return [v for v in found if v is not None and v.trainable]
-
-    def get_config(self) -> dict:
-        return {"round_to": self.round_to}
 
 
 def to_matrix(values: Any, kernel: Kernel) -> Any:

@@ -177,9 +177,6 @@ class _Growth(GradientCriterion):
         super().build(site)
         self._lots = keras.random.SeedGenerator(site.size)
 
-    def get_config(self) -> dict:
-        return {"method": self.method}
-
 
 def kept_counts(sites: list[Site], sparsity: float, budget: str) -> list[int]:
     """Returns how many weights each kernel keeps under a layer budget.

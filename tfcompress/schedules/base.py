@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.configured import Configured
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.registry import Registry
 
@@ -26,7 +27,7 @@ class FitSpan:
         return self.last - self.first + 1
 
 
-class Schedule:
+class Schedule(Configured):
     """Base class of schedules.
 
     To write your own, override `value(progress)` and `get_config`, and register the
@@ -163,17 +164,6 @@ class Schedule:
                 CompressionWarning,
                 stacklevel=2,
             )
-
-    def get_config(self) -> dict:
-        return {
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "frequency": self.frequency,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict) -> Schedule:
-        return cls(**config)
 
     def _resolved(self) -> tuple[int, int | None]:
         begin, end = self.begin_step, self.end_step

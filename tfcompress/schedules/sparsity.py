@@ -49,9 +49,6 @@ class ConstantSparsity(Schedule):
     def value(self, progress: Any) -> Any:
         return ops.zeros_like(progress) + self.target_sparsity
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "target_sparsity": self.target_sparsity}
-
 
 class GrowingSparsity(Schedule):
     """Base class of schedules from one sparsity to another; override `value`.
@@ -73,13 +70,6 @@ class GrowingSparsity(Schedule):
         super().__init__(begin_step, end_step, frequency)
         self.initial_sparsity = checked_sparsity("initial_sparsity", initial_sparsity)
         self.final_sparsity = checked_sparsity("final_sparsity", final_sparsity)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "initial_sparsity": self.initial_sparsity,
-            "final_sparsity": self.final_sparsity,
-        }
 
     def between(self, share: Any) -> Any:
         """Returns the sparsity at a `share` of the way from initial to final."""
@@ -130,9 +120,6 @@ class PolynomialSparsity(GrowingSparsity):
 
     def value(self, progress: Any) -> Any:
         return self.between(1.0 - ops.power(1.0 - progress, self.power))
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "power": self.power}
 
 
 @schedules.register("cosine")

@@ -53,6 +53,3 @@ class MagnitudeThreshold(Schedule):
 
     def value(self, progress: Any) -> Any:
         return self.threshold * progress
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "threshold": self.threshold}

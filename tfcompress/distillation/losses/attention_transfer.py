@@ -59,9 +59,6 @@ class AttentionTransfer(DistillationLoss):
         theirs, ours = match_places(theirs, ours, type(self).__name__)
         return ops.sum(ops.square(_unit(theirs) - _unit(ours)), axis=-1)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "power": self.power}
-
 
 def _unit(maps: Any) -> Any:
     flat = ops.reshape(maps, (ops.shape(maps)[0], -1))

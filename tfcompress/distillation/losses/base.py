@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.configured import Configured
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.distillation.weighting import (
@@ -23,7 +24,7 @@ LOSSES: Registry[keras.distillation.DistillationLoss] = Registry(
 )
 
 
-class DistillationLoss(keras.distillation.DistillationLoss):
+class DistillationLoss(Configured, keras.distillation.DistillationLoss):
     """Base class of the losses here; also a base for losses of your own.
 
     Override `values(teacher, student)`: it receives float32 tensors of shape
@@ -98,12 +99,6 @@ class DistillationLoss(keras.distillation.DistillationLoss):
     def validate_outputs(self, teacher_outputs: Any, student_outputs: Any) -> None:
         # `values` says what it needs in words of its own.
         pass
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "teacher_layer_name": self.teacher_layer_name,
-            "student_layer_name": self.student_layer_name,
-        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

@@ -67,6 +67,3 @@ class BoundedRegression(DistillationLoss):
         error = ops.sum(ops.square(student - labels), axis=axes)
         bound = ops.sum(ops.square(teacher - labels), axis=axes)
         return ops.where(error + self.margin > bound, error, 0.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "margin": self.margin}

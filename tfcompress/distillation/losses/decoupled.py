@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from tfcompress.distillation.losses.base import (
@@ -89,14 +88,6 @@ class DecoupledKnowledge(DistillationLoss):
             rest,
             ops.where(target, 0.0, others) + ops.where(target, _NEVER, 0.0),
         )
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "alpha": self.alpha,
-            "beta": self.beta,
-            "temperature": keras.saving.serialize_keras_object(self.temperature),
-        }
 
 
 def _target(teacher: Any, labels: Any) -> Any:

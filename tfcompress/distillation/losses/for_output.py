@@ -78,12 +78,6 @@ class ForOutput(DistillationLoss):
             return outputs.get(self.output)
         return outputs[position] if isinstance(position, int) else None
 
-    def get_config(self) -> dict[str, Any]:
-        return {
-            "output": self.output,
-            "loss": keras.saving.serialize_keras_object(self.loss),
-        }
-
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ForOutput:
         loss = keras.saving.deserialize_keras_object(config["loss"])

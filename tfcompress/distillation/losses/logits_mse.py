@@ -56,6 +56,3 @@ class LogitsMSE(DistillationLoss):
                 x - ops.mean(x, axis=-1, keepdims=True) for x in (teacher, student)
             )
         return ops.mean(ops.square(student - teacher), axis=-1)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "center": self.center}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from tfcompress.distillation.losses.base import (
@@ -63,9 +62,3 @@ class MultiLabel(DistillationLoss):
         no = ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student)
         p = ops.sigmoid(teacher)
         return ops.mean(p * yes + (1.0 - p) * no, axis=-1) * temperature**2
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "temperature": keras.saving.serialize_keras_object(self.temperature),
-        }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from tfcompress.distillation.formulas import soft_divergence
@@ -68,10 +67,3 @@ class SoftLabels(DistillationLoss):
                 ops.log(ops.clip(x, 1e-7, 1.0)) for x in (teacher, student)
             )
         return soft_divergence(teacher, student, now(self.temperature))
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "temperature": keras.saving.serialize_keras_object(self.temperature),
-            "from_probabilities": self.from_probabilities,
-        }

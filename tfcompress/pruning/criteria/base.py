@@ -8,10 +8,11 @@ import keras
 from keras import ops
 
 from tfcompress.core.arguments import number
+from tfcompress.core.configured import Configured
 from tfcompress.core.registry import Registry
 
 
-class Criterion:
+class Criterion(Configured):
     """Base class of pruning criteria: `score(weights)`, higher = keep.
 
     To write your own, override `score` and `get_config` and register the class with
@@ -42,13 +43,6 @@ class Criterion:
         copy = type(self).from_config(self.get_config())
         copy.build(site)
         return copy
-
-    def get_config(self) -> dict:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Criterion:
-        return cls(**config)
 
 
 class GradientCriterion(Criterion):
@@ -97,9 +91,6 @@ class GradientCriterion(Criterion):
 
     def score(self, weights: Any) -> Any:
         return (1 - self.decay) * self.evidence
-
-    def get_config(self) -> dict:
-        return {"decay": self.decay}
 
 
 criteria: Registry[Criterion] = Registry("pruning criterion", Criterion)

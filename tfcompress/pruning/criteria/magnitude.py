@@ -33,6 +33,3 @@ class Magnitude(Criterion):
 
     def score(self, weights: Any) -> Any:
         return ops.abs(weights) if self.p == 1 else ops.square(weights)
-
-    def get_config(self) -> dict:
-        return {"p": self.p}

@@ -49,6 +49,3 @@ class Random(Criterion):
 
     def score(self, weights: Any) -> Any:
         return ops.convert_to_tensor(self._lot)
-
-    def get_config(self) -> dict:
-        return {"seed": self.seed}

@@ -52,6 +52,3 @@ class Snip(GradientCriterion):
 
     def score(self, weights: Any) -> Any:
         return ops.abs(self.evidence)
-
-    def get_config(self) -> dict:
-        return {"batches": self.batches}

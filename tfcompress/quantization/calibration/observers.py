@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from tfcompress.core.arguments import number
+from tfcompress.core.configured import Configured
 from tfcompress.core.registry import Registry
 
 
-class Observer:
+class Observer(Configured):
     """Base class of observers: `range_of(counts, edges, num_bits)` -> `(low, high)`.
 
     To write your own, override `range_of` and `get_config`, and register the class
@@ -29,13 +30,6 @@ class Observer:
             num_bits: bits of an activation.
         """
         raise NotImplementedError
-
-    def get_config(self) -> dict:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Observer:
-        return cls(**config)
 
 
 observers: Registry[Observer] = Registry("observer", Observer)
@@ -99,9 +93,6 @@ class PercentileObserver(Observer):
         low = edges[int(below.sum())]
         high = edges[len(counts) - int(above.sum())]
         return float(min(low, high)), float(max(low, high))
-
-    def get_config(self) -> dict:
-        return {"percentile": self.percentile}
 
 
 @observers.register("mse")

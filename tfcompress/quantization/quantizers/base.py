@@ -6,10 +6,11 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.configured import Configured
 from tfcompress.core.registry import Registry
 
 
-class Quantizer:
+class Quantizer(Configured):
     """Base class of weight quantizers: `quantizer(weights, axes)` -> rounded weights.
 
     To write your own, override `__call__` and `get_config` and register the class
@@ -35,13 +36,6 @@ class Quantizer:
             **states: present values of what `states` named.
         """
         raise NotImplementedError
-
-    def get_config(self) -> dict:
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict) -> Quantizer:
-        return cls(**config)
 
 
 def straight_through(weights: Any, rounded: Any) -> Any:

@@ -71,6 +71,3 @@ class LearnedStepQuantizer(Quantizer):
         step = ops.maximum(ops.abs(step), 1e-8)
         steps = ops.clip(weights / step, -self.levels, self.levels)
         return straight_through(steps, ops.round(steps)) * step
-
-    def get_config(self) -> dict:
-        return {"num_bits": self.num_bits}

@@ -53,6 +53,3 @@ class TernaryQuantizer(Quantizer):
         count = ops.maximum(ops.sum(kept, axis=axes, keepdims=True), 1.0)
         scale = ops.sum(kept * sizes, axis=axes, keepdims=True) / count
         return straight_through(weights, scale * kept * ops.sign(weights))
-
-    def get_config(self) -> dict:
-        return {"threshold": self.threshold}

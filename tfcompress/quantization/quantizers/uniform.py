@@ -59,6 +59,3 @@ class UniformQuantizer(Quantizer):
         scale = ops.where(largest > 0, largest, 1.0) / (2 ** (self.num_bits - 1) - 1)
         rounded = ops.round(weights / scale) * scale
         return straight_through(weights, rounded)
-
-    def get_config(self) -> dict:
-        return {"num_bits": self.num_bits, "granularity": self.granularity}

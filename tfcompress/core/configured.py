@@ -1,0 +1,40 @@
+"""Objects that are described by the arguments they were made with."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import keras
+
+
+class Configured:
+    """An object that keeps each argument of its `__init__` as an attribute of its name.
+
+    A subclass that keeps something else writes a `get_config` of its own, as for Keras,
+    and may add to that of its base.
+    """
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments that make an equal object, for `keras.saving`."""
+        # Where a subclass has a `get_config` of its own, this one is its base's.
+        owner = next(
+            cls
+            for cls in type(self).__mro__
+            if getattr(cls, "get_config", None) is Configured.get_config
+        )
+        names = list(inspect.signature(owner).parameters)
+        return {
+            name: _plain(getattr(self, name)) for name in names if hasattr(self, name)
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Returns the object that was made with these arguments."""
+        return cls(**config)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return keras.saving.serialize_keras_object(value)
