@@ -49,7 +49,6 @@ class Space:
         considered: the techniques and their strengths.
         baseline: what its artifact costs.
         weights: how many weights its kernels have.
-        fragile: layers that mind each probe of the sensitivity most.
         epochs: of each candidate.
         seed: of everything random.
     """

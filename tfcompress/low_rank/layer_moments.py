@@ -78,7 +78,7 @@ def layer_moments(
     ]
     with contextlib.ExitStack() as stack:
         for one in sums:
-            stack.enter_context(InputRecorder(one.layer, one.add)).seen = 0
+            stack.enter_context(InputRecorder(one.layer, one.add))
         for batch in data:
             with untouched(model):
                 model(batch, training=False)

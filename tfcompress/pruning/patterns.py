@@ -22,7 +22,8 @@ class Pattern(Configured):
     """Base class of patterns: which weights are kept or dropped together.
 
     A pattern turns the scores of weights into scores of units (`reduce`), and a mask
-    of units into a mask of weights (`expand`). What fits it not is left out, by name.
+    of units into a mask of weights (`expand`). Kernels that do not fit are left out
+    and named.
 
     Attributes:
         granule: the number of units that a kernel keeps is a multiple of it.

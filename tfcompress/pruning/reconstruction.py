@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any
 
 import keras
@@ -147,20 +149,17 @@ def _in_order(
 ) -> list[tuple[Site, int]]:
     """Returns the sites in the order in which they run, and how often each does."""
     order: list[int] = []
-    recorders = [
-        InputRecorder(site.layer, lambda _, i=i: order.append(i))  # type: ignore[misc]
-        for i, site in enumerate(sites)
-    ]
-    for recorder in recorders:
-        recorder.__enter__()
-        recorder.seen = 0
-    try:
+    with contextlib.ExitStack() as stack:
+        for number, site in enumerate(sites):
+            show = functools.partial(_note, order, number)
+            stack.enter_context(InputRecorder(site.layer, show))
         with untouched(model):
             model(next(iter(data)), training=False)
-    finally:
-        for recorder in recorders:
-            recorder.__exit__()
     return [(sites[i], order.count(i)) for i in dict.fromkeys(order)]
+
+
+def _note(order: list[int], number: int, _: Any) -> None:
+    order.append(number)
 
 
 def _prune(

@@ -9,8 +9,6 @@ from tfcompress.compression.run import Run
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
 
-STAGES: Registry[Stage] = Registry("stage of a recipe")
-
 SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 COUNT = {"type": "integer", "minimum": 1}
 
@@ -85,3 +83,6 @@ class Stage:
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+STAGES: Registry[Stage] = Registry("stage of a recipe", Stage)
