@@ -1,13 +1,17 @@
 """Every registered class keeps its contract."""
 
+import inspect
+
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
 from tfcompress import ConstantSparsity, PolynomialSparsity
-from tfcompress.layers import rule_of
+from tfcompress.layers import TRAINING_ONLY, rows, rule_of
 from tfcompress.pruning.criteria import criteria
 from tfcompress.pruning.patterns import patterns
+from tfcompress.quantization.calibration.observers import observers
 from tfcompress.quantization.quantizers import UniformQuantizer, quantizers
 from tfcompress.schedules import (
     CosineSparsity,
@@ -146,3 +150,97 @@ class Scaled(layers.Dense):
 
 def test_a_subclass_inherits_the_rule():
     assert rule_of(Scaled(2)) is rule_of(keras.layers.Dense(2))
+
+
+# What reads several tensors, whole numbers or texts, or holds a layer, where
+# `check_layer_rule` gives one tensor of real numbers; test_layer_table.py and
+# test_macs.py have these.
+OTHER_INPUTS = {
+    *("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"),
+    *("Attention", "AdditiveAttention", "MultiHeadAttention", "GroupedQueryAttention"),
+    *("Embedding", "CategoryEncoding", "Hashing", "HashedCrossing", "IntegerLookup"),
+    *("StringLookup", "TextVectorization", "InputLayer"),
+    *("RNN", "Bidirectional", "TimeDistributed"),
+}
+MORE_LAYERS = {
+    "LayerNormalization": (layers.LayerNormalization(), (4, 3)),
+    "RMSNormalization": (layers.RMSNormalization(), (4, 3)),
+    "UnitNormalization": (layers.UnitNormalization(), (3,)),
+    "GroupNormalization": (layers.GroupNormalization(2), (4, 4)),
+    "Normalization": (layers.Normalization(mean=1.0, variance=2.0), (3,)),
+    "Discretization": (layers.Discretization([0.0, 1.0]), (3,)),
+    "Masking": (layers.Masking(), (4, 3)),
+    "Resizing": (layers.Resizing(3, 5, interpolation="nearest"), (4, 4, 3)),
+    "CenterCrop": (layers.CenterCrop(2, 2), (4, 4, 3)),
+    "ConvLSTM1D": (layers.ConvLSTM1D(2, 2), (3, 4, 2)),
+    "ConvLSTM2D": (layers.ConvLSTM2D(2, 2), (2, 4, 4, 2)),
+    "ConvLSTM3D": (layers.ConvLSTM3D(2, 2), (2, 3, 3, 3, 1)),
+    "SpatialDropout3D": (layers.SpatialDropout3D(0.5), (3, 3, 3, 2)),
+    "MaxPooling3D": (layers.MaxPooling3D(2), (4, 4, 4, 2)),
+    "AveragePooling3D": (layers.AveragePooling3D(2), (4, 4, 4, 2)),
+    "GlobalMaxPooling3D": (layers.GlobalMaxPooling3D(), (4, 4, 4, 2)),
+    "GlobalAveragePooling3D": (layers.GlobalAveragePooling3D(), (4, 4, 4, 2)),
+    "ZeroPadding3D": (layers.ZeroPadding3D(), (3, 3, 3, 2)),
+    "Cropping3D": (layers.Cropping3D(), (4, 4, 4, 2)),
+    "UpSampling3D": (layers.UpSampling3D(), (2, 2, 2, 2)),
+}
+
+
+def described_types():
+    """Returns the layers of Keras that the table says something of."""
+    kinds = (row.layer_type for row in rows() if row.flow is not None)
+    return {
+        kind.__name__
+        for kind in kinds
+        if isinstance(kind, type) and kind.__module__.startswith("keras.")
+    }
+
+
+def test_every_row_of_the_table_has_an_example_here():
+    shown = {type(layer).__name__ for layer, _ in LAYERS} | set(MORE_LAYERS)
+    random = {kind.__name__ for kind in TRAINING_ONLY}
+    assert described_types() - shown - random == OTHER_INPUTS
+    assert not (shown | random) & OTHER_INPUTS
+
+
+@pytest.mark.parametrize("name", MORE_LAYERS)
+def test_layer_rule_of_more(name):
+    layer, shape = MORE_LAYERS[name]
+    assert rule_of(layer) is not None
+    assert check_layer_rule(rule_of(layer), layer, shape) is None
+
+
+# It reads boxes, and no picture.
+OF_PICTURES = [k for k in TRAINING_ONLY if k is not layers.MaxNumBoundingBoxes]
+
+
+@pytest.mark.parametrize("kind", OF_PICTURES, ids=lambda kind: kind.__name__)
+def test_what_is_for_training_only_changes_nothing_afterwards(kind):
+    options = {
+        "ActivityRegularization": {"l2": 0.1},
+        "RandomBrightness": {"factor": 0.5, "value_range": (0, 1)},
+        "RandomPosterization": {"factor": 4},
+        "RandomTranslation": {"height_factor": 0.2, "width_factor": 0.2},
+        "RandomZoom": {"height_factor": 0.2},
+    }
+    arguments = {"rate": 0.5, "factor": 0.5, "stddev": 0.5, "height": 4, "width": 4}
+    known = inspect.signature(kind).parameters
+    given = options.get(
+        kind.__name__, {k: arguments[k] for k in known if k in arguments}
+    )
+    rank = {"SpatialDropout1D": 2, "SpatialDropout3D": 4}.get(kind.__name__, 3)
+    x = np.random.default_rng(0).random((2, *(4,) * (rank - 1), 3)).astype("float32")
+    y = kind(**given)(x, training=False)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(y), x)
+
+
+@pytest.mark.parametrize("name", observers.names())
+def test_observer(name):
+    values = np.random.default_rng(0).normal(size=4096).astype("float32")
+    counts, edges = np.histogram(values, 256)
+    observer = observers.get(name)
+    low, high = observer.range_of(counts, edges, 8)
+    assert edges[0] <= low < 0 < high <= edges[-1]
+    assert high - low > 0.5 * (edges[-1] - edges[0])
+    again = type(observer).from_config(observer.get_config())
+    assert again.range_of(counts, edges, 8) == (low, high)

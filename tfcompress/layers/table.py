@@ -28,14 +28,24 @@ def layer_table(operations: bool = False) -> list[dict[str, str]]:
     ('kernel', 'own form', 'formula', 'dense')
     """
     shown = [row for row in rows() if operations or not isinstance(row.layer_type, str)]
-    kept = [row for row in shown if _is_of_keras(row)]
-    return sorted(map(_described, kept), key=lambda row: row["layer"].lower())
+    # Layers that tfcompress itself puts into models are nobody's to ask for.
+    shown = [row for row in shown if _package(row) != "tfcompress"]
+    return sorted(map(_described, shown), key=lambda row: row["layer"].lower())
 
 
-def _is_of_keras(row: LayerRule) -> bool:
-    """Leaves out layers that tfcompress itself puts into models."""
+def layers_by(key: str) -> list[list[str]]:
+    """Returns each value of a column of `layer_table`, and Keras' layers of it."""
+    layers: dict[str, list[str]] = {}
+    of_keras = [_described(row) for row in rows() if _package(row) == "keras"]
+    for row in sorted(of_keras, key=lambda row: row["layer"].lower()):
+        layers.setdefault(row[key], []).append(f"`{row['layer']}`")
+    return [[value, ", ".join(names)] for value, names in sorted(layers.items())]
+
+
+def _package(row: LayerRule) -> str:
+    """Returns whose layer it is; operations are nobody's by their names."""
     kind = row.layer_type
-    return isinstance(kind, str) or not kind.__module__.startswith("tfcompress.")
+    return "" if isinstance(kind, str) else kind.__module__.split(".")[0]
 
 
 def _described(row: LayerRule) -> dict[str, str]:
@@ -57,11 +67,3 @@ def _macs(row: LayerRule) -> Any:
     if row.macs is not None:
         return "none" if row.macs is no_products else "formula"
     return "those of what it holds" if row.holds else "what `call` does"
-
-
-def layers_by(key: str) -> list[list[str]]:
-    """Returns each value of a column of `layer_table`, and the layers that have it."""
-    layers: dict[str, list[str]] = {}
-    for row in layer_table():
-        layers.setdefault(row[key], []).append(f"`{row['layer']}`")
-    return [[value, ", ".join(names)] for value, names in sorted(layers.items())]
