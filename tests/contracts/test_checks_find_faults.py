@@ -45,10 +45,10 @@ class TooLarge(Linear):
 class Forgetful(Linear):
     def __init__(self, height=0.5, **kwargs):
         super().__init__(**kwargs)
-        self.height = height
+        self._height = height
 
     def value(self, progress):
-        return self.height * progress
+        return self._height * progress
 
 
 class Unregistered(Linear):

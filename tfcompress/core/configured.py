@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+_PACKED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 class Configured:
     """An object that keeps each argument of its `__init__` as an attribute of its name.
@@ -23,15 +25,31 @@ class Configured:
             for cls in type(self).__mro__
             if getattr(cls, "get_config", None) is Configured.get_config
         )
-        names = list(inspect.signature(owner).parameters)
         return {
-            name: _plain(getattr(self, name)) for name in names if hasattr(self, name)
+            name: _plain(getattr(self, name))
+            for name in _arguments(owner)
+            if hasattr(self, name)
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Returns the object that was made with these arguments."""
         return cls(**config)
+
+
+def _arguments(kind: type) -> dict[str, None]:
+    """Returns the names of the arguments that make an object, those of bases behind."""
+    names: dict[str, None] = {}
+    for cls in kind.__mro__:
+        if "__init__" in vars(cls):
+            _, *parameters = inspect.signature(
+                vars(cls)["__init__"]
+            ).parameters.values()
+            named = (p.name for p in parameters if p.kind not in _PACKED)
+            names.update(dict.fromkeys(named))
+            if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+                break  # nothing is handed on to the next class
+    return names
 
 
 def _plain(value: Any) -> Any:
