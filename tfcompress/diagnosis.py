@@ -20,7 +20,7 @@ from tfcompress.core.errors import (
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.samples import states_of
 from tfcompress.core.select import require_built, walk
-from tfcompress.exporters.artifact import Artifact, get_exporter
+from tfcompress.exporters.artifact import EXPORTERS, Artifact, Format, get_exporter
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.operations import layers_with
 from tfcompress.exporters.tracing import trace
@@ -151,7 +151,7 @@ def doctor(
     planned = None if scheme is None else plan(model, scheme)
     findings = [
         *_of_model(model, exporter.limits, planned),
-        *_of_layers(model, format, exporter.limits, planned),
+        *_of_layers(model, exporter, planned),
         *_of_graph(model, exporter.limits),
     ]
     coverage = None
@@ -216,9 +216,10 @@ def _of_model(
 
 
 def _of_layers(
-    model: keras.Model, format: Any, limits: Limits, planned: Plan | None
+    model: keras.Model, exporter: Format, planned: Plan | None
 ) -> Iterator[Finding]:
     """Yields the layers that the tables know something against."""
+    limits = exporter.limits
     severity: Any = "warning" if limits.float_models else "error"
     if planned is not None and limits.activations:
         for layer in planned.impossible:
@@ -226,11 +227,14 @@ def _of_layers(
         for layer in planned.float_layers:
             yield Finding(severity, layer.name, layer.kind, layer.reason, layer.fix)
         return  # the other layers are replaced by such as have integer kernels
+    # The format may have been given as an instance or a config.
+    formats = [f for f in EXPORTERS.names() if type(exporter) is EXPORTERS.class_of(f)]
     named = limits.layers
     for path, part in walk(model):
         refused_by = cell(part, "refused_by") or {}
         known = [cls.__name__ for cls in type(part).__mro__ if cls.__name__ in named]
-        said = refused_by.get(format) or (named[known[0]] if known else None)
+        said = next((refused_by[f] for f in formats if f in refused_by), None)
+        said = said or (named[known[0]] if known else None)
         if said is not None:
             fix = "replace the layer, or do what is said there"
             yield Finding("warning", path, type(part).__name__, said, fix)

@@ -7,6 +7,7 @@ from keras import ops
 
 import tfcompress
 from tfcompress import Kernel, LayerRule, Matrix, PruneWeights, register_layer_rule
+from tfcompress.exporters.artifact import get_exporter
 from tfcompress.layers import rules
 
 pytestmark = pytest.mark.export
@@ -150,3 +151,7 @@ def test_a_row_tells_doctor_what_a_format_cannot_take(model, monkeypatch):
         ("new", "has no operator")
     ]
     assert tfcompress.doctor(model, "tflite", trial=False).findings == ()
+    exporter = get_exporter("onnx")
+    for format in (exporter, keras.saving.serialize_keras_object(exporter)):
+        again = tfcompress.doctor(model, format, trial=False)
+        assert [f.problem for f in again.findings] == ["has no operator"]
