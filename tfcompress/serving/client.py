@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import math
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import numpy as np
 
 from tfcompress.child.probing import require
-from tfcompress.core.errors import InvalidArgumentError, ServingError
+from tfcompress.core.errors import InvalidArgumentError, one_line
+from tfcompress.serving.failures import malformed, refused, unreachable
+from tfcompress.serving.rest import Rest
 
 DEFAULT = "serving_default"
 
@@ -28,7 +30,7 @@ class Client:
         url: "http://host:8501", "https://..." or "grpc://host:8500".
         model: the name of the model.
         version: its version; None for the one the server prefers.
-        timeout: seconds until a request fails.
+        timeout: seconds until a request fails, for the whole of it.
 
     Example:
 
@@ -44,13 +46,7 @@ class Client:
     def __init__(
         self, url: str, model: str, version: int | None = None, timeout: float = 30.0
     ):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https", "grpc") or not parts.netloc:
-            raise InvalidArgumentError(
-                "The client cannot use this address.",
-                received=repr(url),
-                expected="http://host:port, https://host:port or grpc://host:port",
-            )
+        parts = _address(url)
         if not model or "/" in model or ".." in model:
             raise InvalidArgumentError(
                 "Bad name of a model.",
@@ -61,7 +57,11 @@ class Client:
             raise InvalidArgumentError(
                 "Bad `version`.", received=repr(version), expected="None, 1, 2, ..."
             )
-        kind = _GRPC if parts.scheme == "grpc" else _REST
+        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
+            raise InvalidArgumentError(
+                "Bad `timeout`.", received=repr(timeout), expected="seconds, above 0"
+            )
+        kind = _GRPC if parts.scheme == "grpc" else Rest
         self._transport = kind(url, model, version, timeout)
 
     def predict(
@@ -75,7 +75,8 @@ class Client:
             signature: which signature to call.
 
         Raises:
-            ServingError: if the server refuses, or cannot be reached.
+            ServingError: if the server refuses, cannot be reached, gives no whole
+                answer in time, redirects, or answers with what is no prediction.
         """
         if not isinstance(arrays, Mapping):
             arrays = {None: arrays}
@@ -138,57 +139,6 @@ class Client:
         return names
 
 
-class _REST:
-    """Column-wise JSON; binary values in base64."""
-
-    def __init__(self, url: str, model: str, version: int | None, timeout: float):
-        require("requests", "serving")
-        import requests
-
-        path = f"{url.rstrip('/')}/v1/models/{quote(model)}"
-        self._path = path if version is None else f"{path}/versions/{version}"
-        self._timeout, self._session = timeout, requests.Session()
-
-    def predict(self, arrays: dict[str, np.ndarray], signature: str) -> dict:
-        body = {
-            "signature_name": signature,
-            "inputs": {name: _to_json(array) for name, array in arrays.items()},
-        }
-        outputs = self._call("POST", ":predict", body)["outputs"]
-        outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
-        return {name: _from_json(value) for name, value in outputs.items()}
-
-    def signatures(self) -> Mapping[str, Any]:
-        from google.protobuf import json_format
-        from tensorflow_serving.apis import get_model_metadata_pb2
-
-        found = self._call("GET", "/metadata")["metadata"]["signature_def"]
-        definitions = get_model_metadata_pb2.SignatureDefMap()
-        json_format.ParseDict(found, definitions, ignore_unknown_fields=True)
-        return definitions.signature_def
-
-    def status(self) -> dict[int, str]:
-        found = self._call("GET", "")["model_version_status"]
-        return {int(entry["version"]): entry["state"] for entry in found}
-
-    def close(self) -> None:
-        self._session.close()
-
-    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        import requests
-
-        try:
-            answer = self._session.request(
-                method, self._path + path, json=body, timeout=self._timeout
-            )
-            content = answer.json()
-        except (requests.RequestException, ValueError) as error:
-            raise _unreachable(self._path, str(error)) from error
-        if answer.status_code != 200:
-            raise _refused(self._path, content.get("error", answer.text))
-        return content
-
-
 class _GRPC:
     """PredictionService and ModelService through the official stubs."""
 
@@ -200,7 +150,7 @@ class _GRPC:
             prediction_service_pb2_grpc,
         )
 
-        self._address, self._timeout = urlsplit(url).netloc, timeout
+        self._address, self._timeout = urlsplit(url).netloc.rpartition("@")[2], timeout
         self._model, self._version = model, version
         # The default of 4 MB is one large batch of images.
         sizes = [("grpc.max_receive_message_length", -1)]
@@ -220,16 +170,27 @@ class _GRPC:
         for name, array in arrays.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
         reply = self._call(self._prediction.Predict, request)
-        return {name: tf.make_ndarray(value) for name, value in reply.outputs.items()}
+        if not reply.outputs:
+            raise malformed(self._address, "no output")
+        try:
+            return {name: tf.make_ndarray(v) for name, v in reply.outputs.items()}
+        except (TypeError, ValueError) as error:
+            raise malformed(self._address, one_line(error)) from error
 
     def signatures(self) -> Mapping[str, Any]:
+        from google.protobuf.message import DecodeError
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         request = self._named(get_model_metadata_pb2.GetModelMetadataRequest())
         request.metadata_field.append("signature_def")
         reply = self._call(self._prediction.GetModelMetadata, request)
         definitions = get_model_metadata_pb2.SignatureDefMap()
-        reply.metadata["signature_def"].Unpack(definitions)
+        try:
+            whole = reply.metadata["signature_def"].Unpack(definitions)
+        except DecodeError as error:
+            raise malformed(self._address, one_line(error)) from error
+        if not whole:
+            raise malformed(self._address, "no signatures")
         return definitions.signature_def
 
     def status(self) -> dict[int, str]:
@@ -237,8 +198,11 @@ class _GRPC:
 
         request = self._named(get_model_status_pb2.GetModelStatusRequest())
         reply = self._call(self._models.GetModelStatus, request)
-        state = get_model_status_pb2.ModelVersionStatus.State
-        return {e.version: state.Name(e.state) for e in reply.model_version_status}
+        names = get_model_status_pb2.ModelVersionStatus.State.Name
+        try:
+            return {e.version: names(e.state) for e in reply.model_version_status}
+        except ValueError as error:
+            raise malformed(self._address, one_line(error)) from error
 
     def close(self) -> None:
         self._channel.close()
@@ -257,35 +221,37 @@ class _GRPC:
         except grpc.RpcError as error:
             reason = f"{error.code().name}: {error.details()}"
             lost = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-            found = _unreachable if error.code() in lost else _refused
+            found = unreachable if error.code() in lost else refused
             raise found(self._address, reason) from error
+
+
+def _address(url: str) -> SplitResult:
+    """Returns the parts of an address that the client can use."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        said = parts._replace(query="", fragment="").geturl().rpartition("@")[2]
+        if (
+            parts.scheme in ("http", "https", "grpc")
+            and parts.hostname
+            and not parts.query
+            and not parts.fragment
+        ):
+            return parts
+    except (ValueError, AttributeError, TypeError):
+        # What cannot be parsed may hold a password anywhere.
+        said = f"a {type(url).__name__}"
+    raise InvalidArgumentError(
+        "The client cannot use this address.",
+        received=said,
+        expected="http://host:port, https://host:port or grpc://host:port",
+    )
 
 
 def _array(value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind in "US":
         array = array.astype(object)
-    return array.astype("float32") if array.dtype == "float64" else array
-
-
-def _to_json(array: np.ndarray) -> Any:
-    if array.dtype == object:
-        return (
-            [_to_json(np.asarray(v, object)) for v in array]
-            if array.ndim
-            else (
-                {"b64": base64.b64encode(array.item()).decode()}
-                if isinstance(array.item(), bytes)
-                else array.item()
-            )
-        )
-    return array.tolist()
-
-
-def _from_json(value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    if array.dtype.kind == "U":
-        return np.char.encode(array, "utf-8").astype(object)
     return array.astype("float32") if array.dtype == "float64" else array
 
 
@@ -296,21 +262,3 @@ def _spec(info: Any) -> tuple[str, tuple]:
         axis.size if axis.size >= 0 else None for axis in info.tensor_shape.dim
     )
     return tf.dtypes.as_dtype(info.dtype).name, sizes
-
-
-def _refused(address: str, reason: str) -> ServingError:
-    return ServingError(
-        "The server refused the request.",
-        received=f"{address}: {reason}",
-        expected="a model, version, signature and arrays that the server knows",
-        fix="compare with `client.metadata()` and `client.status()`",
-    )
-
-
-def _unreachable(address: str, reason: str) -> ServingError:
-    return ServingError(
-        "The server cannot be reached, or gave no answer in time.",
-        received=f"{address}: {reason}",
-        expected="a TF Serving compatible server",
-        fix="check address, port (REST 8501, gRPC 8500) and `timeout`",
-    )
