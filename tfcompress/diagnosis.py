@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tfcompress.core.errors import (
     ExportError,
 )
 from tfcompress.core.graph import is_graph_model
+from tfcompress.core.ownership import scratch
 from tfcompress.core.samples import states_of
 from tfcompress.core.select import require_built, walk
 from tfcompress.exporters.artifact import EXPORTERS, Artifact, Format, get_exporter
@@ -284,7 +284,7 @@ def _trial(
             aware = quantize_aware(model, scheme)
             aware(_samples(aware), training=True)
             model = finalize(aware)
-        with tempfile.TemporaryDirectory(prefix="tfcompress-doctor-") as folder:
+        with scratch() as folder:
             # A SavedModel's folder is a version, a number.
             name = f"model.{format}" if exporter.one_file else "1"
             return exporter.export(model, Path(folder) / name, None, None)

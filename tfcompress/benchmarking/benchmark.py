@@ -5,7 +5,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import Artifact, exporter_for
 from tfcompress.exporters.export import load
 from tfcompress.exporters.runner import Runner
@@ -211,7 +211,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
     runner = load(path, threads)
     columns = runner.prepare(renamed(inputs, runner.inputs))
     size = runner.batch_size or 1
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+    with scratch() as folder:
         stored = Path(folder) / "inputs.npz"
         batch = {name: column[:size] for name, column in columns.items()}
         np.savez(stored, **batch)  # type: ignore[arg-type]

@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import runpy
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -83,8 +85,34 @@ def limited(job: dict[str, Any]) -> Iterator[None]:
             resource.setrlimit(kind, limits)
 
 
+def end_with_the_parent(lifeline: int) -> None:
+    """Ends this process when the parent is gone, also in the middle of a job.
+
+    Args:
+        lifeline: a pipe whose other end the parent alone holds.
+    """
+    try:
+        import fcntl
+
+        # The kernel sends the signal itself: nothing here has to be able to run.
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+    except (ImportError, AttributeError, OSError):
+        pass  # not Linux; the thread does what it can
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Answers jobs until the parent closes the pipe or goes away."""
+    if os.name == "posix":
+        end_with_the_parent(int(sys.argv[3]))
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     sys.stdout = sys.stderr

@@ -1,6 +1,5 @@
 """Runs converter jobs in a child process that is started once and used again."""
 
-import atexit
 import contextlib
 import json
 import os
@@ -10,10 +9,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from tfcompress.core.errors import ExportError
+from tfcompress.core.ownership import at_the_end, scratch_of_the_process
 
 # The worker is a plain script run with the parent's own search path: neither the
 # working directory nor the user's `__main__` has any part in it.
@@ -22,6 +23,12 @@ _BOOTSTRAP = (
     "runpy.run_path(sys.argv[2], run_name='__main__')"
 )
 _SCRIPT = Path(__file__).with_name("_worker.py")
+_PYTHON = "the Python interpreter of this environment in `sys.executable`"
+# What mostly is behind a signal, where the name does not say it.
+_CAUSES = {
+    "SIGKILL": ", which mostly means that the memory ran out",
+    "SIGXCPU": " after all the processor time that it may take",
+}
 _LOCATION = re.compile(r'fused\["[^"]*", "([^"@]+)@')
 
 
@@ -33,23 +40,32 @@ class ConverterFailure(Exception):
         log: everything the worker printed during the job.
         died: whether the worker process itself is gone.
         message: the whole text of the error that was raised in the worker.
+        started: whether the worker has run at all.
     """
 
-    def __init__(self, reason: str, log: str, died: bool = False, message: str = ""):
+    def __init__(
+        self,
+        reason: str,
+        log: str,
+        died: bool = False,
+        message: str = "",
+        started: bool = True,
+    ):
         super().__init__(reason)
         self.reason, self.log, self.died = reason, log, died
-        self.message = message or reason
+        self.message, self.started = message or reason, started
 
     def as_error(
         self, problem: str, fix: str, expected: str | None = None
     ) -> ExportError:
         """Returns an `ExportError` that carries the log as its `log` attribute."""
-        error = ExportError(
-            problem,
-            received=self.reason,
-            expected=expected,
-            fix=f"{fix} (the converter's full log is this error's `log` attribute)",
-        )
+        if self.started:
+            fix = f"{fix} (the converter's full log is this error's `log` attribute)"
+        else:
+            # Nothing that is converted is to blame.
+            problem, expected = "No converter process could be started.", _PYTHON
+            fix = "set `sys.executable`, or call `multiprocessing.set_executable`"
+        error = ExportError(problem, received=self.reason, expected=expected, fix=fix)
         error.log = self.log
         return error
 
@@ -59,12 +75,17 @@ class ConverterProcess:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unread = b""
         self._log: IO[bytes] | None = None
         self._warm = False
+        self._lifeline: int | None = None
+        self._remove_scratch: Callable[[], None] | None = None
         self._owner = 0
         self._next_id = 0
         self._accepted = 0
+        self._answered = False
+        self._late = False
 
     @property
     def pid(self) -> int | None:
@@ -91,12 +112,14 @@ class ConverterProcess:
                 self._start()
             start = self._log_size()
             try:
-                reply = self._ask(job)
+                with self._deadline(job.get("wall_seconds")):
+                    reply = self._ask(job)
             except (OSError, EOFError) as error:
                 reason = self._obituary()
                 log = self._log_text(start)
+                started = self._answered
                 self.close()
-                raise ConverterFailure(reason, log, died=True) from error
+                raise ConverterFailure(reason, log, True, started=started) from error
             except BaseException:
                 # Interrupted halfway: the reply would answer the wrong question.
                 self.close()
@@ -112,23 +135,64 @@ class ConverterProcess:
         """Ends the worker."""
         process, self._process = self._process, None
         log, self._log = self._log, None
+        lifeline, self._lifeline = self._lifeline, None
+        remove, self._remove_scratch = self._remove_scratch, None
         if log is not None:
             log.close()
-        if process is None or os.getpid() != self._owner:
-            return
-        with contextlib.suppress(OSError):
-            process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
+        if lifeline is not None:
+            with contextlib.suppress(OSError):
+                os.close(lifeline)
+        if process is not None:
+            mine = os.getpid() == self._owner
+            if mine:
                 with contextlib.suppress(OSError):
-                    pipe.close()
-        process.wait()
+                    process.kill()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            if mine:
+                process.wait()
+            else:
+                # The parent waits for its child; here it is nobody's.
+                process.returncode = 0
+        if remove is not None:
+            with contextlib.suppress(OSError):
+                remove()
+
+    def after_fork(self) -> None:
+        """Forgets the worker in a forked process, which belongs to its parent.
+
+        Another thread may have held the lock at the moment of the fork; it does not
+        exist here, so nobody would ever release it.
+        """
+        self._lock = threading.RLock()
+        self.close()
 
     def _alive(self) -> bool:
-        # A forked child must not talk over its parent's pipes.
-        if self._process is not None and self._owner != os.getpid():
-            self._process, self._log = None, None
         return self._process is not None and self._process.poll() is None
+
+    @contextlib.contextmanager
+    def _deadline(self, seconds: float | None) -> Iterator[None]:
+        """Inside, the worker is killed after so many seconds of the clock."""
+        self._late = False
+        if seconds is None:
+            yield
+            return
+
+        def kill() -> None:
+            process = self._process
+            self._late = True
+            if process is not None:
+                process.kill()
+
+        timer = threading.Timer(seconds, kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _start(self) -> None:
         self.close()
@@ -141,24 +205,38 @@ class ConverterProcess:
         # Warnings are errors for the user's code, not for TensorFlow's import.
         environment.pop("PYTHONWARNINGS", None)
         search_path = [os.path.abspath(entry) for entry in sys.path if entry]
-        self._owner, self._warm = os.getpid(), False
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
-        command = [sys.executable, "-c", _BOOTSTRAP]
+        self._owner, self._warm, self._answered = os.getpid(), False, False
+        self._unread = b""
+        python = _python()
+        ours = -1
         try:
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
+            # What libraries leave in the temporary folder goes with the worker.
+            folder, self._remove_scratch = scratch_of_the_process()
+            environment["TMPDIR"] = folder
+            # The worker ends when the other end of this pipe is closed, which a
+            # process does that is gone, however it went.
+            ours, self._lifeline = os.pipe()
             self._process = subprocess.Popen(
-                [*command, json.dumps(search_path), str(_SCRIPT)],
+                [python, "-c", _BOOTSTRAP]
+                + [json.dumps(search_path), str(_SCRIPT), str(ours)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                text=True,
-                encoding="utf-8",
+                # Unbuffered: a buffer has a lock, which a fork may find taken.
+                bufsize=0,
                 env=environment,
+                pass_fds=(ours,) if os.name == "posix" else (),
                 # Ctrl-C is for the parent, which then ends the worker itself.
                 start_new_session=True,
             )
         except OSError as error:
-            reason = f"the converter process could not be started: {error}"
-            raise ConverterFailure(reason, "", died=True) from error
+            self.close()
+            reason = f"{python!r}: {error.strerror or error}"
+            raise ConverterFailure(reason, "", died=True, started=False) from error
+        finally:
+            if ours >= 0:
+                os.close(ours)
 
     def _send(self, job: dict[str, Any]) -> int:
         if not self._alive():
@@ -166,8 +244,9 @@ class ConverterProcess:
         assert self._process is not None
         assert self._process.stdin is not None
         self._next_id += 1
-        self._process.stdin.write(json.dumps({**job, "id": self._next_id}) + "\n")
-        self._process.stdin.flush()
+        left = json.dumps({**job, "id": self._next_id}).encode() + b"\n"
+        while left:
+            left = left[os.write(self._process.stdin.fileno(), left) :]
         return self._next_id
 
     def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
@@ -181,28 +260,47 @@ class ConverterProcess:
             return self._receive(self._send(job))
 
     def _receive(self, number: int) -> dict[str, Any]:
-        assert self._process is not None
-        assert self._process.stdout is not None
         while True:
-            line = self._process.stdout.readline()
-            if not line.endswith("\n"):
+            line = self._line()
+            try:
+                reply = json.loads(line)
+                answers, known = reply["id"], "accepted" in reply or "ok" in reply
+            except (ValueError, LookupError, TypeError):
+                raise EOFError from None  # not what was started speaks
+            if not known:
                 raise EOFError
-            reply = json.loads(line)
-            if reply["id"] == number:
+            self._answered = True
+            if answers == number:
                 if not reply.get("accepted"):
                     return reply
                 self._accepted = number
 
+    def _line(self) -> bytes:
+        """Returns the next line of the worker."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        while b"\n" not in self._unread:
+            part = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not part:
+                raise EOFError
+            self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
     def _obituary(self) -> str:
         assert self._process is not None
+        who = "the converter process" if self._answered else repr(_python())
+        if self._late:
+            return f"{who} gave no answer in time"
         try:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            return "the converter process stopped answering"
+            return f"{who} stopped answering"
         if code < 0:
             name = signal.Signals(-code).name
-            return f"the converter process was killed by {name}"
-        return f"the converter process ended with exit code {code}"
+            why = _CAUSES.get(name, "") if self._answered else ""
+            return f"{who} was killed by {name}{why}"
+        return f"{who} ended with exit code {code}"
 
     def _log_size(self) -> int:
         return os.fstat(self._log.fileno()).st_size if self._log else 0
@@ -228,5 +326,26 @@ def _relevant_line(message: str) -> str:
     return line if len(line) <= 300 else line[:300] + " ..."
 
 
+def _python() -> str:
+    """Returns the Python that runs the worker.
+
+    A program that embeds Python has an executable of its own, or none.
+    """
+    from multiprocessing import spawn
+
+    known = spawn.get_executable() or sys.executable or ""
+    known = os.fsdecode(known)
+    if known and (os.path.exists(known) or os.name == "nt"):
+        return known
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for folder in (sys.exec_prefix, sys.base_exec_prefix):
+        found = os.path.join(folder, "bin", name)
+        if os.path.exists(found):
+            return found
+    return known
+
+
 WORKER = ConverterProcess()
-atexit.register(WORKER.close)
+at_the_end(WORKER.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=WORKER.after_fork)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import keras
@@ -13,6 +12,7 @@ from tfcompress.compression.candidate import Candidate
 from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import is_graph_model
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.export import export
 from tfcompress.packing import pack
 
@@ -49,6 +49,6 @@ def check_possible(
 def _packed_without_weights(model: keras.Model) -> int:
     copy = copy_model(model)
     copy.set_weights([np.zeros(w.shape, w.dtype) for w in model.get_weights()])
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+    with scratch() as folder:
         artifact = export(copy, Path(folder) / "empty.tflite")
         return pack(artifact, Path(folder) / "empty.tfc").size

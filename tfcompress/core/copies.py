@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError, one_line
+from tfcompress.core.ownership import scratch
 from tfcompress.core.select import is_graph_model, places, walk
 
 _MARK = "tfcompress_held"
@@ -264,7 +264,7 @@ def _load_saved(source: Any, target: Any) -> None:
             {key: _as_array(value) for key, value in store.items()}
         )
         if hasattr(source, "save_assets"):
-            with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+            with scratch() as folder:
                 source.save_assets(folder)
                 target.load_assets(folder)
 

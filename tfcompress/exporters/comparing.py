@@ -7,7 +7,6 @@ take. Every export does this: converters leave out, saturate and reorder without
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from tfcompress.child.probing import probe
 from tfcompress.core.errors import CompressionWarning, ExportError
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.graph import trace as trace_graph
+from tfcompress.core.ownership import scratch
 from tfcompress.core.samples import (
     FREE_SIZES,
     attempts,
@@ -310,7 +310,7 @@ def _outputs(
         name: quantized(array, infos[name]) if infos[name].quantized else array
         for name, array in tried.inputs.items()
     }
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+    with scratch() as folder:
         samples, outputs = Path(folder) / "samples.npz", Path(folder) / "outputs.npz"
         plain = {
             f"{position}": texts(array) if array.dtype == object else array

@@ -60,10 +60,18 @@ class Exporter(Format):
         # TensorFlow's import in the worker overlaps with tracing and saving here.
         WORKER.warm_up()
         source = self.source(model, input_signature, calibration_data)
-        return publish(self, model, target, lambda stage: self.write(source, stage))
+        return publish(
+            self,
+            model,
+            target,
+            lambda stage: self.write(source, stage),
+            lambda: self.check(filepath, calibration_data),
+        )
 
     def check(self, filepath: Path, calibration_data: Any) -> Path:
         """Returns where the artifact is to appear, which mostly is `filepath`.
+
+        It is asked again if another writer was faster there.
 
         Raises:
             InvalidArgumentError: if an option, the path or the data are wrong.

@@ -10,7 +10,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +21,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, ExportError
+from tfcompress.core.errors import ArtifactError, CompressionWarning, ExportError
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact, Format
-from tfcompress.exporters.publishing import is_inside, staged
+from tfcompress.exporters.publishing import LONGEST_PART, is_inside, staged, staging
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
@@ -44,7 +46,16 @@ def manifest_path(path: Path) -> Path:
     """
     if (path / "saved_model.pb").exists():
         return path / "assets.extra" / _NAME  # the folder that servers do not read
-    return path / _NAME if path.is_dir() else path.with_name(f"{path.name}.{_NAME}")
+    if path.is_dir():
+        return path / _NAME
+    name = f"{path.name}.{_NAME}"
+    if len(os.fsencode(name)) > LONGEST_PART:
+        # Whole names of files of such names would be too long themselves.
+        known = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        most = LONGEST_PART - len(f"-{known}.{_NAME}")
+        start = os.fsencode(path.name)[:most].decode("utf-8", "ignore")
+        name = f"{start}-{known}.{_NAME}"
+    return path.with_name(name)
 
 
 def publish(
@@ -52,6 +63,7 @@ def publish(
     model: keras.Model,
     target: Path,
     write: Callable[[Path], tuple[Artifact, dict[str, Any]]],
+    another: Callable[[], Path] | None = None,
 ) -> Artifact:
     """Lets an artifact and its manifest appear together, and describes the artifact.
 
@@ -61,6 +73,7 @@ def publish(
         target: where the file or directory is to appear.
         write: writes to a hidden path and compares what it wrote with the model;
             returns the description of it, and what is noted of the comparison.
+        another: returns the next free target, for when `target` was taken meanwhile.
 
     Raises:
         ExportError: if `target` exists or the disk refuses to take it.
@@ -70,14 +83,15 @@ def publish(
         # The stack is left backwards: the manifest of a file appears after the file.
         if one_file:
             note = stack.enter_context(staged(manifest_path(target), overwrite=True))
-        stage = stack.enter_context(staged(target, exporter.overwrites))
-        written, noted = write(stage)
+        place = staging(target, exporter.overwrites, another)
+        stage = stack.enter_context(place)
+        written, noted = write(stage.path)
         name = target.name if one_file else ""
         text = manifest_text(model, exporter, written, name, noted)
-        path = note if one_file else manifest_path(stage)
+        path = note if one_file else manifest_path(stage.path)
         path.write_text(text, encoding="utf-8")
     _MADE_HERE.add(_fingerprint(json.loads(text)))
-    return written.moved(target)
+    return written.moved(stage.target)
 
 
 def manifest_text(
@@ -205,7 +219,17 @@ def record(artifact: Artifact, **contents: Any) -> None:
     """
     try:
         manifest = read_manifest(artifact)
-        if manifest is None or _changed(artifact.path, manifest):
+        if manifest is None:
+            return
+        changed = _changed(artifact.path, manifest)
+        if changed:
+            warnings.warn(
+                f"The manifest {manifest_path(artifact.path)} is of other files: "
+                f"{', '.join(changed)} changed since, or an export ended before its "
+                "manifest was written. Nothing is recorded in it; export again.",
+                CompressionWarning,
+                stacklevel=3,
+            )
             return
         manifest.update({name: contents[name] for name in RECORDS if name in contents})
         with staged(manifest_path(artifact.path), overwrite=True) as stage:

@@ -1,26 +1,42 @@
 """Atomic publication: a reader sees a whole artifact, or none."""
 
 import contextlib
+import errno
 import os
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from tfcompress.core.errors import ExportError
+from tfcompress.core.ownership import ended_by_sigterm, owned_name
 
 # What file systems take.
-_LONGEST, _LONGEST_PART = 2048, 255
+_LONGEST, LONGEST_PART = 2048, 255
+_LONG_SUFFIX = 32
+# A disk with less room, in bytes, is full.
+_LITTLE = 1 << 16
+
+
+@dataclass
+class Stage:
+    """A place beside a target, whose content becomes the target.
+
+    Attributes:
+        path: where to write, a file or a directory.
+        target: where it appears; where it appeared, once the block is left.
+    """
+
+    path: Path
+    target: Path
 
 
 @contextlib.contextmanager
 def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yields a hidden path beside `target`; on success it becomes `target`.
 
-    The staged path is in the same directory, because only a rename inside one file
-    system is atomic. It ends as `target` does: some writers look at the suffix.
     Whatever goes wrong, the staged path and any directory made for it are removed
-    again.
+    again. Of several writers of one target, one succeeds.
 
     Args:
         target: where the file or directory is to appear.
@@ -29,28 +45,95 @@ def staged(target: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         ExportError: if `target` exists or the disk refuses to take it.
     """
+    with staging(target, overwrite) as stage:
+        yield stage.path
+
+
+@contextlib.contextmanager
+def staging(
+    target: Path, overwrite: bool = False, another: Callable[[], Path] | None = None
+) -> Iterator[Stage]:
+    """Is `staged`, for a target that may be another one in the end.
+
+    The staged path is in the same directory, because only a rename inside one file
+    system is atomic. It ends as `target` does: some writers look at the suffix.
+
+    Args:
+        target: where the file or directory is to appear.
+        overwrite: whether an existing *file* may be replaced.
+        another: returns the next free target of the same directory, for when `target`
+            was taken meanwhile.
+
+    Raises:
+        ExportError: if `target` exists or the disk refuses to take it.
+    """
     check_free(target, overwrite)
     created: list[Path] = []
-    stage = target.parent / f".tmp-{target.name}-{uuid.uuid4().hex[:12]}{target.suffix}"
-    try:
-        created = _make_parents(target.parent)
-        yield stage
-        _flush(stage)
-        check_free(target, overwrite)
-        if stage.is_dir():
-            os.rename(stage, target)
+    suffix = target.suffix if len(os.fsencode(target.suffix)) <= _LONG_SUFFIX else ""
+    with ended_by_sigterm():
+        try:
+            created = _make_parents(target.parent)
+            with owned_name(target.parent, ".tmp-") as name:
+                stage = Stage(target.parent / f"{name}{suffix}", target)
+                yield stage
+                _flush(stage.path)
+                _appear(stage, overwrite, another)
+            # The directory's own entry; what else is in it is not ours.
+            _sync(target.parent)
+        except BaseException as error:
+            full = isinstance(error, ExportError) and _is_full(target.parent)
+            for directory in reversed(created):
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
+            if isinstance(error, OSError):
+                raise disk_error(target, error) from error
+            if full:
+                # Writers in C++ say anything of a full disk but its name.
+                reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise disk_error(target, reason) from error
+            raise
+
+
+def _appear(stage: Stage, overwrite: bool, another: Callable[[], Path] | None) -> None:
+    """Renames the stage to its target, or where that was taken, to another one."""
+    while True:
+        try:
+            check_free(stage.target, overwrite)
+            _rename(stage.path, stage.target, overwrite)
+        except (FileExistsError, ExportError) as error:
+            found = stage.target if another is None else another()
+            if found == stage.target:
+                if isinstance(error, ExportError):
+                    raise
+                raise _taken(stage.target) from error
+            stage.target = found
         else:
+            return
+
+
+def _rename(stage: Path, target: Path, overwrite: bool) -> None:
+    """Renames a path. Raises `FileExistsError` if the target exists and must not."""
+    if stage.is_dir():
+        try:
+            os.rename(stage, target)
+        except OSError as error:
+            # A full directory or a file in the way has several names.
+            if os.path.lexists(target):
+                raise FileExistsError(str(target)) from error
+            raise
+    elif overwrite:
+        os.replace(stage, target)
+    elif os.name == "nt":
+        os.rename(stage, target)
+    else:
+        try:
+            os.link(stage, target)
+        except FileExistsError:
+            raise
+        except OSError:
+            # A file system without links: an empty file claims the name.
+            os.close(os.open(target, os.O_CREAT | os.O_EXCL))
             os.replace(stage, target)
-        # The directory's own entry; what else is in it is not ours.
-        _sync(target.parent)
-    except BaseException as error:
-        _remove(stage)
-        for directory in reversed(created):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-        if isinstance(error, OSError):
-            raise disk_error(target, error) from error
-        raise
 
 
 def check_writable(target: Path) -> None:
@@ -72,19 +155,37 @@ class _Tried(Exception):
 
 def check_free(target: Path, overwrite: bool = False) -> None:
     """Raises `ExportError` if `target` exists and may not be replaced."""
-    if not os.path.lexists(target) or (overwrite and not target.is_dir()):
-        return
+    _check_name(target)
+    if os.path.lexists(target) and not (overwrite and not target.is_dir()):
+        raise _taken(target)
+
+
+def _taken(target: Path) -> ExportError:
     fix = (
         "choose another path, or pass `overwrite=True`"
         if not target.is_dir()
         else "choose another path; a directory is never replaced"
     )
-    raise ExportError(
+    return ExportError(
         "The output exists already; nothing was written.",
         received=str(target),
         expected="a path where nothing exists yet",
         fix=fix,
     )
+
+
+def _check_name(target: Path) -> None:
+    """Raises `ExportError` for a name that file systems do not take."""
+    size = len(os.fsencode(target.name))
+    if size > LONGEST_PART or "\0" in str(target):
+        raise ExportError(
+            "The name of the output is too long for a file system."
+            if size > LONGEST_PART
+            else "The path of the output holds a zero character.",
+            received=f"{target.name[:40]!r} ... of {size} bytes",
+            expected=f"a name of at most {LONGEST_PART} bytes, without zeros",
+            fix="choose another name",
+        )
 
 
 def is_inside(name: str) -> bool:
@@ -101,7 +202,7 @@ def is_inside(name: str) -> bool:
         and name.isprintable()
         and len(name) <= _LONGEST
         and all(
-            part not in ("", ".", "..") and len(part.encode()) <= _LONGEST_PART
+            part not in ("", ".", "..") and len(part.encode()) <= LONGEST_PART
             for part in name.split("/")
         )
     )
@@ -109,12 +210,24 @@ def is_inside(name: str) -> bool:
 
 def disk_error(target: Path, error: OSError) -> ExportError:
     """Returns the `ExportError` for a disk that refused to take the artifact."""
+    many = error.errno in (errno.EMFILE, errno.ENFILE)
     return ExportError(
         "The artifact could not be written; nothing was left behind.",
         received=f"{target}: {error.strerror or error}",
-        expected="a path in a writable directory with room for the artifact",
-        fix="choose another directory, free some space or change the permissions",
+        expected="a process that may open more files"
+        if many
+        else "a path in a writable directory with room for the artifact",
+        fix="close files that are open, or raise the limit, `ulimit -n`"
+        if many
+        else "choose another directory, free some space or change the permissions",
     )
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < _LITTLE
+    except OSError:
+        return False
 
 
 def _make_parents(directory: Path) -> list[Path]:
@@ -143,11 +256,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from tfcompress.child.probing import reading, require
 from tfcompress.child.process import ConverterFailure, ConverterProcess
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
+from tfcompress.core.ownership import scratch
 
 _SCRIPT = str(Path(__file__).with_name("_tf_keras_worker.py"))
 # Not the converter's process: Keras 2 would take its tf.keras away.
@@ -59,7 +59,7 @@ def read(model: Any, packages: tuple[str, ...]) -> Reading:
             received=f"{type(model).__module__}.{type(model).__name__}",
             expected="a path, or a model made with tf_keras",
         )
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+    with scratch() as folder:
         return _asked(_saved(model, Path(folder)))
 
 
@@ -85,7 +85,7 @@ def _saved(model: Any, folder: Path) -> Path:
 
 
 def _asked(path: Path) -> Reading:
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+    with scratch() as folder:
         job = {
             "job": "describe",
             "script": _SCRIPT,

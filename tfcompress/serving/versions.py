@@ -9,7 +9,7 @@ from pathlib import Path
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.manifest import check_files
-from tfcompress.exporters.publishing import staged
+from tfcompress.exporters.publishing import staging
 
 
 def versions(base: str | os.PathLike) -> list[int]:
@@ -85,9 +85,12 @@ def rollback(base: str | os.PathLike, version: int | None = None) -> Artifact:
         )
     source = Path(base) / str(wanted)
     check_files(source)
-    # A number that was taken, even by something else, is not used again.
-    names = [entry.name for entry in Path(base).iterdir() if entry.name.isdigit()]
-    target = Path(base) / str(max(map(int, names)) + 1)
-    with staged(target) as stage:
-        shutil.copytree(source, stage)
-    return Artifact.read(target)
+
+    def following() -> Path:
+        # A number that was taken, even by something else, is not used again.
+        names = [entry.name for entry in Path(base).iterdir() if entry.name.isdigit()]
+        return Path(base) / str(max(map(int, names)) + 1)
+
+    with staging(following(), another=following) as stage:
+        shutil.copytree(source, stage.path)
+    return Artifact.read(stage.target)

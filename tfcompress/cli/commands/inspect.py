@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from tfcompress.cli.app import Json, Modules, app, show, working
 from tfcompress.cli.inputs import import_modules, is_keras, load_subject
+from tfcompress.core.ownership import scratch
 
 
 @app.command()
@@ -37,7 +37,7 @@ def described(path: Path) -> dict[str, Any]:
     from tfcompress.reporting import report
 
     if path.suffix == ".tfc":
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        with scratch() as folder:
             inner = described(unpack(path, Path(folder) / "unpacked"))
         return {**inner, "name": path.name, "packed_size": path.stat().st_size}
     subject = load_subject(path)

@@ -1,7 +1,6 @@
 """The "onnx" format: one file for ONNX Runtime and everything else that reads ONNX."""
 
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from tfcompress.child.probing import probe, require
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.ownership import scratch
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import (
@@ -151,7 +151,7 @@ class ONNXExporter(Exporter):
         return ONNXRunner(artifact, threads)
 
     def _convert(self, traced: TracedModel) -> bytes:
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        with scratch() as folder:
             output = Path(folder) / "model.onnx"
             write_saved_model(traced, Path(folder) / "saved_model")
             open_functions(Path(folder) / "saved_model")

@@ -1,6 +1,5 @@
 """The "openvino" format: an IR (model.xml, model.bin) for Intel processors."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from tfcompress.child.probing import probe, require
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.errors import ArtifactError
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import (
     check_batch_size,
@@ -123,7 +123,7 @@ class OpenVINOExporter(Exporter):
         return probe(directory / _FILES[0], "OpenVINO", kind, script=_SCRIPT)
 
     def _convert(self, traced: TracedModel, output: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as folder:
+        with scratch() as folder:
             if traced.fake_quantized:
                 source = Path(folder) / "model.tflite"
                 exporter = TFLiteExporter(batch_size=self.batch_size, int4="none")

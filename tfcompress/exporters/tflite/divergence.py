@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.graph import Graph, Node, Tensor, build, is_graph_model, trace
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.keras_runner import KerasRunner
@@ -110,7 +110,7 @@ def _run_keras(
 
 def _run_file(artifact: Artifact, batch: dict) -> list[tuple[TensorInfo, np.ndarray]]:
     """Returns the run-time integer tensors of the file with their descriptions."""
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
+    with scratch() as directory:
         path = Path(directory) / "all_tensors.tflite"
         path.write_bytes(with_all_outputs(artifact.path.read_bytes()))
         runner = load(path)

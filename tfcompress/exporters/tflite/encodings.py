@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.errors import ExportError
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.tflite import SCRIPT
 
 OBJECTIVES = ("raw", "zip", "latency")
@@ -101,7 +101,7 @@ def smallest(
 
 def _measured(content: bytes) -> tuple[dict[str, np.ndarray], float]:
     """Runs a file in the worker; returns its outputs on random inputs, and its time."""
-    with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
+    with scratch() as directory:
         path, results = Path(directory) / "model.tflite", Path(directory) / "out.npz"
         path.write_bytes(content)
         reply = WORKER.run(

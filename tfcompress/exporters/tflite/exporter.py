@@ -1,7 +1,6 @@
 """The "tflite" format: one file for LiteRT, on phones and small boards."""
 
 import re
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from tfcompress.child.probing import probe
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_batch_size, check_suffix
 from tfcompress.exporters.comparing import Bound, compared
@@ -189,7 +189,7 @@ class TFLiteExporter(Exporter):
             traced: the model.
             samples: calibration data, a column for each input.
         """
-        with tempfile.TemporaryDirectory(prefix="tfcompress-") as directory:
+        with scratch() as directory:
             content = self._convert(traced, Path(directory), samples)
         content = order_signature(
             content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_folder
 from tfcompress.exporters.exporter import Exporter, Source
@@ -176,7 +176,7 @@ class BrowserRunner(Runner):
         url = f"http://127.0.0.1:{server.server_port}/index.html?samples=samples.json"
         assert self._browser is not None
         try:
-            with tempfile.TemporaryDirectory(prefix="tfcompress-") as profile:
+            with scratch() as profile:
                 done = subprocess.run(
                     [
                         *(self._browser, "--headless", "--no-sandbox", "--disable-gpu"),
