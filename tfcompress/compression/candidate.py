@@ -6,8 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,17 @@ import keras
 
 from tfcompress.benchmarking import benchmark
 from tfcompress.compression.budget import Measures
+from tfcompress.compression.kept import (
+    put_in_place,
+    read_kept,
+    sums_of,
+    write_kept,
+)
 from tfcompress.compression.pipeline import History, carry_out
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.task import Task
 from tfcompress.core.errors import ArtifactError
+from tfcompress.core.ownership import owned_name
 from tfcompress.exporters.artifact import Artifact, exporter_for
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.manifest import record
@@ -30,6 +35,7 @@ from tfcompress.verification import verify
 _PLACES = {"tflite": "model.tflite", "onnx": "model.onnx", "saved_model": "model/1"}
 # These hold a .tflite file, which LiteRT runs here as it will be run there.
 _INNER = {"micro": "model/model.tflite", "web": "model/model.tflite"}
+_MEASURES = "measures.json"
 _VERIFIED = 64
 _RUNS = 30
 
@@ -122,9 +128,17 @@ class Workshop:
             CompressionError: if a stage or the export refuses.
         """
         folder = self.folder / "candidates" / self.key(recipe)
-        if not (folder / "measures.json").exists():
+        content = _read(folder)
+        if content is None:
             self._make(recipe, folder)
-        content = json.loads((folder / "measures.json").read_text())
+            content = _read(folder)
+        if content is None:
+            raise ArtifactError(
+                "A candidate changed right after it was made.",
+                received=str(folder),
+                expected="a disk that keeps what is written to it",
+                fix="search in another directory",
+            )
         return Candidate(
             recipe,
             folder,
@@ -140,21 +154,17 @@ class Workshop:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _make(self, recipe: Recipe, folder: Path) -> None:
-        # Under another name until it is whole: a killed process leaves no half of it.
-        building = folder.with_name(f".{os.getpid()}-{folder.name}")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        try:
+        candidates = folder.parent
+        candidates.mkdir(parents=True, exist_ok=True)
+        # Under another name until it is whole: a killed process leaves no half of it,
+        # and several processes build each their own.
+        with owned_name(candidates, ".") as name:
+            building = candidates / name
+            building.mkdir()
             model, history = carry_out(recipe, self.task, self.folder, self.report)
             self._write(Candidate(recipe, building, None, history), model)  # type: ignore
-            recipe.save(building / "recipe.yaml")
-            if folder.exists():
-                shutil.rmtree(building)  # somebody else was faster
-            else:
-                building.rename(folder)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            raise
+            if _read(folder) is None:
+                put_in_place(building, folder)
 
     def _write(self, made: Candidate, model: keras.Model) -> None:
         recipe = made.recipe
@@ -169,7 +179,9 @@ class Workshop:
             "verified": str(check),
         }
         model.save(made.folder / "model.keras")
-        (made.folder / "measures.json").write_text(json.dumps(content))
+        recipe.save(made.folder / "recipe.yaml")
+        content["files"] = sums_of(made.folder)
+        write_kept(made.folder / _MEASURES, content)
 
     def _measured(self, made: Candidate, inputs: Any) -> Measures:
         # Of a microcontroller, what is flashed: its sources hold the same once more.
@@ -195,3 +207,13 @@ class Workshop:
             )
         size = stored.stat().st_size if micro else made.artifact.size
         return Measures(metric, size, packed.size, latency)
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """Returns what was measured of a candidate, if all of its files are as written."""
+    content = read_kept(folder / _MEASURES)
+    if content is None:
+        return None
+    found = sums_of(folder)
+    whole = all(found.get(name) == known for name, known in content["files"].items())
+    return content if whole else None

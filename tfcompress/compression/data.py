@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -124,6 +126,32 @@ class Data:
         how = {"steps_per_epoch": self.steps, "shuffle": False}
         return order.map(gathered).prefetch(2), how
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all samples, labels and weights, in whichever order they come.
+
+        Data that are made anew in each pass (random crops, noise) have none: of them
+        it is a hash of the labels, or where these are made anew too, of their form.
+        """
+        labels, samples = _Sum(), _Sum()
+        seen: set[bytes] = set()
+        for x, *rest in self.batches():
+            known = _hashes(rest)
+            labels.add(known)
+            both = _hashes(x, known)
+            samples.add(both)
+            if not self.in_memory:
+                seen |= set(both) | set(known)
+        if not self.in_memory:
+            x, *rest = next(self.batches())
+            known = _hashes(rest)
+            if not seen.issuperset(known):
+                form = keras.tree.map_structure(lambda a: (a.dtype, a.shape[1:]), x)
+                return f"made anew {form}"
+            if not seen.issuperset(_hashes(x, known)):
+                return f"made anew {labels}"
+        return str(samples)
+
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
@@ -144,6 +172,38 @@ class Data:
                 f"`{name}` is empty.", received="no batches", expected="at least one"
             )
         return int(count)
+
+
+class _Sum:
+    """A hash of many hashes, the same in each order: their sum."""
+
+    def __init__(self) -> None:
+        self.total = self.count = 0
+
+    def add(self, hashes: list[bytes]) -> None:
+        self.total += sum(int.from_bytes(one, "little") for one in hashes)
+        self.count += len(hashes)
+
+    def __str__(self) -> str:
+        return f"{self.count} {self.total % (1 << 128):032x}"
+
+
+def _hashes(values: Any, before: list[bytes] | None = None) -> list[bytes]:
+    """Returns a hash for each sample of a batch, of all its arrays and of `before`."""
+    leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(values)]
+    leaves = [leaf for leaf in leaves if leaf.ndim]
+    count = len(leaves[0]) if leaves else len(before or ())
+    digests = [
+        hashlib.blake2b(before[i] if before else b"", digest_size=16)
+        for i in range(count)
+    ]
+    for leaf in leaves:
+        kind = f"{leaf.dtype}{leaf.shape[1:]}".encode()
+        rows = np.ascontiguousarray(leaf)
+        for digest, row in zip(digests, rows):
+            digest.update(kind)
+            digest.update(repr(row).encode() if leaf.dtype == object else row.tobytes())
+    return [digest.digest() for digest in digests]
 
 
 def _check_finite(name: str, inputs: Any) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 
+from tfcompress.compression.kept import read_kept, write_kept
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.run import Run
 from tfcompress.compression.task import Task, seeded
@@ -54,20 +55,25 @@ def carry_out(
 
 def _keep(run: Run, path: Path) -> None:
     try:
-        with staged(path.with_suffix(".json"), overwrite=True) as stage:
-            stage.write_text(json.dumps(run.history))
         with staged(path, overwrite=True) as stage:
             run.model.save(stage)
+            model = hashlib.sha256(stage.read_bytes()).hexdigest()
+        write_kept(path.with_suffix(".json"), {"model": model, "history": run.history})
     except (ExportError, TypeError, NotImplementedError):
         return  # what cannot be kept is made again
 
 
 def _restore(run: Run, path: Path) -> bool:
+    kept = read_kept(path.with_suffix(".json"))
     try:
-        history = json.loads(path.with_suffix(".json").read_text())
+        whole = kept is not None and (
+            hashlib.sha256(path.read_bytes()).hexdigest() == kept["model"]
+        )
+        if not whole:
+            return False
         run.model = keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError):
+    except Exception:  # what cannot be read is made again, whatever is wrong with it
         return False
-    run.history = history
+    run.history = kept["history"]
     run.trained()
     return True

@@ -66,7 +66,7 @@ class Run:
             + [t.first(epochs) for t in self.first],
             self.teaching,
             self.seed,
-            self.cache / "teacher",
+            self.cache / f"teacher-{self.task.fingerprint}",
         )
         for name, values in self.task.fit(self.model, training).items():
             self.history.setdefault(name, []).extend(values)

@@ -16,7 +16,7 @@ from tfcompress.compression.budget import Budget
 from tfcompress.compression.candidate import Candidate, Workshop
 from tfcompress.compression.proposals import Space
 from tfcompress.core.arguments import integer, number
-from tfcompress.core.errors import CompressionError
+from tfcompress.core.errors import ArtifactError, CompressionError, one_line
 
 _HEARTBEAT = 5  # seconds between signs of life of a process that builds
 _DEAD = 20  # seconds without one after which others take over
@@ -159,12 +159,43 @@ def _study(
     workshop: Workshop,
     higher_is_better: bool,
 ) -> Any:
-    import optuna
 
     directory = Path(search.directory)
     directory.mkdir(parents=True, exist_ok=True)
+    url = search.storage or f"sqlite:///{(directory / 'study.db').absolute()}"
+    with _explained(url):
+        return _opened(search, space, budget, workshop, higher_is_better, url)
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Says which file is meant where the database says what is wrong with it."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OptunaError, SQLAlchemyError) as error:
+        raise ArtifactError(
+            "The study of the search cannot be read.",
+            received=f"{url.rpartition('@')[2]}: {one_line(error)}",
+            expected="the database that an earlier search made there, or none",
+            fix="delete it: candidates that are whole are found again",
+        ) from error
+
+
+def _opened(
+    search: Search,
+    space: Space,
+    budget: Budget,
+    workshop: Workshop,
+    higher_is_better: bool,
+    url: str,
+) -> Any:
+    import optuna
+
     storage = optuna.storages.RDBStorage(
-        search.storage or f"sqlite:///{(directory / 'study.db').absolute()}",
+        url,
         heartbeat_interval=_HEARTBEAT,
         grace_period=_DEAD,
         heartbeat_stale_trial_callback=(

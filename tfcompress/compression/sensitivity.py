@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from tfcompress.compression.kept import read_kept, write_kept
 from tfcompress.compression.task import Task
 from tfcompress.exporters.keras_runner import KerasRunner
-from tfcompress.exporters.publishing import staged
 from tfcompress.layers import model_kernels
 from tfcompress.quantization.calibration.rounding import rounded
 
@@ -34,10 +33,9 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
         Differences of the compiled loss on 512 training samples.
     """
     path = cache / f"sensitivity-{task.fingerprint}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        pass
+    kept = read_kept(path)
+    if kept is not None:
+        return kept
     model = task.copy()
     runner = KerasRunner(model)  # takes texts too, which Keras' predict does not
     inputs, labels = task.train.sample(_SAMPLES)
@@ -57,8 +55,7 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
             found[name][probe] = rise  # of all kernels of a layer together
             variable.assign(values)
     cache.mkdir(parents=True, exist_ok=True)
-    with staged(path, overwrite=True) as stage:
-        stage.write_text(json.dumps(found, indent=1))
+    write_kept(path, found)
     return found
 
 

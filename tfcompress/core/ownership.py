@@ -82,6 +82,22 @@ def scratch_of_the_process() -> tuple[str, Callable[[], None]]:
     return str(path), remove
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside a block for the same path.
+
+    The file stays: whoever removed it would let two in at once.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def remove_orphans(directory: Path, before: str = "") -> None:
     """Removes what processes left in `directory` that are gone."""
     if fcntl is None:

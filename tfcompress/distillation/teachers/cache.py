@@ -125,7 +125,9 @@ def cache_teacher(
         input_signature=[_inputs(dataset.element_spec)],
     )
     if not files.complete:
-        _fill(files, dataset, ask, dtype, verbose)
+        with files.writing():
+            if not files.complete:  # by another process, meanwhile
+                _fill(files, dataset, ask, dtype, verbose)
     structure = tf.nest.map_structure(
         lambda t: tf.TensorSpec((None, *t.shape[1:]), tf.float32),
         ask.get_concrete_function().structured_outputs,

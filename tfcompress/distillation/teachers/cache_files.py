@@ -9,11 +9,13 @@ the arrays have reached the disk, so what it describes is there.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,10 @@ import numpy as np
 
 from tfcompress.core.arguments import path_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.ownership import locked
 
 VERSION = 2
-HEADER = "cache.json"
+HEADER, PART, LOCK = "cache.json", ".part", "cache.lock"
 # Of a large input every n-th value is enough to tell it from another one, and the
 # check is paid for in every step. n is odd, so that it does not stay in one column or
 # channel: their numbers are mostly even.
@@ -79,11 +82,10 @@ class CacheFiles:
             "batches": [],
             "checksums": [],
         }
+        self._identity = identity
         if (self.path / HEADER).exists():
             self._open(identity)
-        elif self.path.exists() and not (
-            self.path.is_dir() and not any(self.path.iterdir())
-        ):
+        elif self.path.exists() and not (self.path.is_dir() and self._is_empty()):
             raise ArtifactError(
                 f"This {'directory' if self.path.is_dir() else 'file'} is not a "
                 "teacher cache.",
@@ -95,6 +97,43 @@ class CacheFiles:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise _cannot_write(self.path, error) from error
+
+    def _is_empty(self) -> bool:
+        ours = (LOCK, HEADER + PART)
+        return all(entry.name in ours for entry in self.path.iterdir())
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Waits until no other process writes, and takes up what it wrote.
+
+        The first thing on disk is the description, so that whatever a kill leaves is
+        known for a part of a cache.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.path / LOCK))
+            except OSError as error:
+                raise _cannot_write(self.path, error) from error
+            if (self.path / HEADER).exists():
+                self._open(self._identity)
+            else:
+                self.commit()
+            if not self.complete:
+                self._cut()
+            yield
+
+    def _cut(self) -> None:
+        """Removes what was written after the last commit by a process that is gone."""
+        known = self._files()
+        for file in self.path.glob("*.bin"):
+            if file.stem.isdigit() and file not in known:
+                file.unlink()
+        samples = sum(size for size, _ in self.batches)
+        for file, spec in zip(known, self._header["arrays"]):
+            size = samples * math.prod(spec["shape"]) * np.dtype(spec["dtype"]).itemsize
+            if file.exists() and file.stat().st_size > size:
+                with file.open("r+b") as opened:
+                    opened.truncate(size)
 
     @property
     def complete(self) -> bool:
@@ -136,7 +175,7 @@ class CacheFiles:
             if complete:
                 self._header["complete"] = True
                 self._header["checksums"] = [_checksum(f) for f in self._files()]
-            part = self.path / (HEADER + ".part")
+            part = self.path / (HEADER + PART)
             part.write_text(json.dumps(self._header), encoding="utf-8")
             part.replace(self.path / HEADER)
         except OSError as error:
@@ -196,11 +235,8 @@ class CacheFiles:
                 )
             size = samples * math.prod(spec["shape"]) * np.dtype(spec["dtype"]).itemsize
             have = file.stat().st_size if file.exists() else 0
-            if have > size and not self.complete:
-                # Written after the last commit, by a process that was killed.
-                with file.open("r+b") as opened:
-                    opened.truncate(size)
-            elif have != size:
+            # What is too much was written after the last commit.
+            if have < size or (self.complete and have > size):
                 raise ArtifactError(
                     "This teacher cache is cut short.",
                     received=f"{have} bytes in {file}",
