@@ -19,6 +19,7 @@ from tfcompress.compression import (
     Search,
     compress,
 )
+from tfcompress.core.callback import OnceFinal
 from tfcompress.core.errors import (
     ArtifactError,
     CompressionError,
@@ -177,6 +178,7 @@ __all__ = [
     "Movement",
     "NOfM",
     "Observer",
+    "OnceFinal",
     "OneCycleSparsity",
     "Packed",
     "Parts",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -13,8 +14,8 @@ from tfcompress.channels.dependencies import analyse
 from tfcompress.channels.scores import Criterion, channel_scores, importance
 from tfcompress.channels.targets import Limits, eligible, limits_of, lowest
 from tfcompress.channels.widths import Widths, meet
-from tfcompress.core.callback import FitCallback, attach, detach
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.callback import FitCallback, Left, Restored, attach, detach
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.schedules import FitSpan, Schedule, schedule_of
 
@@ -105,9 +106,19 @@ class PruneChannels(FitCallback):
         for mask in self._masks:
             attach(mask.variable, mask)
         self._step = self.current_step() - 1
+        zero = self._zero_channels() if self.current_step() else set()
+        if self._schedule.is_behind(self.current_step()) and not zero:
+            raise InvalidArgumentError(
+                "The schedule lies behind: its steps are over before this fit begins.",
+                received=f"a schedule that ends at step {self._schedule.end_step}, an "
+                f"optimizer that has made {self.current_step()} steps",
+                expected=f"end_step > {self.current_step()}",
+                fix="give begin_step and end_step as fractions of the fit, such as 0.0 "
+                "and 0.75, or compile the model anew, which begins at step 0",
+            )
         if self._step >= self._schedule.begin_step:
             # The mask of a run that goes on is the zero pattern of its weights.
-            self._apply(self._zero_channels())
+            self._apply(zero)
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
         step = self.current_step()
@@ -119,11 +130,36 @@ class PruneChannels(FitCallback):
 
     def stop(self) -> None:
         self.release()
-        for mask in self._masks:
+        restored = self.restored()
+        for mask in self._masks if restored is None else ():
             # Averaged weights (use_ema) are written after the last constraint.
             mask.variable.assign(mask(mask.variable))
+        short = self._schedule.warn_if_cut_short(self.current_step(), "PruneChannels")
+        if restored is not None and not short and not self._fit(restored):
+            warnings.warn(
+                f"PruneChannels: {restored.by} gives back the weights of epoch "
+                f"{restored.epoch}, of before the end of the schedule. Pass "
+                f"tfcompress.OnceFinal({restored.by}(...), PruneChannels(...)) in its "
+                "place, for the best of the epochs after it.",
+                CompressionWarning,
+                stacklevel=3,
+            )
         self._masks = []
-        self._schedule.warn_if_cut_short(self.current_step(), "PruneChannels")
+
+    def is_final(self) -> bool:
+        return self._schedule.is_over(self.current_step())
+
+    def left(self) -> Left:
+        variables = [mask.variable for mask in self._masks]
+        return Left("PruneChannels", "the zeros", "PruneWeights('keep')", variables)
+
+    def _fit(self, restored: Restored) -> bool:
+        """Returns whether the masks change nothing in weights that come back."""
+        pairs = [(mask, restored.values.get(id(mask.variable))) for mask in self._masks]
+        return all(
+            values is None or np.array_equal(mask(values), values)
+            for mask, values in pairs
+        )
 
     def release(self) -> None:
         for mask in self._masks:

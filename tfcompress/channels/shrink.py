@@ -28,7 +28,12 @@ from tfcompress.channels.widths import TOLERANCE, Counts, MacCost, Widths, meet
 from tfcompress.core.arguments import integer, number
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.kernel_values import two_of_four, warn
-from tfcompress.core.select import Filters, refuse_quantized, walk
+from tfcompress.core.select import (
+    Filters,
+    refuse_quantized,
+    walk,
+    warn_of_own_training,
+)
 from tfcompress.layers import kernels_of, macs_of_nodes
 from tfcompress.layers import macs as count_macs
 
@@ -107,6 +112,7 @@ def shrink(
     if isinstance(model, keras.Model):
         refuse_quantized(model, "shrink")
     dependencies = analyse(model)
+    warn_of_own_training(model, "smaller")
     _check_weights(model)
     if filters is None:
         warn_of_unknown(dependencies)

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from tfcompress.clustering.codebooks import Codebook, SharedTraining, is_projected
 from tfcompress.clustering.moments import calls_of
 from tfcompress.clustering.starts import STARTS
 from tfcompress.core.arguments import integer, one_of
-from tfcompress.core.callback import FitCallback
+from tfcompress.core.callback import FitCallback, Left, Restored
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.select import Filters, exclude, select, walk
@@ -20,6 +22,7 @@ from tfcompress.layers import kernels_of
 from tfcompress.layers.lora import leave_out_lora, lora_variables
 
 _SCOPES = ("layer", "global")
+_KEEP, _MOST = "keep", 256
 _MEMBERS = ("fixed", "trained")
 
 
@@ -42,7 +45,8 @@ class ClusterWeights(FitCallback):
     Args:
         num_clusters: how many distinct values a kernel may have, zero included;
             at least 2. Or a dict from filter to number, of which the first that
-            matches a layer counts.
+            matches a layer counts. "keep" holds the values of kernels that have at
+            most 256 of them, and leaves others alone.
         initialization: where k-means starts: `"kmeans++"`, `"linear"` (equal
             distances from smallest to largest, which is best in the paper),
             `"density"` (equal steps of the distribution) or `"quantile"` (medians of
@@ -79,7 +83,7 @@ class ClusterWeights(FitCallback):
 
     def __init__(
         self,
-        num_clusters: int | Mapping[Any, int] = 16,
+        num_clusters: int | str | Mapping[Any, int | str] = 16,
         initialization: str = "kmeans++",
         scope: str = "layer",
         members: str = "fixed",
@@ -90,7 +94,8 @@ class ClusterWeights(FitCallback):
         super().__init__()
         rules = dict(num_clusters) if isinstance(num_clusters, Mapping) else None
         for number in [num_clusters] if rules is None else rules.values():
-            _check_number(number)
+            if number != _KEEP:
+                _check_number(number)
         one_of(initialization, "Unknown `initialization`.", STARTS)
         one_of(scope, "Unknown `scope`.", _SCOPES)
         one_of(members, "Unknown `members`.", _MEMBERS)
@@ -118,12 +123,42 @@ class ClusterWeights(FitCallback):
             self.retrace()
 
     def stop(self) -> None:
-        if self._training is not None:
-            for book in self._training.codebooks:
-                # An optimizer that averages weights writes the average at the end.
-                if not book.is_shared():
-                    book.gather()
+        restored, books = self.restored(), self._books()
+        if restored is not None:
+            self._warn_if_missed(books, restored)
+        for book in books if restored is None else ():
+            # An optimizer that averages weights writes the average at the end.
+            if not book.is_shared():
+                book.gather()
         self.release()
+
+    def is_final(self) -> bool:
+        return self._training is not None
+
+    def left(self) -> Left:
+        variables = [k.variable for book in self._books() for k in book.kernels]
+        keep = "ClusterWeights('keep')"
+        return Left("ClusterWeights", "the shared values", keep, variables)
+
+    def _books(self) -> list[Codebook]:
+        return [] if self._training is None else self._training.codebooks
+
+    def _warn_if_missed(self, books: list[Codebook], restored: Restored) -> None:
+        most = 0
+        for book in books:
+            found = [restored.values.get(id(k.variable)) for k in book.kernels]
+            values = [v.reshape(-1) for v in found if v is not None]
+            count = len(np.unique(np.concatenate(values))) if values else 0
+            most = max(most, count - book.count - 1)
+        if most > 0:
+            warnings.warn(
+                f"ClusterWeights: {restored.by} gives back the weights of epoch "
+                f"{restored.epoch}, of before they were tied. Pass "
+                f"tfcompress.OnceFinal({restored.by}(...), ClusterWeights(...)) in its "
+                "place, for the best of the epochs after it.",
+                CompressionWarning,
+                stacklevel=4,
+            )
 
     def release(self) -> None:
         if self._training is not None:
@@ -237,8 +272,19 @@ class ClusterWeights(FitCallback):
                 for kernel, variable in kernels:
                     name = f"{path}.{kernel.attribute}" if len(kernels) > 1 else path
                     if id(variable) in trainable:
-                        entry = (name, variable, position, count)
-                        found.setdefault(id(variable), entry)
+                        number = (
+                            _values_of(variable) if isinstance(count, str) else count
+                        )
+                        if number is not None:
+                            entry = (name, variable, position, number)
+                            found.setdefault(id(variable), entry)
+        if not found and _KEEP in rules.values():
+            raise InvalidArgumentError(
+                "There are no shared values to keep.",
+                received=f"kernels of '{model.name}' with more than {_MOST} values",
+                expected="a model whose weights were tied before",
+                fix="pass a number of values, such as 16",
+            )
         if not found:
             raise InvalidArgumentError(
                 f"Model '{model.name}' has no trainable kernel to cluster.",
@@ -253,6 +299,15 @@ class ClusterWeights(FitCallback):
             _name_left_out(v for k, v in trainable.items() if k not in known)
         order = {key: position for position, key in enumerate(trainable)}
         return [found[key] for key in sorted(found, key=lambda key: order[key])]
+
+
+def _values_of(variable: keras.Variable) -> int | None:
+    """Returns how many values a kernel has; None if it shares none."""
+    values = ops.convert_to_numpy(ops.cast(variable, "float32"))
+    if not np.isfinite(values).all() or not values.any():
+        return None
+    count = len(np.unique(values))
+    return count if 2 <= count <= min(_MOST, values.size - 1) else None
 
 
 def _distinct(book: Codebook) -> int:

@@ -21,6 +21,7 @@ from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.core.graph import build, is_graph_model, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
+from tfcompress.core.select import warn_of_own_training
 from tfcompress.distillation.distiller import Distiller
 from tfcompress.distillation.teachers.cache import cache_teacher
 from tfcompress.exporters.keras_runner import KerasRunner
@@ -84,6 +85,7 @@ class Task:
     ):
         self._config = _compile_config(model)
         self.model = _as_graph(model)
+        warn_of_own_training(model, "compressed", stacklevel=5)
         self.train = Data("train", train, batch_size, self.model)
         self.validation = Data("validation", validation, batch_size, self.model)
         inputs, _ = self.train.head(1)

@@ -7,13 +7,16 @@ it, so no layer is wrapped and nothing has to be stripped.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import require_built
 
 Projection = Callable[[Any], Any]
@@ -95,6 +98,7 @@ class _FitWatch:
     def __init__(self, model: keras.Model):
         self.model = model
         self.callbacks: list[FitCallback] = []
+        self.left: list[Left] = []
         self.in_a_batch = False
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -125,6 +129,83 @@ class _FitWatch:
         if not self.callbacks:
             del self.model.make_train_function, self.model.train_on_batch
 
+    def remind(self) -> None:
+        """Lets the next fit hear of what was made, once all techniques have ended."""
+        if not self.callbacks and self.left:
+            self.model.make_train_function = _Reminder(self.model, self.left)
+
+
+class _Reminder:
+    """Stands in for `model.make_train_function` once, when the next fit begins.
+
+    A technique that is over holds nothing: the next fit without it may undo what it
+    made, and the user should hear of it.
+    """
+
+    def __init__(self, model: keras.Model, left: list[Left]):
+        self.model, self.left = model, left
+
+    def __call__(self, force: bool = False) -> Any:
+        if isinstance(self.model.__dict__.get("make_train_function"), _Reminder):
+            del self.model.make_train_function
+        held = any(isinstance(other, FitCallback) for other in _callbacks_of_the_fit())
+        if not held:
+            for left in self.left:
+                if any(v.trainable for v in left.variables):
+                    warnings.warn(
+                        f"This fit has no {left.by}, and may undo {left.what} that an "
+                        f"earlier one made. To keep them, add {left.keep} to "
+                        "`callbacks`.",
+                        CompressionWarning,
+                        stacklevel=3,
+                    )
+        return self.model.make_train_function(force=force)
+
+
+class Left(NamedTuple):
+    """What a technique leaves in the weights, which later training may undo.
+
+    Attributes:
+        by: name of the technique.
+        what: "the zeros".
+        keep: the callback that keeps them.
+        variables: the weights.
+    """
+
+    by: str
+    what: str
+    keep: str
+    variables: list[keras.Variable]
+
+
+class Restored(NamedTuple):
+    """Weights that another callback puts into the model when the fit ends.
+
+    Attributes:
+        by: type of the callback.
+        epoch: the epoch they are of, counted from 1.
+        values: arrays by `id` of their variable.
+    """
+
+    by: str
+    epoch: int
+    values: dict[int, np.ndarray]
+
+
+def _callbacks_of_the_fit() -> list[keras.callbacks.Callback]:
+    """Returns all callbacks of the fit that calls this; none where nobody knows.
+
+    Keras tells a callback nothing of the others. They are where it is called from.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        for name in ("self", "callbacks"):
+            found = frame.f_locals.get(name)
+            if isinstance(found, keras.callbacks.CallbackList):
+                return [getattr(c, "callback", c) for c in found.callbacks]
+        frame = frame.f_back  # type: ignore[assignment]
+    return []
+
 
 class FitCallback(keras.callbacks.Callback):
     """Base of callbacks that change the training step of one `fit`.
@@ -141,6 +222,10 @@ class FitCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         require_built(self.model, f"use {type(self).__name__} in fit")
         self._running = False
+        self._others = [c for c in _callbacks_of_the_fit() if c is not self]
+        # What is best so far to those that keep the best model, and whether that was
+        # made when this technique was done.
+        self._best: dict[int, tuple[Any, bool]] = {}
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         if not self._running:
@@ -148,13 +233,21 @@ class FitCallback(keras.callbacks.Callback):
             self._running = True
             _FitWatch.add(self)
             self.retrace()
+        self._note_best()
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if self._running:
+            self._note_best()
+            self._warn_of_early_files()
+            watch: _FitWatch = self.model.make_train_function
+            left = self.left()
+            if left is not None:
+                watch.left.append(left)
             self.stop()
             self._running = False
-            self.model.make_train_function.remove(self)
+            watch.remove(self)
             self.retrace()
+            watch.remind()
 
     def start(self, epoch: int) -> None:
         raise NotImplementedError
@@ -164,6 +257,51 @@ class FitCallback(keras.callbacks.Callback):
 
     def release(self) -> None:
         self.stop()
+
+    def is_final(self) -> bool:
+        """Returns whether the model is by now what it is to be in the end."""
+        return True
+
+    def left(self) -> Left | None:
+        """Returns what the technique leaves that later training may undo."""
+        return None
+
+    def restored(self) -> Restored | None:
+        """Returns the weights that another callback puts into the model at the end.
+
+        They are those of an epoch that was judged, so nothing may be changed in them.
+        """
+        for other in self._others:
+            values = getattr(other, "best_weights", None)
+            if getattr(other, "restore_best_weights", False) and values is not None:
+                known = {id(v): a for v, a in zip(self.model.weights, values)}
+                epoch = int(getattr(other, "best_epoch", 0)) + 1
+                return Restored(type(other).__name__, epoch, known)
+        return None
+
+    def _note_best(self) -> None:
+        for other in self._others:
+            if getattr(other, "save_best_only", False):
+                best = getattr(other, "best", None)
+                before = self._best.get(id(other))
+                if before is None:
+                    self._best[id(other)] = (best, True)  # nothing of this fit yet
+                elif best != before[0]:
+                    self._best[id(other)] = (best, self.is_final())
+
+    def _warn_of_early_files(self) -> None:
+        for other in self._others:
+            _, final = self._best.get(id(other), (None, True))
+            if not final:
+                name, kind = type(self).__name__, type(other).__name__
+                warnings.warn(
+                    f"{kind} kept the model of an epoch before {name} was done, in "
+                    f"{getattr(other, 'filepath', '?')}: it has less of what is asked "
+                    f"for than the last one. Pass tfcompress.OnceFinal({kind}(...), "
+                    f"{name}(...)) in its place, for the best of those that are done.",
+                    CompressionWarning,
+                    stacklevel=3,
+                )
 
     def retrace(self) -> None:
         # fit() makes its train function before any callback runs, and a function
@@ -197,3 +335,95 @@ class FitCallback(keras.callbacks.Callback):
         # is less than an epoch, and no reason to shift the plan.
         first = now - done if now - done >= steps else 0
         return first, first + self.params["epochs"] * steps - 1
+
+
+class OnceFinal(keras.callbacks.Callback):
+    """Shows another callback only the epochs at whose end a technique is done.
+
+    When to use: with callbacks that choose a model, `EarlyStopping` and
+    `ModelCheckpoint(save_best_only=True)`. While zeros still grow, a model is the
+    better the fewer it has, so they would choose one of before the end; inside this
+    one they choose the best of those that are as they are asked for.
+
+    Args:
+        callback: the callback to hold back: its `on_epoch_end`, and its
+            `on_train_batch_end` if it has one of its own.
+        *techniques: callbacks of this library in the same fit, such as `PruneWeights`;
+            all of them must be done.
+
+    Raises:
+        InvalidArgumentError: if these are no such callbacks.
+
+    Example:
+
+    >>> import tfcompress
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16)])
+    >>> model.compile("sgd", "mse")
+    >>> prune = tfcompress.PruneWeights(tfcompress.PolynomialSparsity(0.0, 0.75, \
+frequency=1))
+    >>> stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    >>> x, y = np.ones((64, 8)), np.ones((64, 16))
+    >>> _ = model.fit(x, y, epochs=4, verbose=0, callbacks=[prune, OnceFinal(stop, \
+prune)])
+    >>> float(np.mean(model.layers[0].kernel.numpy() == 0))
+    0.75
+    """
+
+    def __new__(cls, callback: Any = None, *_: Any) -> OnceFinal:
+        # Keras calls into Python after each batch where any callback asks for it.
+        own = type(callback).on_train_batch_end if _is_callback(callback) else None
+        batches = own not in (None, keras.callbacks.Callback.on_train_batch_end)
+        return super().__new__(_OnceFinalOfBatches if batches else cls)
+
+    def __init__(self, callback: keras.callbacks.Callback, *techniques: FitCallback):
+        super().__init__()
+        wrong = [t for t in techniques if not isinstance(t, FitCallback)]
+        if not _is_callback(callback) or not techniques or wrong:
+            raise InvalidArgumentError(
+                "OnceFinal takes a callback, and the techniques it waits for.",
+                received=f"{callback!r}, {techniques!r}",
+                expected="a Keras callback, then PruneWeights(...) or others of fit",
+                fix="OnceFinal(EarlyStopping(...), prune), with `prune` in the same "
+                "list of callbacks",
+            )
+        self.callback, self.techniques = callback, techniques
+
+    def set_params(self, params: Any) -> None:
+        super().set_params(params)
+        self.callback.set_params(params)
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self.callback.set_model(model)
+
+    def is_final(self) -> bool:
+        """Returns whether all techniques are done."""
+        return all(technique.is_final() for technique in self.techniques)
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.callback.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if self.is_final():
+            self.callback.on_epoch_end(epoch, logs)
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self.callback.on_train_begin(logs)
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        self.callback.on_train_end(logs)
+
+
+class _OnceFinalOfBatches(OnceFinal):
+    """Is `OnceFinal` for a callback that is also called after each batch."""
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        self.callback.on_train_batch_begin(batch, logs)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.is_final():
+            self.callback.on_train_batch_end(batch, logs)
+
+
+def _is_callback(value: Any) -> bool:
+    return isinstance(value, keras.callbacks.Callback)

@@ -284,3 +284,33 @@ def exclude(
         CompressionWarning,
         stacklevel=3,
     )
+
+
+_TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics")
+
+
+def warn_of_own_training(model: Any, what: str, stacklevel: int = 3) -> None:
+    """Warns of a model that says itself how it is trained, which a copy does not do.
+
+    Args:
+        model: what was copied.
+        what: what the copy is called: "quantized".
+        stacklevel: of the warning; 3 is the caller of who calls this.
+    """
+    if not isinstance(model, keras.Model):
+        return
+    own = [
+        name
+        for name in _TRAINING
+        if name in vars(model)
+        or getattr(type(model), name) is not getattr(keras.Model, name)
+    ]
+    if own:
+        warnings.warn(
+            f"Model '{model.name}' of type {type(model).__name__} has {', '.join(own)} "
+            f"of its own. The {what} copy does not use them: `fit` trains it with the "
+            "loss that it is compiled with. To keep them, train it inside a model "
+            "whose class has them and whose `call` calls the copy.",
+            CompressionWarning,
+            stacklevel=stacklevel,
+        )

@@ -15,7 +15,14 @@ from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
 from tfcompress.core.graph import Graph, Node, Tensor, build, tied_operations, trace
 from tfcompress.core.kernel_values import warn_of_lost_values
-from tfcompress.core.select import Filters, exclude, refuse_quantized, select, walk
+from tfcompress.core.select import (
+    Filters,
+    exclude,
+    refuse_quantized,
+    select,
+    walk,
+    warn_of_own_training,
+)
 from tfcompress.layers import cell, kernels_of, macs_of_nodes
 from tfcompress.low_rank.decomposition import Form, Link, Option
 from tfcompress.low_rank.layer_moments import Moments, has_window, layer_moments
@@ -88,6 +95,7 @@ def factorize(
     _check_arguments(rank, energy, macs, size, conv)
     graph = trace(model, "factorize the model")
     refuse_quantized(model, "factorize")
+    warn_of_own_training(model, "factorized")
     chosen = select(model, filters, lambda layer: cell(layer, "factors") is not None)
     tied = tied_operations(graph)
     names = {id(layer): path for path, layer in chosen if id(layer) not in tied}

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import functools
+import warnings
 
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
 from tfcompress.core.arguments import one_of
-from tfcompress.core.callback import FitCallback, run_when
+from tfcompress.core.callback import FitCallback, Left, Restored, run_when
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Criterion, criteria
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
 from tfcompress.pruning.patterns import Pattern, patterns
-from tfcompress.pruning.sites import select_sites
+from tfcompress.pruning.sites import Site, select_sites
 from tfcompress.schedules import (
     FitSpan,
+    KeepSparsity,
     PolynomialSparsity,  # noqa: F401  (the docstring's example)
     Schedule,
     schedule_of,
 )
 
+# Counts are rounded, so a share may be off by less than this.
+_TOLERANCE = 0.02
 _SCOPES = {"layer": layer_masks, "global": global_masks}
 
 
@@ -36,11 +41,15 @@ class PruneWeights(FitCallback):
     Source: Zhu & Gupta, "To prune, or not to prune", 2017. At each update the mask
     `m = score(w) >= t` is computed anew, with `t` such that the scheduled share of
     weights falls below it; after every step `w <- m * w`. Only kernels are pruned:
-    biases and normalization parameters are left alone.
+    biases and normalization parameters are left alone. A model that was trained before
+    keeps the zeros that it has while a growing schedule is below them.
+
+    Put callbacks that choose a model (`EarlyStopping`, `ModelCheckpoint` of the best)
+    into `OnceFinal`: they would choose one of before the end of the schedule.
 
     Args:
         schedule: a `Schedule` instance, config or a number, which stands for
-            `ConstantSparsity(number)`.
+            `ConstantSparsity(number)`; or "keep", which holds the zeros that are there.
         criterion: what ranks weights; instance or name.
         pattern: allowed shape of zeros; instance or name.
         scope: `"layer"` gives every kernel the scheduled sparsity; `"global"` ranks
@@ -52,7 +61,8 @@ class PruneWeights(FitCallback):
 
     Raises:
         InvalidArgumentError: before the first step, if the fit is too short for the
-            schedule or `filters` match nothing.
+            schedule, the schedule is over already and its zeros are not there, or
+            `filters` match nothing.
 
     Example:
 
@@ -94,18 +104,22 @@ class PruneWeights(FitCallback):
         self._schedule = schedule = self.schedule.resolve(span)
         sites = select_sites(self.model, self.filters)
         sites = self.pattern.fitting(sites, asked_for=self.filters is not None)
-        goes_on = self.current_step() > schedule.begin_step
+        self._held = self._held_shares(sites, schedule)
+        began = self.current_step() > schedule.begin_step
+        keeps = isinstance(schedule, KeepSparsity)
         with self.model.distribute_strategy.scope():
             self._kernels = [
-                PrunedKernel(site, self.criterion, self.pattern, goes_on)
-                for site in sites
+                PrunedKernel(
+                    site, self.criterion, self.pattern, keeps or began or held > 0
+                )
+                for site, held in zip(sites, self._held)
             ]
         for kernel in self._kernels:
             kernel.attach()
         # Keras applies constraints one variable after the other when all variables
         # have been updated, so the first one can renew the masks of all.
         renewal = OncePerStep(lambda: self._refresh(schedule))
-        for kernel in self._kernels:
+        for kernel in self._kernels if not keeps else ():
             kernel.before = functools.partial(renewal.come, kernel)
         if self.verbose:
             size = sum(site.size for site in sites)
@@ -116,14 +130,91 @@ class PruneWeights(FitCallback):
             )
 
     def stop(self) -> None:
-        for kernel in self._kernels:
-            kernel.enforce()
+        restored = self.restored()
+        if restored is None:
+            for kernel in self._kernels:
+                kernel.enforce()
+        size = sum(kernel.site.size for kernel in self._kernels)
+        zeros = sum(kernel.zeros(restored) for kernel in self._kernels) / size
         if self.verbose:
-            size = sum(kernel.site.size for kernel in self._kernels)
-            zeros = sum(kernel.zeros() for kernel in self._kernels)
-            print(f"PruneWeights: {zeros / size:.1%} of {size} weights are zero.")
-        self._schedule.warn_if_cut_short(self.current_step(), "PruneWeights")
+            print(f"PruneWeights: {zeros:.1%} of {size} weights are zero.")
+        if not self._schedule.warn_if_cut_short(self.current_step(), "PruneWeights"):
+            self._warn_if_missed(zeros, restored)
+        self._warn_of_nan()
         self.release()
+
+    def is_final(self) -> bool:
+        return self._schedule.is_over(self.current_step())
+
+    def left(self) -> Left:
+        variables = [kernel.variable for kernel in self._kernels]
+        return Left("PruneWeights", "the zeros", "PruneWeights('keep')", variables)
+
+    def _held_shares(self, sites: list[Site], schedule: Schedule) -> list[float]:
+        """Returns how much of each kernel is zero already, and is to stay so.
+
+        Raises:
+            InvalidArgumentError: if the schedule is over, and its zeros are not there.
+        """
+        zeros = [1 - int(ops.count_nonzero(s.variable)) / s.size for s in sites]
+        size = sum(site.size for site in sites)
+        total = sum(share * site.size for share, site in zip(zeros, sites)) / size
+        rounding = _TOLERANCE + len(sites) * self.pattern.granule / size
+        if isinstance(schedule, KeepSparsity):
+            if not total:
+                raise InvalidArgumentError(
+                    "There are no zeros to keep.",
+                    received=f"{len(sites)} kernels without a zero",
+                    expected="a model that was pruned",
+                    fix="pass a schedule, such as PolynomialSparsity(0.0, 0.8)",
+                )
+            return zeros
+        step = self.current_step()
+        final = schedule.final
+        if schedule.is_behind(step) and (
+            total == 0 if final is None else total < final - rounding
+        ):
+            raise InvalidArgumentError(
+                "The schedule lies behind: its steps are over before this fit begins.",
+                received=f"a schedule that ends at step {schedule.end_step}, an "
+                f"optimizer that has made {step} steps, and {total:.1%} zeros",
+                expected=f"end_step > {step}",
+                fix="give begin_step and end_step as fractions of the fit, such as 0.0 "
+                "and 0.75, or compile the model anew, which begins at step 0",
+            )
+        if not schedule.grows or final is None or step == 0:
+            return [0.0] * len(sites)
+        # Kernels of zeros only were made so (by an initializer), not pruned.
+        return [min(share, final) if share < 1 else 0.0 for share in zeros]
+
+    def _warn_if_missed(self, zeros: float, restored: Restored | None) -> None:
+        final = self._schedule.final
+        if restored is None or final is None or zeros >= final - _TOLERANCE:
+            return
+        warnings.warn(
+            f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} are "
+            f"asked for: {restored.by} gives back those of epoch {restored.epoch}, of "
+            "before the end of the schedule. Pass tfcompress.OnceFinal("
+            f"{restored.by}(...), PruneWeights(...)) in its place, for the best of the "
+            "epochs after it.",
+            CompressionWarning,
+            stacklevel=4,
+        )
+
+    def _warn_of_nan(self) -> None:
+        broken = [
+            kernel.site.path
+            for kernel in self._kernels
+            if not bool(ops.all(ops.isfinite(kernel.variable)))
+        ]
+        if broken:
+            warnings.warn(
+                f"PruneWeights: kernels hold NaN or infinite values, in "
+                f"{', '.join(broken)}. Which weights to prune cannot be told from "
+                "them; look for NaN in the data, or train with a lower learning rate.",
+                CompressionWarning,
+                stacklevel=4,
+            )
 
     def release(self) -> None:
         for kernel in self._kernels:
@@ -136,7 +227,8 @@ class PruneWeights(FitCallback):
 
         def renew() -> None:
             scores = [kernel.scores() for kernel in self._kernels]
-            masks = choose(scores, schedule(step), self.pattern.granule)
+            granule = self.pattern.granule
+            masks = choose(scores, schedule(step), granule, self._held)
             for kernel, mask in zip(self._kernels, masks):
                 kernel.assign_mask(mask)
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.callback import ProjectionChain, attach, detach
+from tfcompress.core.callback import ProjectionChain, Restored, attach, detach
 from tfcompress.core.gradient_tap import tap, untap
 from tfcompress.pruning.criteria import Criterion, GradientCriterion
 from tfcompress.pruning.patterns import Pattern
@@ -49,9 +49,11 @@ class MaskedVariable:
     def enforce(self) -> None:
         """Applies the mask now: averaged weights are written after constraints.
 
-        Products leave zeros with a sign, which files need not spend bits on.
+        Products leave zeros with a sign, which files need not spend bits on. What is
+        NaN or infinite stays: zeros would hide that the training failed.
         """
-        self.variable.assign(ops.where(self.kept(), self.variable, 0.0))
+        kept = ops.logical_or(self.kept(), ops.logical_not(ops.isfinite(self.variable)))
+        self.variable.assign(ops.where(kept, self.variable, 0.0))
 
     def kept(self) -> Any:
         """Returns the mask as booleans."""
@@ -153,9 +155,11 @@ class PrunedKernel(MaskedVariable):
             vector = companion.variable.shape
             companion.assign_kept(self._companion_mask(vector, mask))
 
-    def zeros(self) -> int:
-        """Returns how many weights are zero."""
-        return self.site.size - int(ops.count_nonzero(self.variable))
+    def zeros(self, restored: Restored | None = None) -> int:
+        """Returns how many weights are zero, or will be of those that come back."""
+        values = restored.values.get(id(self.variable)) if restored else None
+        values = self.variable if values is None else values
+        return self.site.size - int(ops.count_nonzero(values))
 
     def _companion_mask(self, shape: Any, mask: Any) -> Any:
         axes = self.site.kernel.reduction_axes(len(mask.shape))

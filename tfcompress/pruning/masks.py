@@ -83,31 +83,52 @@ def _first_of_equals(scores: list[Any], low: Any, high: Any, keep: Any) -> list[
     return masks
 
 
-def layer_masks(scores: list[Any], sparsity: Any, granule: int = 1) -> list[Any]:
+def layer_masks(
+    scores: list[Any],
+    sparsity: Any,
+    granule: int = 1,
+    held: list[float] | None = None,
+) -> list[Any]:
     """Returns a mask per tensor that leaves each at `sparsity` on its own.
 
     Args:
         scores: a tensor of unit scores per kernel.
         sparsity: share of units that go, in [0, 1).
         granule: the number of units kept is rounded up to a multiple of this.
+        held: shares of each tensor that go at least.
     """
     masks = []
-    for score in scores:
-        keep = kept_count(math.prod(score.shape), sparsity)
+    for score, least in zip(scores, held or [0.0] * len(scores)):
+        share = ops.maximum(sparsity, least) if least else sparsity
+        keep = kept_count(math.prod(score.shape), share)
         masks.append(_rounded(score, keep, granule))
     return masks
 
 
-def global_masks(scores: list[Any], sparsity: Any, granule: int = 1) -> list[Any]:
+def global_masks(
+    scores: list[Any],
+    sparsity: Any,
+    granule: int = 1,
+    held: list[float] | None = None,
+) -> list[Any]:
     """Returns a mask per tensor that leaves them at `sparsity` all together."""
-    size = sum(math.prod(score.shape) for score in scores)
+    sizes = [math.prod(score.shape) for score in scores]
+    size = sum(sizes)
+    if held and any(held):
+        least = sum(share * size for share, size in zip(held, sizes)) / size
+        sparsity = ops.maximum(sparsity, least)
     masks = top_masks(scores, kept_count(size, sparsity))
     if granule == 1:
         return masks
     return [_rounded(s, _count(mask), granule) for s, mask in zip(scores, masks)]
 
 
-def threshold_masks(scores: list[Any], threshold: Any, granule: int = 1) -> list[Any]:
+def threshold_masks(
+    scores: list[Any],
+    threshold: Any,
+    granule: int = 1,
+    held: list[float] | None = None,
+) -> list[Any]:
     """Returns a mask per tensor of what is not below `threshold`; one unit remains."""
     return [_rounded(s, _count(s >= threshold), granule) for s in scores]
 

@@ -15,7 +15,7 @@ from tfcompress.core.registry import Registry
 from tfcompress.core.select import exclude
 from tfcompress.layers import Kernel
 from tfcompress.pruning.sites import Site
-from tfcompress.schedules import Schedule
+from tfcompress.schedules import KeepSparsity, Schedule
 
 
 class Pattern(Configured):
@@ -163,6 +163,8 @@ class NOfM(Pattern):
         return None
 
     def check(self, schedule: Schedule) -> None:
+        if isinstance(schedule, KeepSparsity):
+            return
         final = float(schedule.value(ops.ones(())))
         if schedule.unit != "sparsity" or abs(final - self.sparsity) > 1e-6:
             raise InvalidArgumentError(

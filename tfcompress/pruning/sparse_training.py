@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.arguments import one_of
-from tfcompress.core.callback import FitCallback, run_when
+from tfcompress.core.callback import FitCallback, Left, run_when
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import GradientCriterion, Random
 from tfcompress.pruning.kernels import PrunedKernel
@@ -116,9 +116,14 @@ class SparseTraining(FitCallback):
         self._kernels[0].before = lambda: self._move(plan, counts)
 
     def stop(self) -> None:
-        for kernel in self._kernels:
+        # Weights of another epoch have zeros of their own.
+        for kernel in self._kernels if self.restored() is None else ():
             kernel.enforce()
         self.release()
+
+    def left(self) -> Left:
+        variables = [kernel.variable for kernel in self._kernels]
+        return Left("SparseTraining", "the zeros", "PruneWeights('keep')", variables)
 
     def release(self) -> None:
         for kernel in self._kernels:

@@ -147,8 +147,26 @@ class Schedule(Configured):
             f"final {self.unit} {self(steps[-1]):.4g} at step {steps[-1]}"
         )
 
-    def warn_if_cut_short(self, step: int, callback: str) -> None:
-        """Warns of a fit that ended before the schedule did.
+    @property
+    def final(self) -> float | None:
+        """The sparsity that is reached in the end; None where nobody can tell."""
+        if self.unit != "sparsity":
+            return None
+        begin, end = self._resolved()
+        return float(self(begin if end is None else end))
+
+    def is_over(self, step: int) -> bool:
+        """Returns whether the last value was applied, after so many steps."""
+        begin, end = self._resolved()
+        return step > (begin if end is None else end)
+
+    def is_behind(self, step: int) -> bool:
+        """Returns whether no update comes any more from `step` on."""
+        _, end = self._resolved()
+        return end is not None and step > end
+
+    def warn_if_cut_short(self, step: int, callback: str) -> bool:
+        """Warns of a fit that ended before the schedule did; returns whether it did.
 
         Args:
             step: how many steps were made.
@@ -156,14 +174,17 @@ class Schedule(Configured):
         """
         begin, end = self._resolved()
         last = begin if end is None else end
-        if step <= last:
+        short = not self.is_over(step)
+        if short:
             warnings.warn(
                 f"{callback}: the fit ended after {step} steps, and the schedule at "
                 f"step {last}. What is asked for in the end was not reached. Where "
-                "EarlyStopping ended it, pass it start_from_epoch.",
+                "EarlyStopping ended it, pass OnceFinal(EarlyStopping(...), "
+                f"{callback}(...)) in its place.",
                 CompressionWarning,
                 stacklevel=2,
             )
+        return short
 
     def _resolved(self) -> tuple[int, int | None]:
         begin, end = self.begin_step, self.end_step

@@ -10,7 +10,13 @@ from keras import ops
 
 from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.schedules.base import Schedule, Step, checked_sparsity, schedules
+from tfcompress.schedules.base import (
+    FitSpan,
+    Schedule,
+    Step,
+    checked_sparsity,
+    schedules,
+)
 
 
 @schedules.register("constant")
@@ -186,6 +192,41 @@ class OneCycleSparsity(GrowingSparsity):
         first = 1 / (1 + math.exp(self.delay))
         last = 1 / (1 + math.exp(self.delay - self.steepness))
         return self.between((curve - first) / (last - first))
+
+
+@schedules.register("keep")
+class KeepSparsity(Schedule):
+    """Keeps the zeros that are there, and adds none.
+
+    When to use: as `PruneWeights("keep")` in each fit of a model that was pruned
+    before, so that fine-tuning does not undo it.
+
+    Example:
+
+    >>> KeepSparsity().is_due(100)
+    False
+    """
+
+    grows = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def value(self, progress: Any) -> Any:
+        return 0.0 * progress
+
+    def is_due(self, step: Any) -> Any:
+        return False if isinstance(step, int) else ops.zeros_like(step, "bool")
+
+    def describe(self, span: FitSpan) -> str:
+        return "the zeros that are there are kept"
+
+    @property
+    def final(self) -> float | None:
+        return None
+
+    def is_over(self, step: int) -> bool:
+        return True
 
 
 def schedule_of(value: Any) -> Schedule:
