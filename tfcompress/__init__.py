@@ -19,7 +19,6 @@ from tfcompress.compression import (
     Search,
     compress,
 )
-from tfcompress.core.callback import OnceFinal
 from tfcompress.core.errors import (
     ArtifactError,
     CompressionError,
@@ -32,6 +31,7 @@ from tfcompress.core.errors import (
 from tfcompress.core.keras_2 import (
     hard_sigmoid_of_keras_2 as _hard_sigmoid_of_keras_2,  # noqa: F401
 )
+from tfcompress.core.once_final import OnceFinal
 from tfcompress.core.workers import is_chief
 from tfcompress.diagnosis import Diagnosis, Finding, doctor
 from tfcompress.distillation import (

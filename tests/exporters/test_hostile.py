@@ -104,7 +104,9 @@ def test_a_manifest_is_no_voucher_for_what_others_wrote(
     from tfcompress.exporters.saved_model import exporter as saved_model
 
     asked = []
-    monkeypatch.setattr(saved_model, "probe", lambda path, *_, **__: asked.append(path))
+    monkeypatch.setattr(
+        saved_model, "open_in_jail", lambda path, *_, **__: asked.append(path)
+    )
     Artifact.read(quantized_version)
     assert asked == []  # this process made it
     shutil.copytree(quantized_version.path, tmp_path / "1")

@@ -219,6 +219,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
             "path": str(path.absolute()),
             "inputs": str(stored),
             "threads": threads,
+            "scratch": folder,
             "module": exporter_for(path).runtime_module,
             "search_path": [os.path.abspath(entry) for entry in sys.path if entry],
         }
@@ -255,4 +256,6 @@ def _one_call(runner: Runner, inputs: Any) -> tuple[Callable[[], Any], int]:
 def _milliseconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter_ns()
     call()
-    return (time.perf_counter_ns() - start) / 1e6
+    elapsed = (time.perf_counter_ns() - start) / 1e6
+    # Of a stranger's file, what it took in the child process, without the way there.
+    return 1e3 * getattr(call, "seconds", elapsed / 1e3)

@@ -6,6 +6,7 @@ everything libraries print ends up on stderr, which the parent keeps as a log.
 """
 
 import contextlib
+import functools
 import json
 import os
 import runpy
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -47,6 +49,21 @@ def read_hdf5(job: dict[str, Any]) -> dict[str, Any]:
             look("", opened)
             opened.visititems(look)
     return {}
+
+
+@functools.cache
+def beside(name: str) -> dict[str, Any]:
+    """Returns what a script beside this one defines."""
+    return runpy.run_path(str(Path(__file__).with_name(name)))
+
+
+@functools.cache
+def jobs_of(script: str | None) -> dict[str, Any]:
+    """Returns the jobs of a script; a format brings its own beside its exporter.
+
+    A script is run once, so that its jobs may keep what they have loaded.
+    """
+    return JOBS if script is None else runpy.run_path(script)["JOBS"]
 
 
 JOBS = {"warm": warm, "read_hdf5": read_hdf5}
@@ -109,26 +126,45 @@ def end_with_the_parent(lifeline: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def forbid_large_files(most: int = 1 << 20) -> None:
+    """Bounds what is written where the kernel cannot say which files are."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
 def main() -> None:
     """Answers jobs until the parent closes the pipe or goes away."""
+    if sys.argv[4] == "jailed":
+        # Before there are other threads, which would keep their rights.
+        landlock = beside("_jail.py")["enter"](os.environ["TMPDIR"])
+        if not landlock:
+            forbid_large_files()
     if os.name == "posix":
         end_with_the_parent(int(sys.argv[3]))
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
     def answer(reply: dict[str, Any]) -> None:
-        replies.write(json.dumps(reply) + "\n")
+        arrays, data = reply.pop("arrays", None), []
+        if arrays is not None:
+            reply["arrays"], data = beside("_arrays.py")["packed"](arrays)
+        replies.write(json.dumps(reply).encode() + b"\n")
+        for part in data:
+            replies.write(part)
         replies.flush()
 
-    for line in sys.stdin:
+    while line := requests.readline():
         job = json.loads(line)
+        if "arrays" in job:
+            unpacked = beside("_arrays.py")["unpacked"]
+            job["arrays"] = unpacked(job["arrays"], requests.read)
         answer({"id": job["id"], "accepted": True})
         try:
-            # A format brings its jobs in a script beside its exporter.
-            jobs = runpy.run_path(job["script"])["JOBS"] if "script" in job else JOBS
             with limited(job):
-                reply = {"ok": True, **jobs[job["job"]](job)}
+                reply = {"ok": True, **jobs_of(job.get("script"))[job["job"]](job)}
         except BaseException as error:
             traceback.print_exc()
             reply = {"ok": False, "type": type(error).__name__, "error": str(error)}

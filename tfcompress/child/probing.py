@@ -11,6 +11,9 @@ from tfcompress.core.errors import ArtifactError, ExportError
 #: time, and bytes of memory beyond eight times its size.
 CPU_SECONDS = 120
 MEMORY = 4 << 30
+#: What a file of a stranger may take by the clock: one may wait for ever, and use no
+#: processor.
+WALL_SECONDS = 120
 
 
 def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> dict:
@@ -27,7 +30,11 @@ def probe(path: Path, runtime: str, kind: type = ArtifactError, **job: Any) -> d
         ExportError: or `ArtifactError`, if it does not load or run.
     """
     try:
-        return WORKER.run({"job": "probe", **job, **reading(path)})
+        limits = reading(path)
+        if kind is ExportError:
+            # What was just made is slow at worst.
+            del limits["wall_seconds"]
+        return WORKER.run({"job": "probe", **job, **limits})
     except ConverterFailure as failure:
         if kind is ExportError:
             raise failure.as_error(
@@ -52,6 +59,7 @@ def reading(path: Path) -> dict[str, Any]:
         "path": str(path.absolute()),
         "cpu_seconds": CPU_SECONDS,
         "memory": MEMORY + 8 * size,
+        "wall_seconds": WALL_SECONDS,
     }
 
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from tfcompress.child._arrays import packed, unpacked
 from tfcompress.core.errors import ExportError
 from tfcompress.core.ownership import at_the_end, scratch_of_the_process
 
@@ -23,6 +24,7 @@ _BOOTSTRAP = (
     "runpy.run_path(sys.argv[2], run_name='__main__')"
 )
 _SCRIPT = Path(__file__).with_name("_worker.py")
+_LONGEST_LINE = 1 << 28
 _PYTHON = "the Python interpreter of this environment in `sys.executable`"
 # What mostly is behind a signal, where the name does not say it.
 _CAUSES = {
@@ -71,9 +73,15 @@ class ConverterFailure(Exception):
 
 
 class ConverterProcess:
-    """One worker process, started lazily and restarted when it died."""
+    """One worker process, started lazily and restarted when it died.
 
-    def __init__(self) -> None:
+    Args:
+        jailed: whether it may write nowhere but in its own temporary folder, use no
+            network and start no program, as far as the system can forbid that.
+    """
+
+    def __init__(self, jailed: bool = False) -> None:
+        self.jailed = jailed
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
@@ -101,8 +109,14 @@ class ConverterProcess:
                     self._send({"job": "warm"})
                     self._warm = True
 
-    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+    def run(
+        self, job: dict[str, Any], arrays: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Sends one job and waits for its reply.
+
+        Args:
+            job: the job as JSON.
+            arrays: NumPy arrays that go with it; those of a reply are in "arrays".
 
         Raises:
             ConverterFailure: if the job failed or the worker died.
@@ -113,7 +127,7 @@ class ConverterProcess:
             start = self._log_size()
             try:
                 with self._deadline(job.get("wall_seconds")):
-                    reply = self._ask(job)
+                    reply = self._ask(job, arrays)
             except (OSError, EOFError) as error:
                 reason = self._obituary()
                 log = self._log_text(start)
@@ -219,7 +233,8 @@ class ConverterProcess:
             ours, self._lifeline = os.pipe()
             self._process = subprocess.Popen(
                 [python, "-c", _BOOTSTRAP]
-                + [json.dumps(search_path), str(_SCRIPT), str(ours)],
+                + [json.dumps(search_path), str(_SCRIPT), str(ours)]
+                + ["jailed" if self.jailed else "free"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -238,26 +253,36 @@ class ConverterProcess:
             if ours >= 0:
                 os.close(ours)
 
-    def _send(self, job: dict[str, Any]) -> int:
+    def _send(
+        self, job: dict[str, Any], arrays: Mapping[str, Any] | None = None
+    ) -> int:
         if not self._alive():
             self._start()
         assert self._process is not None
         assert self._process.stdin is not None
         self._next_id += 1
-        left = json.dumps({**job, "id": self._next_id}).encode() + b"\n"
-        while left:
-            left = left[os.write(self._process.stdin.fileno(), left) :]
+        data: list[Any] = []
+        if arrays is not None:
+            entries, data = packed(arrays)
+            job = {**job, "arrays": entries}
+        data.insert(0, json.dumps({**job, "id": self._next_id}).encode() + b"\n")
+        for part in data:
+            left = memoryview(part)
+            while left:
+                left = left[os.write(self._process.stdin.fileno(), left) :]
         return self._next_id
 
-    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
+    def _ask(
+        self, job: dict[str, Any], arrays: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         try:
-            return self._receive(self._send(job))
+            return self._receive(self._send(job, arrays))
         except (OSError, EOFError):
             if self._accepted == self._next_id:
                 raise
             # It was dead before it saw the job, so the job is not to blame.
             self._start()
-            return self._receive(self._send(job))
+            return self._receive(self._send(job, arrays))
 
     def _receive(self, number: int) -> dict[str, Any]:
         while True:
@@ -270,6 +295,11 @@ class ConverterProcess:
             if not known:
                 raise EOFError
             self._answered = True
+            if "arrays" in reply:
+                try:
+                    reply["arrays"] = unpacked(reply["arrays"], self._read)
+                except (ValueError, LookupError, TypeError, OverflowError):
+                    raise EOFError from None
             if answers == number:
                 if not reply.get("accepted"):
                     return reply
@@ -277,15 +307,29 @@ class ConverterProcess:
 
     def _line(self) -> bytes:
         """Returns the next line of the worker."""
+        line = bytearray()
+        while b"\n" not in self._unread:
+            line += self._unread
+            if len(line) > _LONGEST_LINE:
+                raise EOFError
+            self._unread = self._part(1 << 16)
+        end, _, self._unread = self._unread.partition(b"\n")
+        return bytes(line + end)
+
+    def _read(self, size: int) -> bytes:
+        """Returns the next so many bytes of the worker."""
+        found, self._unread = bytearray(self._unread[:size]), self._unread[size:]
+        while len(found) < size:
+            found += self._part(min(size - len(found), 1 << 20))
+        return bytes(found)
+
+    def _part(self, most: int) -> bytes:
         assert self._process is not None
         assert self._process.stdout is not None
-        while b"\n" not in self._unread:
-            part = os.read(self._process.stdout.fileno(), 1 << 16)
-            if not part:
-                raise EOFError
-            self._unread += part
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+        part = os.read(self._process.stdout.fileno(), most)
+        if not part:
+            raise EOFError
+        return part
 
     def _obituary(self) -> str:
         assert self._process is not None
@@ -317,9 +361,15 @@ class ConverterProcess:
 def _relevant_line(message: str) -> str:
     """Returns the one line that says why, and the layer it is about."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    errors = [line for line in lines if "error:" in line]
+    # "Graph execution error:" alone says nothing.
+    errors = [line for line in lines if "error:" in line and line[-6:] != "error:"]
     # The first error is the cause; what follows it are passes that gave up.
-    line = errors[0].rsplit("error:", 1)[1].strip() if errors else (lines or [""])[-1]
+    if errors:
+        line = errors[0].rsplit("error:", 1)[1].strip()
+    else:
+        # TensorFlow ends with the node that it was in.
+        told = [line for line in lines if not line.startswith("[")]
+        line = (told or lines or [""])[-1]
     place = _LOCATION.search(errors[0]) if errors else None
     if place:
         line += f" (in {place.group(1)})"
@@ -345,7 +395,11 @@ def _python() -> str:
     return known
 
 
+#: Converts, and runs what was just converted.
 WORKER = ConverterProcess()
-at_the_end(WORKER.close)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=WORKER.after_fork)
+#: Runs files that nobody vouches for.
+JAIL = ConverterProcess(jailed=True)
+for _process in (WORKER, JAIL):
+    at_the_end(_process.close)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_process.after_fork)

@@ -129,8 +129,13 @@ class Format:
         raise NotImplementedError
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
-        """Returns a runner for the artifact at `filepath`."""
+        """Returns a runner for the artifact at `filepath`, which a stranger may have
+        made: what cannot be vouched for runs in a process of its own."""
         raise NotImplementedError
+
+    def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a runner in this process, for an artifact that the user trusts."""
+        return self.runner(filepath, threads)
 
     def with_options(self, options: dict[str, Any]) -> Format:
         """Returns this exporter with some of its options replaced.

@@ -127,16 +127,25 @@ def _target(filepath: str | os.PathLike) -> Path:
     return path.resolve() if ".." in path.parts else path
 
 
-def load(filepath: str | os.PathLike | Artifact, threads: int | None = None) -> Runner:
+def load(
+    filepath: str | os.PathLike | Artifact,
+    threads: int | None = None,
+    trusted: bool = False,
+) -> Runner:
     """Loads an artifact, ready to run.
 
-    Use it to run what was exported, in the runtime it was exported for.
+    Use it to run what was exported, in the runtime it was exported for. Files that this
+    process has not made are taken for those of strangers: what cannot be vouched for
+    (SavedModels, and files with loops or free sizes) runs in a child process with
+    limits of time and memory. See docs/safety.md.
 
     Args:
         filepath: an `Artifact`, or the path of one. For a SavedModel, a version
             directory or the base directory (the newest version is taken).
         threads: CPU threads; None leaves the choice to the runtime.
             A SavedModel always runs on TensorFlow's own threads.
+        trusted: True runs the file in this process whatever it holds, without a first
+            look: for files that you or those you trust have made.
 
     Returns:
         A `Runner`: `runner(arrays)` takes an array, a list or a dict by input name,
@@ -153,4 +162,10 @@ def load(filepath: str | os.PathLike | Artifact, threads: int | None = None) -> 
     ```
     """
     path = path_of(filepath, "filepath")
-    return exporter_for(path).runner(path, threads)
+    if not isinstance(trusted, bool):
+        raise InvalidArgumentError(
+            "`trusted` is true or false.", received=repr(trusted), expected="a bool"
+        )
+    exporter = exporter_for(path)
+    made = exporter.trusted_runner if trusted else exporter.runner
+    return made(path, threads)

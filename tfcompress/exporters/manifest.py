@@ -35,6 +35,7 @@ _NAME = "manifest.json"
 _FEW_VALUES = 256
 # Fingerprints of the files of what this process wrote.
 _MADE_HERE: set[str] = set()
+_FILES_MADE_HERE: set[str] = set()
 _PACKAGES = ("tfcompress", "keras", "tensorflow", "numpy")
 
 
@@ -90,7 +91,9 @@ def publish(
         text = manifest_text(model, exporter, written, name, noted)
         path = note if one_file else manifest_path(stage.path)
         path.write_text(text, encoding="utf-8")
-    _MADE_HERE.add(_fingerprint(json.loads(text)))
+    content = json.loads(text)
+    _MADE_HERE.add(_fingerprint(content))
+    _FILES_MADE_HERE.update(entry["sha256"] for entry in content["files"])
     return written.moved(stage.target)
 
 
@@ -207,6 +210,11 @@ def check_files(path: Path) -> bool:
             fix="copy the directory again, or export the model again",
         )
     return _fingerprint(manifest) in _MADE_HERE
+
+
+def made_here(file: Path) -> bool:
+    """Returns whether this process made a file of the same content."""
+    return bool(_FILES_MADE_HERE) and _sha256(file) in _FILES_MADE_HERE
 
 
 def record(artifact: Artifact, **contents: Any) -> None:

@@ -1,5 +1,11 @@
 """Runners: the same call for every format, arrays in and arrays out."""
 
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -37,9 +43,19 @@ class Runner:
     #: CPU threads asked for; None where the runtime decides itself.
     threads: int | None = None
 
+    #: Whether the runtime itself takes calls of several threads at once.
+    takes_many_calls = False
+
     def __init__(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]):
         self.inputs = inputs
         self.outputs = outputs
+
+    @property
+    def _turn(self) -> contextlib.AbstractContextManager:
+        """Lets one thread at a time into a runtime that takes one call at a time."""
+        if self.takes_many_calls:
+            return contextlib.nullcontext()
+        return _TURNS.of(self)
 
     @property
     def batch_size(self) -> int | None:
@@ -73,7 +89,9 @@ class Runner:
             taken = len(next(iter(batch.values())))
             if taken < size and self.batch_size:
                 batch = {n: _padded(part, size) for n, part in batch.items()}
-            for name, value in self.run_batch(batch).items():
+            with self._turn:
+                found = self.run_batch(batch)
+            for name, value in found.items():
                 parts[name].append(_rows(value, size, taken))
         return {
             info.name: _finish(np.concatenate(parts[info.name]), info, raw)
@@ -92,6 +110,7 @@ class Runner:
                     expected="at least one sample along the first axis",
                 )
             if info.scale is not None and not raw:
+                _refuse_nan(array, info)
                 columns[info.name] = quantized(array, info)
             elif array.dtype.name != info.dtype and info.dtype != "string":
                 raise InvalidArgumentError(
@@ -108,6 +127,29 @@ class Runner:
     def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
         """Returns a function that runs the model once on this prepared batch."""
         raise NotImplementedError
+
+
+class _Turns:
+    """A lock for each runner, new ones in a forked process.
+
+    A runner may come from a subclass that calls no `__init__`, and a fork may happen
+    while another thread holds the lock.
+    """
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakKeyDictionary[Runner, threading.RLock] = (  # type: ignore[valid-type]
+            weakref.WeakKeyDictionary()
+        )
+        self._making = threading.Lock()
+
+    def of(self, runner: Runner) -> Any:
+        with self._making:
+            return self._locks.setdefault(runner, threading.RLock())
+
+
+_TURNS = _Turns()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_TURNS.__init__)  # type: ignore[misc]
 
 
 def quantized(array: np.ndarray, info: TensorInfo) -> np.ndarray:
@@ -131,6 +173,16 @@ def dequantized(array: np.ndarray, info: TensorInfo) -> np.ndarray:
     assert info.zero_point is not None
     shifted = array.astype("int32") - info.zero_point
     return shifted.astype("float32") * np.float32(info.scale)
+
+
+def _refuse_nan(array: np.ndarray, info: TensorInfo) -> None:
+    if array.dtype.kind == "f" and (count := int(np.isnan(array).sum())):
+        raise InvalidArgumentError(
+            f"Input {info.name!r} holds NaN, which no integer stands for.",
+            received=f"{count} of {array.size} values",
+            expected=f"numbers, which the model takes as {info.dtype}",
+            fix="fill in what is missing, as in the training data",
+        )
 
 
 def _finish(array: np.ndarray, info: TensorInfo, raw: bool) -> np.ndarray:

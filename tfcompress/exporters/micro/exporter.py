@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfcompress.child.probing import probe, require
-from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_folder
 from tfcompress.exporters.exporter import Exporter, Source
+from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files
 from tfcompress.exporters.micro import sources
@@ -96,18 +97,28 @@ class MicroExporter(Exporter):
         return replace(artifact, path=filepath, format="micro", files=files)
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
-        """Returns a tflite-micro runner, after a first run in the child process."""
-        require("tflite_micro", "micro")
-        check_files(filepath)
-        artifact = self.inspect(filepath)
-        found = probe(
-            filepath / _MODEL,
-            "tflite-micro",
-            ArtifactError,
-            script=_SCRIPT,
-            compare=False,
+        """Returns a tflite-micro runner, for strangers' files in the child process."""
+        vouched = check_files(filepath)
+        artifact, arena = self._measured(filepath)
+        if vouched:
+            return MicroRunner(artifact, arena)
+        file = filepath / _MODEL
+        inputs = [info.name for info in artifact.inputs]
+        return JailedRunner(
+            artifact, file, "tflite-micro", _SCRIPT, 1, arena=arena, inputs=inputs
         )
-        return MicroRunner(artifact, found["arena"])
+
+    def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a tflite-micro runner here."""
+        check_files(filepath)
+        return MicroRunner(*self._measured(filepath))
+
+    def _measured(self, filepath: Path) -> tuple[Artifact, int]:
+        """Returns the description, and the arena that the child process measured."""
+        require("tflite_micro", "micro")
+        artifact, file = self.inspect(filepath), filepath / _MODEL
+        found = open_in_jail(file, "tflite-micro", _SCRIPT, compare=False)
+        return artifact, int(found["arena"])
 
     def _texts(self, phone: Artifact, arena: int) -> dict[str, str]:
         arena += self.arena_margin

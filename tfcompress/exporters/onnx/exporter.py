@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from tfcompress.child.probing import probe, require
+from tfcompress.child.probing import require
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.core.ownership import scratch
@@ -22,7 +22,9 @@ from tfcompress.exporters.checks import (
 )
 from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
+from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import made_here
 from tfcompress.exporters.onnx.graph import census, describe, tidy, unknown_operators
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
@@ -144,11 +146,18 @@ class ONNXExporter(Exporter):
         )
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
-        """Returns an ONNX Runtime runner, after a first run in the child process."""
+        """Returns an ONNX Runtime runner, for strangers' files in the child process."""
         require("onnxruntime", "onnx")
         artifact = self.inspect(filepath)
-        probe(filepath, "ONNX Runtime", ArtifactError, script=_SCRIPT)
-        return ONNXRunner(artifact, threads)
+        if made_here(filepath):
+            return ONNXRunner(artifact, threads)
+        open_in_jail(filepath, "ONNX Runtime", _SCRIPT)
+        return JailedRunner(artifact, filepath, "ONNX Runtime", _SCRIPT, threads)
+
+    def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns an ONNX Runtime runner at once."""
+        require("onnxruntime", "onnx")
+        return ONNXRunner(self.inspect(filepath), threads)
 
     def _convert(self, traced: TracedModel) -> bytes:
         with scratch() as folder:
@@ -224,6 +233,8 @@ class ONNXRunner(Runner):
         artifact: the file's description.
         threads: CPU threads; None leaves the choice to the runtime.
     """
+
+    takes_many_calls = True
 
     def __init__(self, artifact: Artifact, threads: int | None = None):
         import onnxruntime

@@ -19,6 +19,7 @@ from tfcompress.exporters.checks import (
 )
 from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
+from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files
 from tfcompress.exporters.runner import Runner
@@ -93,7 +94,7 @@ class OpenVINOExporter(Exporter):
     def inspect(self, filepath: Path) -> Artifact:
         """Returns inputs, outputs and census, as read by the child process."""
         require("openvino", "openvino")
-        found = self._probe(filepath, ArtifactError)
+        found = self._found(filepath)
         stored = tuple(sorted(found["constants"]))
         return Artifact(
             path=filepath,
@@ -108,11 +109,29 @@ class OpenVINOExporter(Exporter):
         )
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
-        """Returns an OpenVINO runner, after a first run in the child process."""
+        """Returns an OpenVINO runner, for strangers' files in the child process."""
+        vouched = check_files(filepath)
+        artifact = self.inspect(filepath)
+        if vouched:
+            return OpenVINORunner(artifact, threads)
+        file = filepath / _FILES[0]
+        return JailedRunner(artifact, file, "OpenVINO", _SCRIPT, threads)
+
+    def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns an OpenVINO runner here."""
         check_files(filepath)
         return OpenVINORunner(self.inspect(filepath), threads)
 
+    def _found(self, directory: Path) -> dict[str, Any]:
+        """Returns what the jailed child process says of the files."""
+        self._check_whole(directory)
+        return open_in_jail(directory / _FILES[0], "OpenVINO", _SCRIPT)
+
     def _probe(self, directory: Path, kind: type) -> dict[str, Any]:
+        self._check_whole(directory)
+        return probe(directory / _FILES[0], "OpenVINO", kind, script=_SCRIPT)
+
+    def _check_whole(self, directory: Path) -> None:
         if not (directory / _FILES[1]).is_file():
             raise ArtifactError(
                 "The OpenVINO artifact is not whole.",
@@ -120,7 +139,6 @@ class OpenVINOExporter(Exporter):
                 expected=f"a directory with {' and '.join(_FILES)}",
                 fix="export the model again, or copy the directory again",
             )
-        return probe(directory / _FILES[0], "OpenVINO", kind, script=_SCRIPT)
 
     def _convert(self, traced: TracedModel, output: Path) -> None:
         with scratch() as folder:

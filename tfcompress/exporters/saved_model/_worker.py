@@ -22,11 +22,36 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     return answer(job, call)
 
 
-def load(job: dict[str, Any]) -> dict[str, Any]:
-    """Loads the SavedModel at `path`."""
+_OPEN: dict[str, Any] = {}
+
+
+def open_(job: dict[str, Any]) -> dict[str, Any]:
+    """Loads the SavedModel at `path`; keeps the last one."""
     import tensorflow as tf
 
-    return {"signatures": list(tf.saved_model.load(job["path"]).signatures)}
+    key = repr(job["stamp"])
+    if key not in _OPEN:
+        _OPEN.clear()
+        _OPEN[key] = tf.saved_model.load(job["path"])
+        _ = _OPEN[key].signatures["serving_default"]
+    return {}
+
+
+def call(job: dict[str, Any]) -> dict[str, Any]:
+    """Calls the signature on the arrays of a job."""
+    import time
+
+    import tensorflow as tf
+
+    open_(job)
+    signature = _OPEN[repr(job["stamp"])].signatures["serving_default"]
+    feeds = {name: tf.constant(array) for name, array in job["arrays"].items()}
+    start = time.perf_counter()
+    found = {name: value.numpy() for name, value in signature(**feeds).items()}
+    return {
+        "seconds": time.perf_counter() - start,
+        "arrays": {name: found[name] for name in job["outputs"]},
+    }
 
 
 def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
@@ -35,4 +60,4 @@ def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
     return runpy.run_path(str(script))["answer"](job, call)
 
 
-JOBS = {"load": load, "probe": probe}
+JOBS = {"call": call, "open": open_, "probe": probe}

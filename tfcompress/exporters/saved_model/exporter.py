@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tfcompress.child.probing import probe
 from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import by_name
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
@@ -17,6 +16,7 @@ from tfcompress.exporters.checks import check_batch_size, check_no_calibration
 from tfcompress.exporters.compact import rebuilders
 from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
+from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files, manifest_path
 from tfcompress.exporters.runner import Runner
@@ -25,7 +25,8 @@ from tfcompress.exporters.saved_model.files import (
     SIGNATURE,
     write_saved_model,
 )
-from tfcompress.exporters.saved_model.graph import census, reaching_out
+from tfcompress.exporters.saved_model.graph import census, read_graph
+from tfcompress.exporters.saved_model.programs import reaching_out
 from tfcompress.exporters.saved_model.runner import SavedModelRunner
 from tfcompress.exporters.saved_model.signatures import ServingSignatures
 from tfcompress.exporters.saved_model.warmup import WARM_UP_FILE, write_warm_up
@@ -118,14 +119,21 @@ class SavedModelExporter(Exporter):
 
     def inspect(self, filepath: Path) -> Artifact:
         """Returns inputs and outputs of a version (of a base: of the newest one)."""
-        path = _version_of(filepath) or filepath
-        return _load(path)[1]
+        return _inspect(_version_of(filepath) or filepath)[0]
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a runner that calls the signature `serving_default`."""
+        path = _version_of(filepath) or filepath
+        artifact, vouched = _inspect(path)
+        if vouched:
+            return SavedModelRunner(artifact, _module(path))
+        return JailedRunner(artifact, path, "TensorFlow", _SCRIPT)
 
-        module, artifact = _load(_version_of(filepath) or filepath)
-        return SavedModelRunner(artifact, module)
+    def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a runner that calls the signature here."""
+        path = _version_of(filepath) or filepath
+        check_files(path)
+        return SavedModelRunner(_described(path), _module(path))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the options, for `keras.saving`; samples are no option."""
@@ -196,33 +204,52 @@ def _version_of(path: Path) -> Path | None:
     return None
 
 
-def _load(path: Path) -> tuple[Any, Artifact]:
-    import tensorflow as tf
-
+def _inspect(path: Path) -> tuple[Artifact, bool]:
+    """Returns the description of a SavedModel, and whether this process made it."""
     vouched = check_files(path)
     _refuse_programs(path)
+    artifact = _described(path)
     if not vouched:
         # A damaged one may take the process with it.
-        probe(path, "TensorFlow", script=_SCRIPT, job="load")
+        open_in_jail(path, "TensorFlow", _SCRIPT)
+    return artifact, vouched
+
+
+def _module(path: Path) -> Any:
+    import tensorflow as tf
+
     try:
         module = tf.saved_model.load(str(path))
-        signature = module.signatures[SIGNATURE]
+        _ = module.signatures[SIGNATURE]
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ArtifactError(
-            "The SavedModel cannot be loaded.",
-            received=f"{path} ({reason})",
-            expected="a whole SavedModel with the signature 'serving_default'",
-            fix="export the model again",
-        ) from error
-    order = _order(path)
-    inputs = signature.structured_input_signature[1]
-    outputs = signature.structured_outputs
-    return module, _describe(
-        path,
-        _tensors(inputs, order["inputs"]),
-        _tensors(outputs, order["outputs"]),
+        raise _unloadable(path, error) from error
+    return module
+
+
+def _unloadable(path: Path, error: Exception) -> ArtifactError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ArtifactError(
+        "The SavedModel cannot be loaded.",
+        received=f"{path} ({reason})",
+        expected="a whole SavedModel with the signature 'serving_default'",
+        fix="export the model again",
     )
+
+
+def _described(path: Path) -> Artifact:
+    """Returns what the file says of its signature, without loading it."""
+    order = _order(path)
+    try:
+        signature = read_graph(path).signature_def[SIGNATURE]
+        if not signature.outputs:
+            raise KeyError(SIGNATURE)
+        return _describe(
+            path,
+            _tensors(signature.inputs, order["inputs"]),
+            _tensors(signature.outputs, order["outputs"]),
+        )
+    except Exception as error:  # damage shows as any exception of the reader
+        raise _unloadable(path, error) from error
 
 
 def _refuse_programs(path: Path) -> None:
@@ -238,10 +265,11 @@ def _refuse_programs(path: Path) -> None:
         ) from error
     if found:
         raise ArtifactError(
-            "The SavedModel would read or write files, or run Python.",
-            received=f"{path} with the operators {', '.join(found)}",
-            expected="a graph that only computes",
-            fix="if you trust whoever made it, load it by tf.saved_model.load",
+            "The SavedModel may do more than compute: read or write files, wait, or "
+            "end the process.",
+            received=f"{path} with {', '.join(found)}",
+            expected="operators that are known to only compute",
+            fix="if you trust whoever made it, load(path, trusted=True)",
         )
 
 
@@ -258,10 +286,16 @@ def _order(path: Path) -> dict[str, list[str]]:
     return order
 
 
-def _tensors(specs: dict[str, Any], order: list[str]) -> tuple[TensorInfo, ...]:
+def _tensors(specs: Any, order: list[str]) -> tuple[TensorInfo, ...]:
+    import tensorflow as tf
+
     names = order if sorted(order) == sorted(specs) else sorted(specs)
     return tuple(
-        TensorInfo(name, tuple(specs[name].shape), specs[name].dtype.name)
+        TensorInfo(
+            name,
+            tuple(tf.TensorShape(specs[name].tensor_shape)),
+            tf.dtypes.as_dtype(specs[name].dtype).name,
+        )
         for name in names
     )
 

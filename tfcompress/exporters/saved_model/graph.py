@@ -13,19 +13,7 @@ from tfcompress.exporters.tensors import OperatorCount
 _PLUMBING = frozenset({"Identity", "IdentityN", "NoOp", "Placeholder", "VarHandleOp"})
 _CONSTANTS = frozenset({"Const", "ReadVariableOp"})
 _HANDLES = frozenset({"resource", "variant"})
-# What reaches beyond the model: files of any name, and Python.
-_REACHING_OUT = frozenset(
-    {
-        *("CacheDataset", "CacheDatasetV2", "SnapshotDataset", "SnapshotDatasetV2"),
-        *("CreateSummaryFileWriter", "DebugIdentity", "DebugIdentityV2"),
-        *("DebugIdentityV3", "DebugNumericSummaryV2", "FileSystemSetConfiguration"),
-        *("EagerPyFunc", "PyFunc", "PyFuncStateless", "PrintV2", "MatchingFiles"),
-        *("ReadFile", "SaveDataset", "SaveDatasetV2", "WriteFile"),
-    }
-)
 _COMPILED = "_XlaMustCompile"
-# TensorFlow puts these into a function of their own, which nothing else calls.
-_SAVING = frozenset({"MergeV2Checkpoints", "Save", "SaveSlices", "SaveV2"})
 
 
 def census(directory: Path, signature: str) -> tuple[OperatorCount, ...]:
@@ -37,7 +25,7 @@ def census(directory: Path, signature: str) -> tuple[OperatorCount, ...]:
         directory: a SavedModel.
         signature: the name of the signature; an unknown one runs nothing.
     """
-    model = _read(directory)
+    model = read_graph(directory)
     functions = {f.signature.name: f.node_def for f in model.graph_def.library.function}
     definitions = {op.name: op for op in model.meta_info_def.stripped_op_list.op}
     outputs = model.signature_def[signature].outputs.values()
@@ -47,34 +35,6 @@ def census(directory: Path, signature: str) -> tuple[OperatorCount, ...]:
         OperatorCount(name, activations, weights, count)
         for (name, activations, weights), count in sorted(counts.items())
     )
-
-
-def reaching_out(directory: Path) -> list[str]:
-    """Returns operators by which a SavedModel would read or write files, or run Python.
-
-    The graph of a SavedModel is a program, part of which runs when it is loaded. None
-    of what `export` writes has such operators.
-
-    Args:
-        directory: a SavedModel.
-    """
-    model = _read(directory)
-    functions = {f.signature.name: f.node_def for f in model.graph_def.library.function}
-    saver = _producer(model.saver_def.save_tensor_name)
-    found, saving = set(), set()
-    for name, nodes in [("", model.graph_def.node), *functions.items()]:
-        operators = {node.op for node in nodes}
-        found |= operators & _REACHING_OUT
-        if operators & _SAVING:
-            saving.add(name)
-    callable_ = set(model.object_graph_def.concrete_functions)
-    for name, nodes in [("", model.graph_def.node), *functions.items()]:
-        for node in nodes:
-            if name or node.name != saver:
-                callable_.update(v.func.name for v in node.attr.values())
-    for name in saving & (callable_ | {""}):
-        found |= {n.op for n in functions.get(name, model.graph_def.node)} & _SAVING
-    return sorted(found)
 
 
 def open_functions(directory: Path) -> None:
@@ -100,7 +60,7 @@ def open_functions(directory: Path) -> None:
     path.write_bytes(saved.SerializeToString(deterministic=True))
 
 
-def _read(directory: Path) -> Any:
+def read_graph(directory: Path) -> Any:
     from tensorflow.core.protobuf import saved_model_pb2
 
     content = (directory / "saved_model.pb").read_bytes()
@@ -112,7 +72,7 @@ def _behind(nodes: Sequence[Any], wanted: list[str]) -> list[Any]:
     known = {node.name: node for node in nodes}
     found: dict[str, Any] = {}
     while wanted:
-        name = _producer(wanted.pop())
+        name = producer(wanted.pop())
         if name in known and name not in found:
             found[name] = known[name]
             wanted += known[name].input
@@ -142,7 +102,7 @@ def _operators(
         for name, dtype in zip(
             node.input, _dtypes(node, definition, definition.input_arg), strict=False
         ):
-            (weights if _producer(name) in constants else activations).add(dtype)
+            (weights if producer(name) in constants else activations).add(dtype)
         yield (
             node.op,
             tuple(sorted(activations - _HANDLES)),
@@ -150,7 +110,7 @@ def _operators(
         )
 
 
-def _producer(tensor: str) -> str:
+def producer(tensor: str) -> str:
     return tensor.lstrip("^").split(":")[0]
 
 

@@ -18,6 +18,8 @@ class SavedModelRunner(Runner):
         module: what `tf.saved_model.load` returned.
     """
 
+    takes_many_calls = True
+
     def __init__(self, artifact: Artifact, module: Any):
         super().__init__(artifact.inputs, artifact.outputs)
         self.name = artifact.name

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tfcompress.child.probing import probe
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
@@ -17,7 +16,9 @@ from tfcompress.exporters.checks import check_batch_size, check_suffix
 from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.inputs import collect
+from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.manifest import made_here
 from tfcompress.exporters.operations import (
     MISSING,
     layer_of,
@@ -28,6 +29,7 @@ from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.tflite import SCRIPT
+from tfcompress.exporters.tflite.bounded import unbounded
 from tfcompress.exporters.tflite.divergence import first_divergence
 from tfcompress.exporters.tflite.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile, order_signature
@@ -247,11 +249,27 @@ class TFLiteExporter(Exporter):
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a LiteRT runner, after a first run in the child process."""
-
         artifact = self.inspect(filepath)
-        # A damaged file can take the process with it: let it take the worker.
-        probe(filepath, "LiteRT", script=SCRIPT)
-        return TFLiteRunner(artifact, threads)
+        if made_here(filepath):
+            return TFLiteRunner(artifact, threads)
+        # A damaged file can take the process with it: let it take the child.
+        open_in_jail(filepath, "LiteRT", SCRIPT)
+        file = TFLiteFile.open(filepath)
+        if unbounded(file) is None:
+            return TFLiteRunner(artifact, threads)
+        return JailedRunner(
+            artifact,
+            filepath,
+            "LiteRT",
+            SCRIPT,
+            threads,
+            inputs_by_name={tensor.info.name: tensor.index for tensor in file.inputs},
+            outputs_by_name={tensor.info.name: tensor.index for tensor in file.outputs},
+        )
+
+    def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
+        """Returns a LiteRT runner at once."""
+        return TFLiteRunner(self.inspect(filepath), threads)
 
     def _check_numbers(self, traced: TracedModel, calibration_data: Any) -> None:
         if traced.fake_quantized and (calibration_data is not None or self.quantize):
