@@ -376,8 +376,7 @@ def test_strangers_files_give_the_same(artifacts, monkeypatch, name):
     assert not isinstance(here, JailedRunner)
     strangers(monkeypatch)
     there = load(artifacts[name])
-    # The LSTM of the .tflite file is unrolled or fused: it has no loop.
-    assert isinstance(there, JailedRunner) is (name != "tflite")
+    assert isinstance(there, JailedRunner)
     assert [i.name for i in there.inputs] == [i.name for i in here.inputs]
     np.testing.assert_array_equal(there(x), here(x))
     np.testing.assert_array_equal(load(artifacts[name], trusted=True)(x), here(x))
