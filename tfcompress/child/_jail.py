@@ -14,12 +14,12 @@ import sys
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _NO_NEW_PRIVILEGES = 38
 _VERSION = 1
-_PATH_BENEATH = 1
+_PATH_BENEATH, _NET_PORT = 1, 2
 # Rights that change files or run programs, by the version that knows them.
 _EXECUTE, _WRITE = 1 << 0, 1 << 1
 _CHANGES = _WRITE | sum(1 << bit for bit in range(4, 13))
 _SINCE = {2: 1 << 13, 3: 1 << 14, 5: 1 << 15}  # link elsewhere, cut, device commands
-_NETWORK = 0b11  # bind and connect
+_CONNECT, _NETWORK = 0b10, 0b11  # and to bind
 _SCOPES = 0b11  # abstract sockets and signals of others
 
 
@@ -31,13 +31,22 @@ class _Rules(ctypes.Structure):
     )
 
 
+class _Port(ctypes.Structure):
+    _fields_ = (("allowed", ctypes.c_uint64), ("port", ctypes.c_uint64))
+
+
 class _Beneath(ctypes.Structure):
     _pack_ = 1
     _fields_ = (("allowed", ctypes.c_uint64), ("directory", ctypes.c_int32))
 
 
-def enter(folder: str) -> int:
+def enter(folder: str, programs: bool = False, port: int | None = None) -> int:
     """Takes all rights to change files, but in `folder`, and to use the network.
+
+    Args:
+        folder: where files may be changed.
+        programs: whether programs may be started.
+        port: of a server that may be called.
 
     Returns:
         The version of Landlock; 0 where the system has none, and all is allowed still.
@@ -52,7 +61,7 @@ def enter(folder: str) -> int:
     for since, right in _SINCE.items():
         changes |= right if version >= since else 0
     rules = _Rules(
-        changes | _EXECUTE,
+        changes if programs else changes | _EXECUTE,
         _NETWORK if version >= 4 else 0,
         _SCOPES if version >= 6 else 0,
     )
@@ -69,6 +78,9 @@ def enter(folder: str) -> int:
                 kernel.syscall(_ADD, ruleset, _PATH_BENEATH, ctypes.byref(beneath), 0)
             finally:
                 os.close(opened)
+        if port is not None and version >= 4:
+            called = _Port(_CONNECT, port)
+            kernel.syscall(_ADD, ruleset, _NET_PORT, ctypes.byref(called), 0)
         kernel.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
         return version if kernel.syscall(_RESTRICT, ruleset, 0) == 0 else 0
     finally:
