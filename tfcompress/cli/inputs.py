@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfcompress.child.probing import probe
+import tfcompress.child
+from tfcompress.child.probing import probe, reading
+from tfcompress.child.process import JAIL, ConverterFailure
 from tfcompress.cli.app import messages
 from tfcompress.cli.pixels import chosen_pixels, scaled
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
@@ -23,6 +25,11 @@ DATA_HELP = (
 )
 _KERAS = (".keras", ".h5", ".hdf5")
 _MEMBERS = ("metadata.json", "config.json", "model.weights.h5", "model.weights.npz")
+# Bytes of JSON in a .keras file, and what other parts may unpack to: so much, and so
+# many times their size.
+_LONGEST_TEXT, _SMALL, _DENSEST = 1 << 25, 1 << 24, 64
+# Memory of the child process that counts what a config asks for.
+_TO_COUNT = 2 << 30
 _LABELS = ("y", "sample_weight")
 # What Python, YAML and people say.
 _WORDS = {
@@ -56,8 +63,10 @@ def load_model(path: Path, compiled: bool = False) -> Any:
             expected=f"a file that ends in {' or '.join(_KERAS)}",
         )
     try:
-        _check_members(path)
+        weights = _check_members(path)
         probe(path, "HDF5", job="read_hdf5")  # which may read a damaged one for ever
+        if weights is not None:
+            _check_size(path, weights)
         return keras.saving.load_model(path, compile=compiled)
     except Exception as error:
         raise ArtifactError(
@@ -68,19 +77,49 @@ def load_model(path: Path, compiled: bool = False) -> Any:
         ) from error
 
 
-def _check_members(path: Path) -> None:
-    """Raises `ValueError` if a .keras file holds what Keras does not write.
+def _check_members(path: Path) -> int | None:
+    """Returns the bytes of the weights in a .keras file; None for another kind of file.
 
     Keras unpacks everything that is in it, and leaves that where loading fails.
+
+    Raises:
+        ValueError: if it holds what Keras does not write, or much more than its size.
     """
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        return
+        return None
     with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
     odd = [n for n in names if n not in _MEMBERS and not n.startswith("assets/")]
     odd += [n for n in names if not is_inside(n.rstrip("/"))]
     if odd or len(set(names)) < len(names):
         raise ValueError(f"it holds {odd or names}, not only {', '.join(_MEMBERS)}")
+    for entry in entries:
+        text = entry.filename.endswith(".json")
+        most = _LONGEST_TEXT if text else _SMALL + _DENSEST * entry.compress_size
+        if entry.file_size > most:
+            raise ValueError(
+                f"{entry.filename} unpacks to {entry.file_size:,} bytes, of which at "
+                f"most {most:,} are expected"
+            )
+    return sum(e.file_size for e in entries if e.filename.startswith("model.weights"))
+
+
+def _check_size(path: Path, weights: int) -> None:
+    """Raises `ValueError` if the config asks for more numbers than the file holds."""
+    script = str(Path(tfcompress.child.__file__).with_name("_keras_worker.py"))
+    job = {**reading(path), "job": "count", "script": script, "memory": _TO_COUNT}
+    try:
+        count = JAIL.run(job)["count"]
+    except ConverterFailure as failure:
+        raise ValueError(f"its config cannot be built ({failure.reason})") from None
+    # A number is a byte at least. Of classes that the child does not know, that the
+    # user imports, nothing can be said.
+    if count is not None and count > weights:
+        raise ValueError(
+            f"its config asks for {count:,} numbers, and its weights are {weights:,} "
+            "bytes"
+        )
 
 
 def load_subject(path: Path) -> Any:
