@@ -14,6 +14,8 @@ import pytest
 from tests.scripts import load_script
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters import ModelDescription, TFLiteExporter, export, load
+from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.exporters.tflite.app_code import write_callers
 from tfcompress.exporters.tflite.metadata import read_labels
 from tfcompress.exporters.tflite.rewriting import take_apart
@@ -182,7 +184,7 @@ import java.nio.ByteBuffer
 fun main() {
     val caller = org.example.Words(ByteBuffer.allocate(1))
     val made = caller.run(FloatArray(3) { it + 0.5f }, FloatArray(2) { it + 7f })
-    println(made.object0.joinToString() + " " + made.var1.joinToString())
+    println(made.objectTensor.joinToString() + " " + made.varTensor.joinToString())
     caller.close()
 }
 """
@@ -223,7 +225,7 @@ def test_the_swift_code_is_swift(words):
     swift = pytest.importorskip("tree_sitter_swift")
     parser = tree_sitter.Parser(tree_sitter.Language(swift.language()))
     code = words[".swift"].read_text()
-    assert "val0: [Float32]" in code
+    assert "valTensor: [Float32]" in code
     assert not parser.parse(code.encode()).root_node.has_error
     assert parser.parse(code.replace("[Float32]", "[", 1).encode()).root_node.has_error
 
@@ -250,3 +252,136 @@ def test_callers_refuse(quantized, quantized_version, quantized_file, folder):
     (folder / "taken").mkdir()
     with pytest.raises(ExportError, match="exists already"):
         write_callers(quantized_file, folder / "taken")
+
+
+# Words of Kotlin and Swift, names of the generated code, and names that become equal.
+NAMES = [
+    "as",
+    "class",
+    "in",
+    "is",
+    "object",
+    "val",
+    "var",
+    "fun",
+    "when",
+    "typealias",
+    "init",
+    "func",
+    "let",
+    "self",
+    "guard",
+    "inout",
+    "nil",
+    "throw",
+    "try",
+    "await",
+    "open",
+    "data",
+    "default",
+    "x",
+    "x_in",
+    "xIn",
+    "x-in",
+    "x.in",
+    "X",
+    "xIn1",
+    "x1",
+    "interpreter",
+    "buffer",
+    "values",
+    "run",
+    "close",
+    "require",
+    "precondition",
+    "arrayOf",
+    "mapOf",
+    "in_0",
+    "out_0",
+    "made_0",
+    "outputs",
+    "size",
+    "123",
+    "1x",
+    "日本",
+    "ü",
+    "_",
+    "__",
+    "model/a",
+    "a:0",
+    "a_0",
+    "a0",
+    "Outputs",
+    "Data",
+    "Any",
+]
+STEMS = [
+    "interpreter",
+    "Interpreter",
+    "byte-buffer",
+    "data",
+    "outputs",
+    "Any",
+    "float",
+    "1st",
+    "日本",
+    "class",
+    "my.model",
+    "AutoCloseable",
+    "list",
+    "error",
+    "type",
+]
+
+
+def of_tree(language, code):
+    """Returns the nodes of a parsed source, by kind, and whether it has errors."""
+    tree_sitter = pytest.importorskip("tree_sitter")
+    module = pytest.importorskip(f"tree_sitter_{language}")
+    parser = tree_sitter.Parser(tree_sitter.Language(module.language()))
+    tree = parser.parse(code.encode())
+    found, waiting = [], [tree.root_node]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        waiting += node.children
+    return found, tree.root_node.has_error
+
+
+def described_as(stem, names, path):
+    infos = tuple(TensorInfo(name, (1, 2), "float32") for name in names)
+    file = path / f"{stem}.tflite"
+    return Artifact(file, "tflite", infos, infos, (file,))
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_code_of_any_names_is_code(tmp_path, stem):
+    files = write_callers(described_as(stem, NAMES, tmp_path), tmp_path / "code")
+    texts = {file.suffix: file.read_text() for file in files}
+    for suffix, language in ((".kt", "kotlin"), (".swift", "swift")):
+        nodes, broken = of_tree(language, texts[suffix])
+        assert not broken, texts[suffix]
+        names = [n.text.decode() for n in nodes if "identifier" in n.type]
+        assert set(names)
+    kotlin, swift = texts[".kt"], texts[".swift"]
+    (name,) = re.findall(r"^class (\w+)\(", kotlin, re.M)
+    assert name not in ("Interpreter", "ByteBuffer", "Data", "Outputs", "Any", "Float")
+    assert f"public final class {name} {{" in swift
+    body = kotlin[kotlin.index("fun run(") :]
+    parameters = re.findall(r"^        (\w+): FloatArray", body, re.M)
+    locals_ = re.findall(r"\bval (\w+) =", body)
+    assert len(parameters) == len(NAMES)
+    declared = parameters + locals_
+    assert len(set(declared)) == len(declared)
+    for one in (*parameters, *re.findall(r"(\w+): \[Float32\]", swift)):
+        assert one.isascii()
+        assert one[0].isalpha()
+        assert one not in ("in", "is", "class", "self", "values", "interpreter", "run")
+
+
+@pytest.mark.parametrize("package", ["org.in.x", "org.2", "a b", "", "ü", None, "a..b"])
+def test_packages_that_are_none(tmp_path, package):
+    with pytest.raises(InvalidArgumentError, match="Kotlin package"):
+        write_callers(
+            described_as("m", ["x"], tmp_path), tmp_path / "code", package=package
+        )

@@ -5,7 +5,6 @@ import math
 import zipfile
 from typing import Any
 
-
 # What Keras says of classes that it does not know.
 _UNKNOWN_CLASS = ("Could not locate", "cannot be imported", "register_keras")
 

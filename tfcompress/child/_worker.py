@@ -57,13 +57,15 @@ def beside(name: str) -> dict[str, Any]:
     return runpy.run_path(str(Path(__file__).with_name(name)))
 
 
-@functools.cache
 def jobs_of(script: str | None) -> dict[str, Any]:
-    """Returns the jobs of a script; a format brings its own beside its exporter.
+    """Returns the jobs of a script; a format brings its own beside its exporter."""
+    return JOBS if script is None else _run_once(script, os.stat(script).st_mtime_ns)
 
-    A script is run once, so that its jobs may keep what they have loaded.
-    """
-    return JOBS if script is None else runpy.run_path(script)["JOBS"]
+
+@functools.cache
+def _run_once(script: str, changed: int) -> dict[str, Any]:
+    """Runs a script, once, so that its jobs may keep what they have loaded."""
+    return runpy.run_path(script)["JOBS"]
 
 
 JOBS = {"warm": warm, "read_hdf5": read_hdf5}

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tfcompress.child._arrays import packed, unpacked
-from tfcompress.core.errors import ExportError
+from tfcompress.child.failure import ConverterFailure
 from tfcompress.core.ownership import at_the_end, scratch_of_the_process
 
 # The worker is a plain script run with the parent's own search path: neither the
@@ -25,51 +26,12 @@ _BOOTSTRAP = (
 )
 _SCRIPT = Path(__file__).with_name("_worker.py")
 _LONGEST_LINE = 1 << 28
-_PYTHON = "the Python interpreter of this environment in `sys.executable`"
 # What mostly is behind a signal, where the name does not say it.
 _CAUSES = {
     "SIGKILL": ", which mostly means that the memory ran out",
     "SIGXCPU": " after all the processor time that it may take",
 }
 _LOCATION = re.compile(r'fused\["[^"]*", "([^"@]+)@')
-
-
-class ConverterFailure(Exception):
-    """A job failed in the worker; the caller turns this into its own error.
-
-    Args:
-        reason: one line that says what went wrong.
-        log: everything the worker printed during the job.
-        died: whether the worker process itself is gone.
-        message: the whole text of the error that was raised in the worker.
-        started: whether the worker has run at all.
-    """
-
-    def __init__(
-        self,
-        reason: str,
-        log: str,
-        died: bool = False,
-        message: str = "",
-        started: bool = True,
-    ):
-        super().__init__(reason)
-        self.reason, self.log, self.died = reason, log, died
-        self.message, self.started = message or reason, started
-
-    def as_error(
-        self, problem: str, fix: str, expected: str | None = None
-    ) -> ExportError:
-        """Returns an `ExportError` that carries the log as its `log` attribute."""
-        if self.started:
-            fix = f"{fix} (the converter's full log is this error's `log` attribute)"
-        else:
-            # Nothing that is converted is to blame.
-            problem, expected = "No converter process could be started.", _PYTHON
-            fix = "set `sys.executable`, or call `multiprocessing.set_executable`"
-        error = ExportError(problem, received=self.reason, expected=expected, fix=fix)
-        error.log = self.log
-        return error
 
 
 class ConverterProcess:
@@ -326,7 +288,16 @@ class ConverterProcess:
     def _part(self, most: int) -> bytes:
         assert self._process is not None
         assert self._process.stdout is not None
-        part = os.read(self._process.stdout.fileno(), most)
+        pipe = self._process.stdout.fileno()
+        if hasattr(select, "poll"):
+            # What the worker forked (a library's telemetry) may hold the pipe open
+            # when the worker is gone.
+            waiting = select.poll()
+            waiting.register(pipe, select.POLLIN)
+            while not waiting.poll(1000):
+                if self._process.poll() is not None:
+                    raise EOFError
+        part = os.read(pipe, most)
         if not part:
             raise EOFError
         return part

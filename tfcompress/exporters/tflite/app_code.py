@@ -14,16 +14,154 @@ from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.exporters.tflite.delegates import notes
 
 _KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
-# Names of the generated code, and words that are no names in one of the languages.
-_WORDS = """
-    as associatedtype break buffer case catch class continue data default defer deinit
-    do else enum extension fallthrough false fileprivate for fun func guard if import in
-    init inout interface interpreter internal is let nil null object open operator
-    package private protocol public repeat rethrows return self static struct subscript
-    super switch this throw throws true try typealias typeof val values var when where
-    while
-"""
-_TAKEN = frozenset(_WORDS.split())
+# Words that are no names in one of the languages.
+_RESERVED = frozenset(
+    [
+        "actor",
+        "any",
+        "as",
+        "associatedtype",
+        "async",
+        "await",
+        "break",
+        "case",
+        "catch",
+        "class",
+        "continue",
+        "data",
+        "default",
+        "defer",
+        "deinit",
+        "do",
+        "dynamic",
+        "else",
+        "enum",
+        "extension",
+        "fallthrough",
+        "false",
+        "fileprivate",
+        "final",
+        "for",
+        "fun",
+        "func",
+        "get",
+        "guard",
+        "if",
+        "import",
+        "in",
+        "indirect",
+        "infix",
+        "init",
+        "inout",
+        "interface",
+        "internal",
+        "is",
+        "lazy",
+        "let",
+        "mutating",
+        "nil",
+        "nonmutating",
+        "null",
+        "object",
+        "open",
+        "operator",
+        "optional",
+        "override",
+        "package",
+        "precedencegroup",
+        "private",
+        "protocol",
+        "public",
+        "repeat",
+        "required",
+        "rethrows",
+        "return",
+        "self",
+        "set",
+        "some",
+        "static",
+        "struct",
+        "subscript",
+        "super",
+        "switch",
+        "this",
+        "throw",
+        "throws",
+        "true",
+        "try",
+        "type",
+        "typealias",
+        "typeof",
+        "unowned",
+        "val",
+        "var",
+        "weak",
+        "when",
+        "where",
+        "while",
+    ]
+)
+# What the generated functions call by its plain name. Their own variables have an
+# underscore in their names, which those of tensors never have.
+_CALLED = frozenset(
+    [
+        "arrayof",
+        "buffer",
+        "close",
+        "interpreter",
+        "mapof",
+        "precondition",
+        "require",
+        "run",
+        "values",
+    ]
+)
+# Types that a class of the same name would hide.
+_TYPES = frozenset(
+    [
+        "Any",
+        "Array",
+        "AutoCloseable",
+        "Bool",
+        "Boolean",
+        "Byte",
+        "ByteArray",
+        "ByteBuffer",
+        "ByteOrder",
+        "Char",
+        "Class",
+        "Data",
+        "Double",
+        "Error",
+        "Float",
+        "Float32",
+        "FloatArray",
+        "Foundation",
+        "Int",
+        "Int32",
+        "Int8",
+        "IntArray",
+        "Interpreter",
+        "List",
+        "Map",
+        "Never",
+        "Nothing",
+        "Number",
+        "Object",
+        "Optional",
+        "Options",
+        "Outputs",
+        "Protocol",
+        "Self",
+        "Set",
+        "String",
+        "TensorFlowLite",
+        "Type",
+        "UInt8",
+        "Unit",
+        "Void",
+    ]
+)
 _SWIFT = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8", "int32": "Int32"}
 
 
@@ -90,27 +228,45 @@ def _check(artifact: Artifact, package: str) -> None:
                 expected=f"a static shape and one of {', '.join(_KOTLIN)}",
                 fix="export with `batch_size=1`",
             )
-    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", package):
+    parts = package.split(".") if isinstance(package, str) else [""]
+    good = all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part) for part in parts)
+    if not good or _RESERVED.intersection(parts):
         raise InvalidArgumentError(
-            "Bad Kotlin package.", received=repr(package), expected='"org.example"'
+            "Bad Kotlin package.",
+            received=repr(package),
+            expected='"org.example", of names that are no words of Kotlin or Swift',
         )
 
 
 def _class_name(stem: str) -> str:
     words = re.findall(r"[A-Za-z0-9]+", stem)
     name = "".join(word[0].upper() + word[1:] for word in words)
-    return f"Model{name}" if not name or name[0].isdigit() else name
+    return f"Model{name}" if not name or name[0].isdigit() or name in _TYPES else name
 
 
 def _identifiers(tensors: tuple[TensorInfo, ...]) -> list[str]:
-    names = []
+    """Returns a name for each tensor: of letters and digits, and all different."""
+    names: list[str] = []
     for position, info in enumerate(tensors):
         words = re.findall(r"[A-Za-z0-9]+", info.name)
         name = "".join(word.capitalize() for word in words) or f"Tensor{position}"
         name = f"tensor{name}" if name[0].isdigit() else name[0].lower() + name[1:]
-        taken = name in _TAKEN or name in names
-        names.append(f"{name}{position}" if taken else name)
+        if name.lower() in _RESERVED | _CALLED:
+            name = f"{name}Tensor"
+        found, number = name, position
+        while found in names:
+            found, number = f"{name}{number}", number + 1
+        names.append(found)
     return names
+
+
+def _plain(text: str) -> str:
+    """Returns a name on one line, without what begins a column of a table."""
+    return re.sub(r"[\s|`]+", " ", text)
+
+
+def _said(artifact: Artifact) -> str:
+    return _plain(artifact.name).replace("*/", "* /")
 
 
 def _size(info: TensorInfo) -> int:
@@ -143,23 +299,24 @@ def _kotlin(artifact: Artifact, name: str, package: str) -> str:
         for identifier, info in zip(given, artifact.inputs)
     )
     buffers = "\n".join(
-        f"        val {identifier}In = buffer({_bytes(info)})\n"
-        f"        {identifier}In{_as_kotlin(info)}.put({identifier})\n"
-        f"        {identifier}In.rewind()"
-        for identifier, info in zip(given, artifact.inputs)
+        f"        val given_{i} = buffer({_bytes(info)})\n"
+        f"        given_{i}{_as_kotlin(info)}.put({identifier})\n"
+        f"        given_{i}.rewind()"
+        for i, (identifier, info) in enumerate(zip(given, artifact.inputs))
     )
     holders = "\n".join(
-        f"        val {identifier}Out = buffer({_bytes(info)})"
-        for identifier, info in zip(made, artifact.outputs)
+        f"        val taken_{i} = buffer({_bytes(info)})"
+        for i, info in enumerate(artifact.outputs)
     )
     outputs = "\n".join(
-        f"        {identifier}Out.rewind()\n"
-        f"        val {identifier} = {_KOTLIN[info.dtype]}Array({_size(info)})\n"
-        f"        {identifier}Out{_as_kotlin(info)}.get({identifier})"
-        for identifier, info in zip(made, artifact.outputs)
+        f"        taken_{i}.rewind()\n"
+        f"        val made_{i} = {_KOTLIN[info.dtype]}Array({_size(info)})\n"
+        f"        taken_{i}{_as_kotlin(info)}.get(made_{i})"
+        for i, info in enumerate(artifact.outputs)
     )
-    ins = ", ".join(f"{identifier}In" for identifier in given)
-    outs = ", ".join(f"{i} to {identifier}Out" for i, identifier in enumerate(made))
+    ins = ", ".join(f"given_{i}" for i in range(len(given)))
+    outs = ", ".join(f"{i} to taken_{i}" for i in range(len(made)))
+    results = ", ".join(f"made_{i}" for i in range(len(made)))
     return f"""\
 package {package}
 
@@ -167,7 +324,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import org.tensorflow.lite.Interpreter
 
-/** Runs {artifact.name}. Make it once; it is not thread safe. */
+/** Runs {_said(artifact)}. Make it once; it is not thread safe. */
 class {name}(model: ByteBuffer, threads: Int = 2) : AutoCloseable {{
     class Outputs(
 {fields}
@@ -186,7 +343,7 @@ class {name}(model: ByteBuffer, threads: Int = 2) : AutoCloseable {{
             arrayOf<Any>({ins}), mapOf<Int, Any>({outs})
         )
 {outputs}
-        return Outputs({", ".join(made)})
+        return Outputs({results})
     }}
 
     override fun close() = interpreter.close()
@@ -231,7 +388,7 @@ def _swift(artifact: Artifact, name: str) -> str:
 import Foundation
 import TensorFlowLite
 
-/// Runs {artifact.name}. Make it once; it is not thread safe.
+/// Runs {_said(artifact)}. Make it once; it is not thread safe.
 public final class {name} {{
   public struct Outputs {{
 {fields}
@@ -266,22 +423,22 @@ public final class {name} {{
 
 def _readme(artifact: Artifact, name: str) -> str:
     rows = "\n".join(
-        f"| {kind} | {info.name} | {info.dtype} | {_shape(info)} | "
+        f"| {kind} | {_plain(info.name)} | {info.dtype} | {_shape(info)} | "
         f"{'' if info.scale is None else info.scale} | "
         f"{'' if info.zero_point is None else info.zero_point} |"
         for kind, tensors in (("input", artifact.inputs), ("output", artifact.outputs))
         for info in tensors
     )
     return f"""\
-# {artifact.name}
+# {_said(artifact)}
 
 | | name | type | shape | scale | zero point |
 |---|---|---|---|---|---|
 {rows}
 
-- Android: add `com.google.ai.edge.litert:litert` to the app, put `{artifact.name}` into
+- Android: add `com.google.ai.edge.litert:litert` to the app, put the file into
   `assets/` (with `noCompress "tflite"`), map it into memory and make `{name}(buffer)`.
-- iOS: add the pod `TensorFlowLiteSwift`, put `{artifact.name}` into the bundle and make
+- iOS: add the pod `TensorFlowLiteSwift`, put the file into the bundle and make
   `try {name}(path:)`.
 
 Arrays are flat, the last axis varies fastest. The batch is part of the shape.
