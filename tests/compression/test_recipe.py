@@ -125,3 +125,19 @@ def test_recipes_are_made_of_stages():
         Recipe(({"fit": {"epochs": 1}},))
     with pytest.raises(InvalidArgumentError, match="no recipe of this name"):
         Recipe.ready("toaster")
+
+
+@pytest.mark.parametrize(
+    "text", ["epochs: 1, learning_rate: .nan", "epochs: 1, learning_rate: .inf",
+             "epochs: 1000000000000000000000000", "epochs: 1e400"],
+)  # fmt: skip
+def test_numbers_that_are_none(text):
+    with pytest.raises(InvalidArgumentError, match="line 3"):
+        Recipe.from_text(f"tfcompress: 1\nstages:\n- fit: {{{text}}}\n")
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "batch_norm_scale"])
+def test_criteria_of_fits_alone_are_explained(criterion):
+    text = f"- prune: {{sparsity: 0.5, criterion: {criterion}}}\n- fit: {{epochs: 1}}\n"
+    with pytest.raises(InvalidArgumentError, match=r"lamp.*PruneWeights in a fit"):
+        Recipe.from_text(f"tfcompress: 1\nstages:\n{text}")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests.compression.conftest import make_model
 from tfcompress.compression.data import Data
 from tfcompress.compression.task import Task, Training
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 
 
 class Batches(keras.utils.PyDataset):
@@ -234,3 +234,22 @@ def test_a_call_that_depends_on_values_is_refused(data):
     model.fit(*data[0], verbose=0)
     with pytest.raises(InvalidArgumentError, match="does not run on symbolic tensors"):
         Task(model, *data)
+
+
+@keras.saving.register_keras_serializable("tests.compression")
+def own_loss(labels, outputs):
+    return keras.ops.mean(keras.ops.square(outputs), axis=-1)
+
+
+def test_a_loss_that_is_a_function_of_the_users(data):
+    model = make_model()
+    model.compile("sgd", own_loss, metrics=[own_loss])
+    task = Task(model, *data, metric=("loss", "min"), batch_size=64)
+    assert task.baseline == pytest.approx(task.scores["own_loss"], abs=1e-3)
+
+
+def test_a_rate_that_trains_nothing_is_told(data):
+    model = make_model()
+    model.optimizer.learning_rate = 1e-9
+    with pytest.warns(CompressionWarning, match=r"rate of the optimizer is 1\.0e-09"):
+        Task(model, *data, batch_size=64)

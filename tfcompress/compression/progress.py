@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 
 class Progress:
     """A bar of trials with the time that is left; says nothing when it is off.
+
+    In a file (a log of a cluster, of nohup) it is a line for each thing that is begun.
 
     Args:
         shown: whether there is anything to see.
@@ -14,10 +17,17 @@ class Progress:
 
     def __init__(self, shown: bool):
         self._bar: Any = None
+        self._log: Any = None
+        self._said = ""
+        self._begin = time.monotonic()
         if shown:
             from rich import progress
             from rich.console import Console
 
+            console = Console(stderr=True)
+            if not console.is_terminal:
+                self._log = console
+                return
             self._bar = progress.Progress(
                 progress.TextColumn("[bold]compress"),
                 progress.BarColumn(),
@@ -25,7 +35,7 @@ class Progress:
                 progress.TimeElapsedColumn(),
                 progress.TimeRemainingColumn(),
                 progress.TextColumn("{task.description}"),
-                console=Console(stderr=True),
+                console=console,
             )
             self._task = self._bar.add_task("", total=None)
 
@@ -42,8 +52,18 @@ class Progress:
         """Shows what is being done."""
         if self._bar is not None:
             self._bar.update(self._task, description=text)
+        self._line(text)
 
     def count(self, done: int, total: int) -> None:
         """Shows how many trials are done."""
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total)
+        self._line(f"{done} of {total} candidates")
+
+    def _line(self, text: str) -> None:
+        if self._log is not None and text != self._said:
+            self._said = text
+            seconds = time.monotonic() - self._begin
+            self._log.print(
+                f"compress [{seconds:.0f} s] {text}", markup=False, highlight=False
+            )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tfcompress.core.errors import InvalidArgumentError
 
 _DEEPEST = 20
+_LARGEST = 2**53  # as many as a float counts
 
 
 def read(text: str, schema: dict[str, Any], source: str) -> Any:
@@ -48,7 +50,27 @@ def read(text: str, schema: dict[str, Any], source: str) -> Any:
             f"{_where(path)}: {_short(first.message)}",
             _expected(first),
         )
+    for path, number in _numbers(content, []):
+        if not -_LARGEST <= number <= _LARGEST:  # and what is no number is in no order
+            raise _wrong(
+                source,
+                _line(node, path),
+                f"{_where(path)}: {number:.3g}",
+                "a finite number",
+            )
     return content
+
+
+def _numbers(value: Any, path: list[Any]) -> Iterator[tuple[list[Any], float]]:
+    """Yields all numbers of a recipe and where they are."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _numbers(part, [*path, key])
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _numbers(part, [*path, index])
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, value
 
 
 def _odd(events: Any) -> str | None:
@@ -110,7 +132,8 @@ def _expected(error: Any) -> str:
     if rule == "additionalProperties":
         return "one of " + ", ".join(sorted(error.schema["properties"]))
     if rule == "enum":
-        return "one of " + ", ".join(map(str, value))
+        comment = error.schema.get("$comment")
+        return "one of " + ", ".join(map(str, value)) + (f"; {comment}" * bool(comment))
     if rule == "required":
         return "the entries " + ", ".join(value)
     if rule == "anyOf":

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import math
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from tfcompress.compression.data import Data
 from tfcompress.core.copies import copy_model
-from tfcompress.core.errors import InvalidArgumentError, one_line
+from tfcompress.core.errors import CompressionWarning, InvalidArgumentError, one_line
 from tfcompress.core.graph import build, is_graph_model, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import warn_of_own_training
@@ -31,6 +32,7 @@ from tfcompress.layers import rule_of
 _HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "score", "r2", "dice")
 _LOWER = ("loss", "error", "mse", "mae", "mape", "msle", "entropy", "hinge", "perplex")
 _REGRESSION = ("mse", "mae", "squared", "absolute", "huber", "logcosh")
+_SMALL_RATE = 1e-6
 _SCORED_AT_ONCE = 1024
 _LOOKED_AT = 64
 _MADE_BY = ("tfcompress", "keras", "tensorflow")
@@ -86,6 +88,15 @@ class Task:
         self._config = _compile_config(model)
         self.model = _as_graph(model)
         warn_of_own_training(model, "compressed", stacklevel=5)
+        if self.learning_rate < _SMALL_RATE:
+            warnings.warn(
+                f"The learning rate of the optimizer is {self.learning_rate:.1e}, with "
+                "which candidates would learn next to nothing: a schedule of the "
+                "training may have left it there. Compile the model anew, with the "
+                "rate that its training began with.",
+                CompressionWarning,
+                stacklevel=4,
+            )
         self.train = Data("train", train, batch_size, self.model)
         self.validation = Data("validation", validation, batch_size, self.model)
         inputs, _ = self.train.head(1)
@@ -109,7 +120,9 @@ class Task:
         loss, outputs = self._config["loss"], self.model.outputs
         sparse = "sparsecategorical" in str(loss).lower().replace("_", "")
         config = loss.get("config") if isinstance(loss, dict) else None
-        ignores = (config or {}).get("ignore_class") is not None
+        # Of a function of the user's, it is a name.
+        arguments = config if isinstance(config, dict) else {}
+        ignores = arguments.get("ignore_class") is not None
         if not sparse or ignores or len(outputs) != 1:
             return
         classes = outputs[0].shape[-1]

@@ -32,7 +32,13 @@ class Prune(Stage):
 
     sparsity: float = argument(SHARE)
     criterion: str = argument(
-        {"enum": ["magnitude", "lamp", "taylor", "movement", "random"]}, "magnitude"
+        {
+            "enum": ["magnitude", "lamp", "taylor", "movement", "random"],
+            "$comment": "PruneWeights in a fit of your own knows snip and grasp, too, "
+            "which judge a model before it is trained, and batch_norm_scale, which "
+            "judges channels, as the stage shrink does",
+        },
+        "magnitude",
     )
     pattern: str = argument({"enum": ["unstructured", "n_of_m"]}, "unstructured")
     scope: str = argument({"enum": ["layer", "global"]}, "global")

@@ -11,157 +11,10 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.publishing import check_free, staged
 from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.app_names import RESERVED, class_name, identifiers
 from tfcompress.exporters.tflite.delegates import notes
 
 _KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
-# Words that are no names in one of the languages.
-_RESERVED = frozenset(
-    [
-        "actor",
-        "any",
-        "as",
-        "associatedtype",
-        "async",
-        "await",
-        "break",
-        "case",
-        "catch",
-        "class",
-        "continue",
-        "data",
-        "default",
-        "defer",
-        "deinit",
-        "do",
-        "dynamic",
-        "else",
-        "enum",
-        "extension",
-        "fallthrough",
-        "false",
-        "fileprivate",
-        "final",
-        "for",
-        "fun",
-        "func",
-        "get",
-        "guard",
-        "if",
-        "import",
-        "in",
-        "indirect",
-        "infix",
-        "init",
-        "inout",
-        "interface",
-        "internal",
-        "is",
-        "lazy",
-        "let",
-        "mutating",
-        "nil",
-        "nonmutating",
-        "null",
-        "object",
-        "open",
-        "operator",
-        "optional",
-        "override",
-        "package",
-        "precedencegroup",
-        "private",
-        "protocol",
-        "public",
-        "repeat",
-        "required",
-        "rethrows",
-        "return",
-        "self",
-        "set",
-        "some",
-        "static",
-        "struct",
-        "subscript",
-        "super",
-        "switch",
-        "this",
-        "throw",
-        "throws",
-        "true",
-        "try",
-        "type",
-        "typealias",
-        "typeof",
-        "unowned",
-        "val",
-        "var",
-        "weak",
-        "when",
-        "where",
-        "while",
-    ]
-)
-# What the generated functions call by its plain name. Their own variables have an
-# underscore in their names, which those of tensors never have.
-_CALLED = frozenset(
-    [
-        "arrayof",
-        "buffer",
-        "close",
-        "interpreter",
-        "mapof",
-        "precondition",
-        "require",
-        "run",
-        "values",
-    ]
-)
-# Types that a class of the same name would hide.
-_TYPES = frozenset(
-    [
-        "Any",
-        "Array",
-        "AutoCloseable",
-        "Bool",
-        "Boolean",
-        "Byte",
-        "ByteArray",
-        "ByteBuffer",
-        "ByteOrder",
-        "Char",
-        "Class",
-        "Data",
-        "Double",
-        "Error",
-        "Float",
-        "Float32",
-        "FloatArray",
-        "Foundation",
-        "Int",
-        "Int32",
-        "Int8",
-        "IntArray",
-        "Interpreter",
-        "List",
-        "Map",
-        "Never",
-        "Nothing",
-        "Number",
-        "Object",
-        "Optional",
-        "Options",
-        "Outputs",
-        "Protocol",
-        "Self",
-        "Set",
-        "String",
-        "TensorFlowLite",
-        "Type",
-        "UInt8",
-        "Unit",
-        "Void",
-    ]
-)
 _SWIFT = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8", "int32": "Int32"}
 
 
@@ -198,7 +51,7 @@ def write_callers(
     ```
     """
     _check(artifact, package)
-    name = _class_name(artifact.path.stem)
+    name = class_name(artifact.path.stem)
     target = Path(directory)
     texts = {
         f"{name}.kt": _kotlin(artifact, name, package),
@@ -230,34 +83,12 @@ def _check(artifact: Artifact, package: str) -> None:
             )
     parts = package.split(".") if isinstance(package, str) else [""]
     good = all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", part) for part in parts)
-    if not good or _RESERVED.intersection(parts):
+    if not good or RESERVED.intersection(parts):
         raise InvalidArgumentError(
             "Bad Kotlin package.",
             received=repr(package),
             expected='"org.example", of names that are no words of Kotlin or Swift',
         )
-
-
-def _class_name(stem: str) -> str:
-    words = re.findall(r"[A-Za-z0-9]+", stem)
-    name = "".join(word[0].upper() + word[1:] for word in words)
-    return f"Model{name}" if not name or name[0].isdigit() or name in _TYPES else name
-
-
-def _identifiers(tensors: tuple[TensorInfo, ...]) -> list[str]:
-    """Returns a name for each tensor: of letters and digits, and all different."""
-    names: list[str] = []
-    for position, info in enumerate(tensors):
-        words = re.findall(r"[A-Za-z0-9]+", info.name)
-        name = "".join(word.capitalize() for word in words) or f"Tensor{position}"
-        name = f"tensor{name}" if name[0].isdigit() else name[0].lower() + name[1:]
-        if name.lower() in _RESERVED | _CALLED:
-            name = f"{name}Tensor"
-        found, number = name, position
-        while found in names:
-            found, number = f"{name}{number}", number + 1
-        names.append(found)
-    return names
 
 
 def _plain(text: str) -> str:
@@ -285,7 +116,7 @@ def _about(info: TensorInfo, mark: str = "//") -> str:
 
 
 def _kotlin(artifact: Artifact, name: str, package: str) -> str:
-    given, made = _identifiers(artifact.inputs), _identifiers(artifact.outputs)
+    given, made = identifiers(artifact.inputs), identifiers(artifact.outputs)
     arguments = ",\n".join(
         f"        {_about(info)}\n        {identifier}: {_KOTLIN[info.dtype]}Array"
         for identifier, info in zip(given, artifact.inputs)
@@ -365,7 +196,7 @@ def _as_kotlin(info: TensorInfo) -> str:
 
 
 def _swift(artifact: Artifact, name: str) -> str:
-    given, made = _identifiers(artifact.inputs), _identifiers(artifact.outputs)
+    given, made = identifiers(artifact.inputs), identifiers(artifact.outputs)
     arguments = ",\n".join(
         f"    {_about(info)}\n    {identifier}: [{_SWIFT[info.dtype]}]"
         for identifier, info in zip(given, artifact.inputs)
