@@ -144,7 +144,7 @@ def test_a_full_disk_is_said_whatever_the_writer_says(tmp_path, monkeypatch):
         staged(tmp_path / "a"),
     ):
         raise ExportError("The converter crashed.")
-    assert "converter" in str(caught.value.__cause__)
+    assert "converter" in str(caught.value.__cause__.__cause__)
 
 
 @pytest.mark.parametrize("executable", ["", "/nowhere/python", None])

@@ -178,6 +178,9 @@ class ConverterProcess:
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "CUDA_VISIBLE_DEVICES": "-1",
         }
+        if self.jailed:
+            # Each thread would reserve addresses of its own, which are limited.
+            environment["MALLOC_ARENA_MAX"] = "2"
         # Warnings are errors for the user's code, not for TensorFlow's import.
         environment.pop("PYTHONWARNINGS", None)
         search_path = [os.path.abspath(entry) for entry in sys.path if entry]

@@ -75,22 +75,23 @@ def staging(
             created = _make_parents(target.parent)
             with owned_name(target.parent, ".tmp-") as name:
                 stage = Stage(target.parent / f"{name}{suffix}", target)
-                yield stage
+                try:
+                    yield stage
+                except ExportError as error:
+                    # Writers in C++ say anything of a full disk but its name.
+                    if not _is_full(target.parent):
+                        raise
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
                 _flush(stage.path)
                 _appear(stage, overwrite, another)
             # The directory's own entry; what else is in it is not ours.
             _sync(target.parent)
         except BaseException as error:
-            full = isinstance(error, ExportError) and _is_full(target.parent)
             for directory in reversed(created):
                 with contextlib.suppress(OSError):
                     directory.rmdir()
             if isinstance(error, OSError):
                 raise disk_error(target, error) from error
-            if full:
-                # Writers in C++ say anything of a full disk but its name.
-                reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                raise disk_error(target, reason) from error
             raise
 
 

@@ -1,5 +1,7 @@
 """The "openvino" format: an IR (model.xml, model.bin) for Intel processors."""
 
+import errno
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,6 +165,14 @@ class OpenVINOExporter(Exporter):
                     }
                 )
             except ConverterFailure as failure:
+                if "iostream" in failure.reason:
+                    # C++ says no more, and OpenVINO removes what it had written.
+                    free = shutil.disk_usage(output.parent).free
+                    raise OSError(
+                        errno.EIO,
+                        "OpenVINO could not write its files, where "
+                        f"{free:,} bytes are free",
+                    ) from None
                 raise failure.as_error(
                     "OpenVINO could not convert the model; nothing was written.",
                     'replace the layer it names, or use format="onnx"',
