@@ -76,6 +76,12 @@ def run_when(due: Any, action: Callable[[], None]) -> None:
 
     import tensorflow as tf
 
+    if tf.executing_eagerly():
+        # Step by step (`run_eagerly=True`) a function would be traced in each.
+        if bool(due):
+            action()
+        return
+
     def act() -> Any:
         action()
         return 0
