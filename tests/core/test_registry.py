@@ -137,3 +137,23 @@ def test_criteria_that_need_a_fit_do_not_score_channels(name):
 
 def model():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(16)])
+
+
+def test_a_name_has_one_class():
+    numbers = Registry("number")
+
+    def made(name):
+        kind = type(name, (), {"get_config": lambda self: {}})
+        kind.__module__, kind.__qualname__ = __name__, name
+        return kind
+
+    numbers.register("one", "uno")(made("First"))
+    again = made("First")
+    numbers.register("one", "uno")(again)  # as when a cell of a notebook runs again
+    assert numbers.class_of("uno") is again
+    for name in ("one", "uno"):
+        with pytest.raises(
+            InvalidArgumentError, match=rf"of this name.*'{name}'.*Firs"
+        ):
+            numbers.register(name)(made("Second"))
+    assert numbers.names() == ["one"]

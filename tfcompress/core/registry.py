@@ -11,6 +11,10 @@ PACKAGE = "tfcompress"
 T = TypeVar("T")
 
 
+def _place(cls: Any) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 class Registry(Generic[T]):
     """Names of the classes of one open axis.
 
@@ -39,9 +43,23 @@ class Registry(Generic[T]):
         self._aliases: dict[str, str] = {}
 
     def register(self, name: str, *aliases: str) -> Callable[[type], type]:
-        """Returns a decorator that files a class under `name`, and other names."""
+        """Returns a decorator that files a class under `name`, and other names.
+
+        A class that is defined again (in a notebook) takes the place of the first.
+
+        Raises:
+            InvalidArgumentError: from the decorator, if another class has the name.
+        """
 
         def decorate(cls: type) -> type:
+            for taken in (name, *aliases):
+                other = self._classes.get(self._aliases.get(taken, taken))
+                if other is not None and _place(other) != _place(cls):
+                    raise InvalidArgumentError(
+                        f"There is a {self.kind} of this name already.",
+                        received=f"{taken!r} for {_place(cls)}",
+                        expected=f"another name; {taken!r} is {_place(other)}",
+                    )
             self._classes[name] = cls
             self._aliases.update(dict.fromkeys(aliases, name))
             return keras.saving.register_keras_serializable(package=PACKAGE)(cls)
