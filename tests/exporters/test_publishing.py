@@ -258,3 +258,16 @@ def alive(pid):
         return False
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.export
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("format", ["tflite", "saved_model", "onnx", "openvino"])
+def test_the_child_leaves_no_children(model, tmp_path, format):
+    name = {"tflite": "m.tflite", "saved_model": "m/1", "onnx": "m.onnx"}
+    export(model, tmp_path / name.get(format, "m"), format=format)
+    threading.Event().wait(0.5)
+    tasks = Path(f"/proc/{process.WORKER.pid}/task").iterdir()
+    assert [
+        child for t in tasks for child in (t / "children").read_text().split()
+    ] == []

@@ -1,6 +1,7 @@
 """Jobs of the child process for the "openvino" format."""
 
 import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,25 @@ _MOVES = {
 _KERNEL_AXES = {"Convolution": 1, "ConvolutionBackpropData": 0}
 
 
+def _openvino() -> Any:
+    """Imports OpenVINO, without the package that tells its makers of each conversion.
+
+    It forks this process for that, and the forked one waits for ever for the lock of
+    the standard input, on which jobs come.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 def convert(job: dict[str, Any]) -> dict[str, Any]:
     """Writes the model `source` as OpenVINO IR, `output`, with the given names.
 
     A .tflite file has its inputs and outputs in the order of the names already; a
     SavedModel has their names.
     """
-    import openvino
-
+    openvino = _openvino()
     model = openvino.convert_model(job["source"])
     if job["source"].endswith(".tflite"):
         for ports, names in (
@@ -160,7 +172,8 @@ def _in_float(node: Any, position: int) -> None:
 def probe(job: dict[str, Any]) -> dict[str, Any]:
     """Describes the IR at `path` and runs it on its samples, or once on zeros."""
     import numpy as np
-    import openvino
+
+    openvino = _openvino()
 
     core = openvino.Core()
     model = core.read_model(job["path"])
@@ -211,7 +224,8 @@ def call(job: dict[str, Any]) -> dict[str, Any]:
     import time
 
     import numpy as np
-    import openvino
+
+    openvino = _openvino()
 
     key = repr((job["stamp"], job["threads"]))
     if key not in _OPEN:
