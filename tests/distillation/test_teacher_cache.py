@@ -348,3 +348,16 @@ def test_file_that_is_no_teacher(tmp_path):
     for name in ("x.tflite", "y.tflite"):
         with pytest.raises(ArtifactError, match=r"cannot be loaded.*a .tflite model"):
             TFLiteTeacher(tmp_path / name)
+
+
+def test_a_cache_of_another_data_set_is_told_at_once(tmp_path):
+    teacher = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+
+    def batches(values):
+        return tf.data.Dataset.from_tensor_slices(values).batch(8)
+
+    cache_teacher(teacher, batches(x), tmp_path / "cache")
+    with pytest.raises(InvalidArgumentError, match="made of another data set"):
+        cache_teacher(teacher, batches(x[::-1].copy()), tmp_path / "cache")
+    cache_teacher(teacher, batches(x), tmp_path / "cache")

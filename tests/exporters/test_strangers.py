@@ -526,3 +526,90 @@ def test_a_jailed_process_that_dies_is_said(tmp_path):
     event = threading.Event()
     event.wait(0.1)
     assert JAIL.run({"job": "warm"})["tensorflow"]
+
+
+def two_inputs(first="user", second="item"):
+    a, b = keras.Input((4,), name=first), keras.Input((4,), name=second)
+    return keras.Model([a, b], a - 2 * b)
+
+
+PAIR = [np.full((1, 4), 3.0, "float32"), np.full((1, 4), 1.0, "float32")]
+
+
+@pytest.mark.parametrize("names", [("user", "item"), ("a", "b"), ("zz", "aa")])
+def test_inputs_are_in_the_models_order(tmp_path, names):
+    model = two_inputs(*names)
+    model.export(tmp_path / "keras", verbose=False)
+    tf.saved_model.save(model, str(tmp_path / "tf"))
+    for name in ("keras", "tf"):
+        runner = load(tmp_path / name)
+        np.testing.assert_array_equal(runner(PAIR), [[1.0] * 4])
+    tfcompress.verify(tmp_path / "keras", model, PAIR).raise_if_failed()
+
+
+def test_an_order_that_nobody_knows_is_asked_for(tmp_path):
+    a, b = keras.Input((4,), name="user"), keras.Input((4,), name="item")
+    model = keras.Model({"user": a, "item": b}, a - 2 * b)
+    model.export(tmp_path / "m", verbose=False)
+    runner = load(tmp_path / "m")
+    named = dict(zip(("user", "item"), PAIR))
+    np.testing.assert_array_equal(runner(named), [[1.0] * 4])
+    with pytest.raises(InvalidArgumentError, match="does not say in which order"):
+        runner(PAIR)
+    # A model of the same names knows the order.
+    for given in (PAIR, named):
+        tfcompress.verify(tmp_path / "m", two_inputs(), given).raise_if_failed()
+    other = two_inputs("first", "second")
+    with pytest.raises(InvalidArgumentError, match="does not say in which order"):
+        tfcompress.verify(tmp_path / "m", other, PAIR)
+
+
+def test_signatures_that_take_no_samples(tmp_path):
+    class Scaled(tf.Module):
+        @tf.function(
+            input_signature=[SPEC, tf.TensorSpec((), "float32", name="temperature")]
+        )
+        def serve(self, x, temperature):
+            return {"y": x * temperature}
+
+        @tf.function(input_signature=[tf.TensorSpec(None, "float32", name="x")])
+        def any_rank(self, x):
+            return {"y": x + 1}
+
+    module = Scaled()
+    for name, signatures, said in (
+        (
+            "scalar",
+            {"serving_default": module.serve},
+            "'temperature'.*takes no samples",
+        ),
+        ("rank", {"serving_default": module.any_rank}, "'x'.*no number of axes"),
+        ("names", {"a": module.serve, "b": module.serve}, "no signature.*with a, b"),
+        ("none", {}, "no signature 'serving_default'"),
+    ):
+        tf.saved_model.save(module, str(tmp_path / name), signatures=signatures)
+        with pytest.raises(ArtifactError, match=said):
+            load(tmp_path / name)
+
+
+def test_inputs_that_a_graph_refuses(tmp_path):
+    def asserting(x):
+        with tf.control_dependencies([tf.debugging.assert_less(x, 5.0)]):
+            return {"y": x + 1}
+
+    runner = load(saved(tmp_path / "m", asserting))
+    with pytest.raises(ArtifactError, match="does not run on these inputs"):
+        runner(9 * X)
+    np.testing.assert_array_equal(runner(X), X + 1)
+
+
+def test_outputs_of_another_shape_in_each_call(tmp_path):
+    words = keras.layers.TextVectorization()
+    words.adapt(["hello world", "foo bar baz"])
+    text = keras.Input((), dtype="string")
+    keras.Model(text, words(text)).export(tmp_path / "m", verbose=False)
+    runner = load(tmp_path / "m")
+    long = np.array(["hello world"] * 256 + ["foo bar baz a b"] * 10)
+    with pytest.raises(InvalidArgumentError, match="another shape in each call of 256"):
+        runner(long)
+    assert runner(long[200:]).shape == (66, 5)

@@ -11,7 +11,7 @@ import pytest
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters import export, load, manifest
-from tfcompress.exporters.web.browser import _BROWSERS
+from tfcompress.exporters.web.browser import BROWSERS
 
 pytestmark = pytest.mark.export
 
@@ -54,7 +54,7 @@ def test_integers_in_the_browser_equal_litert(
     quantized, quantized_file, folder, images, monkeypatch
 ):
     litertjs = os.environ.get("LITERTJS")
-    if not litertjs or not any(map(shutil.which, _BROWSERS)):
+    if not litertjs or not any(map(shutil.which, BROWSERS)):
         pytest.skip("needs a Chromium, and LITERTJS=.../node_modules/@litertjs")
     artifact = export(quantized, folder / "page", format="web", litertjs=litertjs)
     got = load(artifact)(images)
@@ -90,7 +90,7 @@ location.href = "http://127.0.0.1:%d/?inputs";
 @pytest.mark.browser
 @pytest.mark.parametrize("place", ["index.html", "model.js", "page.js", "litertjs"])
 def test_a_strangers_page_reaches_nobody(quantized, tmp_path, images, place):
-    if not any(map(shutil.which, _BROWSERS)):
+    if not any(map(shutil.which, BROWSERS)):
         pytest.skip("needs a Chromium")
     got = []
     server = socket.create_server(("127.0.0.1", 0))

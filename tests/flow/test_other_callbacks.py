@@ -356,3 +356,58 @@ def test_a_train_step_of_its_own_is_told(make, request):
     with warnings.catch_warnings():
         warnings.simplefilter("error", CompressionWarning)
         make(keras.Model(inputs, outputs))
+
+
+def callbacks_of(technique, model, **params):
+    return keras.callbacks.CallbackList([technique], model=model, **params)
+
+
+@pytest.mark.parametrize("name", ["weights", "channels", "clusters"])
+def test_a_loop_that_calls_no_epochs_is_told(name):
+    model = model_()
+    callbacks = callbacks_of(TECHNIQUES[name](), model, epochs=3, steps=4)
+    callbacks.on_train_begin()
+    for _ in range(12):
+        model.train_on_batch(X[:32], Y[:32])
+    with pytest.warns(CompressionWarning, match="did nothing.*on_epoch_begin"):
+        callbacks.on_train_end()
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_a_loop_that_tells_no_steps(name):
+    callbacks = callbacks_of(TECHNIQUES[name](), model_())
+    callbacks.on_train_begin()
+    with pytest.raises(InvalidArgumentError, match=r"CallbackList\(callbacks, epochs"):
+        callbacks.on_epoch_begin(0)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_step_that_was_traced_before(early):
+    import tensorflow as tf
+
+    model = model_()
+
+    @tf.function
+    def step(x, y):
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(keras.ops.square(model(x, training=True) - y))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_variables))
+
+    if early:
+        step(X[:32], Y[:32])
+    callbacks = callbacks_of(PruneWeights(grows()), model, epochs=3, steps=4)
+    callbacks.on_train_begin()
+    for epoch in range(3):
+        callbacks.on_epoch_begin(epoch)
+        for _ in range(4):
+            step(X[:32], Y[:32])
+        callbacks.on_epoch_end(epoch)
+    if early:
+        with pytest.warns(CompressionWarning, match=r"0\.0%.*80\.0%.*tf\.function"):
+            callbacks.on_train_end()
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CompressionWarning)
+            callbacks.on_train_end()
+        assert min(zeros_of(model)) > 0.75

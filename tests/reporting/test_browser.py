@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.reporting.pages import FIGURES
-from tfcompress.exporters.web.exporter import _BROWSERS
+from tfcompress.exporters.web.browser import BROWSERS
 
 pytestmark = pytest.mark.browser
 
@@ -29,7 +29,7 @@ document.body.innerHTML = "<pre id=found>" + JSON.stringify({
 
 def browse(path, folder, *arguments):
     """Returns the page as it is in the end, and what the console says."""
-    browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip("needs a Chromium")
     done = subprocess.run(

@@ -228,7 +228,7 @@ class ClusterWeights(FitCallback):
 
     def _tying_iteration(self, epoch: int, begin: int) -> int:
         """Returns how often the optimizer was called when weights are or were tied."""
-        calls = self.params.get("steps")
+        calls = (self.params or {}).get("steps")
         if calls is None:
             return begin
         every = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1

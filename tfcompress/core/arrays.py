@@ -137,6 +137,19 @@ def _typed(array: np.ndarray, port: Port) -> np.ndarray:
     return array.astype(keras.backend.standardize_dtype(dtype))
 
 
+class Unordered(tuple):
+    """Inputs of a file that does not say in which order a model takes them."""
+
+
+def _refuse_order(ports: Sequence[Port]) -> None:
+    if isinstance(ports, Unordered):
+        raise InvalidArgumentError(
+            "The file does not say in which order it takes its inputs.",
+            received="arrays without names",
+            expected=f"a dict by name: {listed(ports)}",
+        )
+
+
 def by_name(arrays: Any, ports: Sequence[Port]) -> dict[str, np.ndarray]:
     """Returns arrays as a dict by input name, in the types that the inputs take.
 
@@ -201,6 +214,7 @@ def in_order(
             )
         return [value[name] for name in names]
     if isinstance(value, list | tuple) and len(value) == len(ports):
+        _refuse_order(ports)
         return list(value) if all(map(is_array, value)) else None
     return None
 
@@ -221,6 +235,8 @@ def renamed(
     """Returns arrays in order of their inputs under the names of another model's."""
     names = [port.name for port in ports]
     same = set(names) == set(found) or len(names) != len(found)
+    if not same:
+        _refuse_order(ports)
     return dict(found) if same else dict(zip(names, found.values()))
 
 

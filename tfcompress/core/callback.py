@@ -229,6 +229,8 @@ class FitCallback(keras.callbacks.Callback):
         require_built(self.model, f"use {type(self).__name__} in fit")
         self._running = False
         self._others = [c for c in _callbacks_of_the_fit() if c is not self]
+        optimizer = getattr(self.model, "optimizer", None)
+        self._first = None if optimizer is None else self.current_step()
         # What is best so far to those that keep the best model, and whether that was
         # made when this technique was done.
         self._best: dict[int, tuple[Any, bool]] = {}
@@ -254,6 +256,13 @@ class FitCallback(keras.callbacks.Callback):
             watch.remove(self)
             self.retrace()
             watch.remind()
+        elif self._first is not None and self.current_step() > self._first:
+            warnings.warn(
+                f"{type(self).__name__} did nothing: it begins in `on_epoch_begin`, "
+                "which this loop of your own did not call.",
+                CompressionWarning,
+                stacklevel=2,
+            )
 
     def start(self, epoch: int) -> None:
         raise NotImplementedError
@@ -320,8 +329,9 @@ class FitCallback(keras.callbacks.Callback):
 
     def fit_steps(self, epoch: int) -> tuple[int, int]:
         """Returns the first and last step of this fit, counted by the optimizer."""
-        steps = self.params.get("steps")
-        if steps is None or "epochs" not in self.params:
+        params = self.params or {}
+        steps = params.get("steps")
+        if steps is None or "epochs" not in params:
             raise InvalidArgumentError(
                 f"{type(self).__name__} cannot tell how many steps this fit has.",
                 received="data of unknown length and no steps_per_epoch",

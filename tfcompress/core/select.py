@@ -212,6 +212,16 @@ def require_built(model: Any, purpose: str) -> None:
             fix="add keras.Input(shape) as the first layer, call model.build(shape), "
             "or call the model once on data",
         )
+    if isinstance(model, keras.Sequential):
+        try:
+            _ = model.inputs
+        except AttributeError as error:
+            raise InvalidArgumentError(
+                f"Cannot {purpose}: model '{model.name}' does not know its own shapes.",
+                received="a Sequential with a layer that does not say what it puts out",
+                expected="layers with compute_output_shape, or that can be traced",
+                fix="give the layer a `compute_output_shape`",
+            ) from error
     refuse_keras_quantization(model, purpose)
 
 

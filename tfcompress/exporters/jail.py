@@ -62,7 +62,14 @@ class JailedRunner(Runner):
             try:
                 reply = JAIL.run(self._job, batch)
             except ConverterFailure as failure:
-                raise stopped(self._file, self._runtime, failure) from None
+                if failure.died or not failure.started:
+                    raise stopped(self._file, self._runtime, failure) from None
+                raise ArtifactError(
+                    f"The model does not run on these inputs in {self._runtime}.",
+                    received=f"{self._file} ({failure.reason})",
+                    expected="inputs that the model takes, and a whole file",
+                    fix="check the values of the inputs",
+                ) from None
             #: What the call took there, without the way.
             once.seconds = float(reply["seconds"])  # type: ignore[attr-defined]
             arrays = reply["arrays"]

@@ -65,7 +65,10 @@ class Runner:
     def __call__(
         self, arrays: Any, raw: bool = False
     ) -> np.ndarray | dict[str, np.ndarray]:
-        """Runs the model on all samples.
+        """Runs the model on all samples, at most 256 in one call of it.
+
+        As with `predict` of Keras, an output that depends on what else is in the call
+        (a mean over all samples) is that of its call.
 
         Args:
             arrays: the inputs; any number of samples, also for a static batch.
@@ -94,7 +97,7 @@ class Runner:
             for name, value in found.items():
                 parts[name].append(_rows(value, size, taken))
         return {
-            info.name: _finish(np.concatenate(parts[info.name]), info, raw)
+            info.name: _finish(_joined(parts[info.name], info, size), info, raw)
             for info in self.outputs
         }
 
@@ -187,6 +190,18 @@ def _refuse_nan(array: np.ndarray, info: TensorInfo) -> None:
 
 def _finish(array: np.ndarray, info: TensorInfo, raw: bool) -> np.ndarray:
     return array if raw or info.scale is None else dequantized(array, info)
+
+
+def _joined(parts: list[np.ndarray], info: TensorInfo, size: int) -> np.ndarray:
+    shapes = sorted({part.shape[1:] for part in parts})
+    if len(shapes) > 1:
+        raise InvalidArgumentError(
+            f"Output {info.name!r} has another shape in each call of {size} samples.",
+            received=f"shapes {', '.join(map(str, shapes))}",
+            expected="one shape for all samples",
+            fix=f"pass at most {size} samples, or samples of one length",
+        )
+    return np.concatenate(parts)
 
 
 def _padded(part: np.ndarray, size: int) -> np.ndarray:

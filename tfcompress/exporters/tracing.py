@@ -140,6 +140,14 @@ def input_names(model: keras.Model) -> list[str]:
     return [i.name for i in _describe_inputs(input_structure(model, None), None)]
 
 
+def first_input(model: keras.Sequential) -> Any:
+    """Returns the input of a Sequential model; None if it does not know it."""
+    try:
+        return model.inputs[0] if model.built and model.inputs else None
+    except AttributeError:  # a layer in it does not say what it puts out
+        return None
+
+
 def input_structure(model: keras.Model, signature: Any) -> Any:
     if not isinstance(model, keras.Model):
         raise InvalidArgumentError(
@@ -151,7 +159,7 @@ def input_structure(model: keras.Model, signature: Any) -> Any:
         one = isinstance(signature, (list, tuple)) and len(signature) == 1
         structure = signature[0] if one else signature
     elif isinstance(model, keras.Sequential):
-        structure = model.inputs[0] if model.built and model.inputs else None
+        structure = first_input(model)
     else:
         # `model.input` keeps the dict or list that a Functional model is called with.
         structure = model.input if getattr(model, "inputs", None) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 
 import keras  # noqa: F401  (the docstring's example)
@@ -159,7 +160,9 @@ class PruneWeights(FitCallback):
         zeros = [1 - int(ops.count_nonzero(s.variable)) / s.size for s in sites]
         size = sum(site.size for site in sites)
         total = sum(share * site.size for share, site in zip(zeros, sites)) / size
-        rounding = _TOLERANCE + len(sites) * self.pattern.granule / size
+        # As much as one unit of the pattern in each kernel may be kept for rounding.
+        units = sum(site.size / self._units(site) for site in sites)
+        self._rounding = rounding = _TOLERANCE + units * self.pattern.granule / size
         if isinstance(schedule, KeepSparsity):
             if not total:
                 raise InvalidArgumentError(
@@ -187,9 +190,24 @@ class PruneWeights(FitCallback):
         # Kernels of zeros only were made so (by an initializer), not pruned.
         return [min(share, final) if share < 1 else 0.0 for share in zeros]
 
+    def _units(self, site: Site) -> int:
+        """Returns how many units the pattern has in a kernel."""
+        ones = ops.ones(tuple(site.variable.shape))
+        return math.prod(self.pattern.reduce(ones, site.kernel).shape)
+
     def _warn_if_missed(self, zeros: float, restored: Restored | None) -> None:
         final = self._schedule.final
-        if restored is None or final is None or zeros >= final - _TOLERANCE:
+        if final is None or zeros >= final - self._rounding:
+            return
+        if restored is None:
+            warnings.warn(
+                f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} "
+                "are asked for: the training step did not apply the masks. A "
+                "`tf.function` of your own must be traced after the first "
+                "`on_epoch_begin`, and call `optimizer.apply`.",
+                CompressionWarning,
+                stacklevel=4,
+            )
             return
         warnings.warn(
             f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} are "

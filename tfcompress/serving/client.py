@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 
 from tfcompress.child.probing import require
-from tfcompress.core.errors import InvalidArgumentError, one_line
+from tfcompress.core.errors import InvalidArgumentError, ServingError, one_line
 from tfcompress.serving.failures import malformed, refused, unreachable
 from tfcompress.serving.rest import Rest
 
@@ -85,6 +86,9 @@ class Client:
             (name,) = self._one_input(signature)
             given = {name: given[None]}
         outputs = self._transport.predict(given, signature)
+        if isinstance(self._transport, Rest):
+            known = self._dtypes(signature)
+            outputs = {n: _typed(array, known.get(n)) for n, array in outputs.items()}
         return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
     def metadata(self) -> dict[str, dict[str, dict[str, tuple[str, tuple]]]]:
@@ -119,6 +123,18 @@ class Client:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+    def _dtypes(self, signature: str) -> dict[str, str]:
+        """Returns the dtypes of a signature's outputs, which JSON does not say."""
+        if not hasattr(self, "_known"):
+            # Not every server tells.
+            with contextlib.suppress(ServingError, ImportError):
+                self._known = self.metadata()
+        found = getattr(self, "_known", {}).get(signature, {"outputs": {}})["outputs"]
+        if len(found) == 1:
+            # TF Serving leaves out the name of a single output.
+            found = {**found, "output": next(iter(found.values()))}
+        return {name: dtype for name, (dtype, _) in found.items()}
 
     def _one_input(self, signature: str) -> list[str]:
         if not hasattr(self, "_known"):
@@ -246,6 +262,19 @@ def _address(url: str) -> SplitResult:
         received=said,
         expected="http://host:port, https://host:port or grpc://host:port",
     )
+
+
+def _typed(array: np.ndarray, dtype: str | None) -> np.ndarray:
+    """Returns an array of JSON in a dtype; numbers of an unknown one as float32."""
+    if array.dtype == object or (
+        dtype in ("string", None) and array.dtype != "float64"
+    ):
+        return array
+    if dtype is not None:
+        return array.astype("float32" if dtype == "bfloat16" else dtype)
+    with np.errstate(over="ignore"):
+        small = array.astype("float32")
+    return small if np.array_equal(np.isfinite(small), np.isfinite(array)) else array
 
 
 def _array(value: Any) -> np.ndarray:

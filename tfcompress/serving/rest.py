@@ -134,7 +134,7 @@ class Rest:
             return array.astype(object)
         if array.dtype.kind not in "biuf":
             raise malformed(self._path, f"output {name!r} is no array: {value!r:.60}")
-        return array.astype("float32") if array.dtype == "float64" else array
+        return array
 
 
 class _Exchange:

@@ -106,7 +106,7 @@ def cache_teacher(
             received=repr(layers),
             expected="a list of names",
         )
-    _check_dataset(dataset)
+    beginning = _check_dataset(dataset)
     if teacher_preprocessing is None:
         _check_batched(dataset, teacher)
     check_teacher_is_finite(teacher)
@@ -118,6 +118,14 @@ def cache_teacher(
             "dtype": dtype,
         },
     )
+    kept = [checksum for _, checksum in files.batches[: len(beginning)]]
+    if kept and kept != beginning[: len(kept)]:
+        raise InvalidArgumentError(
+            "This teacher cache was made of another data set.",
+            received=f"first batches that are not those of {files.path}",
+            expected="the same batches in the same order",
+            fix="choose another path, or delete the cache to run the teacher again",
+        )
     recorder = Recorder(teacher, layers)
 
     ask = tf.function(
@@ -180,7 +188,8 @@ def _inputs(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple) else batch
 
 
-def _check_dataset(dataset: Any) -> None:
+def _check_dataset(dataset: Any) -> list[int]:
+    """Returns the checksums of the first batches, if the data set can be cached."""
     import tensorflow as tf
 
     if not isinstance(dataset, tf.data.Dataset):
@@ -205,6 +214,7 @@ def _check_dataset(dataset: Any) -> None:
         raise InvalidArgumentError("The data set is empty.", expected="some batches")
     if checksums[0] != checksums[1]:
         _refuse_order("different batches in two iterations")
+    return checksums[0]
 
 
 def _check_batched(dataset: Any, teacher: Any) -> None:

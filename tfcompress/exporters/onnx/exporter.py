@@ -175,6 +175,12 @@ class ONNXExporter(Exporter):
                     }
                 )
             except ConverterFailure as failure:
+                if "FakeQuant" in failure.message:
+                    raise failure.as_error(
+                        "tf2onnx takes no model that is still in training.",
+                        "export tfcompress.finalize(model)",
+                        "ranges that are constants",
+                    ) from None
                 raise failure.as_error(
                     "tf2onnx could not convert the model; nothing was written.",
                     'replace the layer it names, or use format="saved_model"; of '

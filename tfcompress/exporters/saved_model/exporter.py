@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tfcompress.core.arguments import one_of
-from tfcompress.core.arrays import by_name
+from tfcompress.core.arrays import Unordered, by_name
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
@@ -25,7 +25,11 @@ from tfcompress.exporters.saved_model.files import (
     SIGNATURE,
     write_saved_model,
 )
-from tfcompress.exporters.saved_model.graph import census, read_graph
+from tfcompress.exporters.saved_model.graph import (
+    census,
+    order_of_inputs,
+    read_graph,
+)
 from tfcompress.exporters.saved_model.programs import reaching_out
 from tfcompress.exporters.saved_model.runner import SavedModelRunner
 from tfcompress.exporters.saved_model.signatures import ServingSignatures
@@ -240,14 +244,23 @@ def _described(path: Path) -> Artifact:
     """Returns what the file says of its signature, without loading it."""
     order = _order(path)
     try:
-        signature = read_graph(path).signature_def[SIGNATURE]
+        graph = read_graph(path)
+        signature = graph.signature_def[SIGNATURE]
         if not signature.outputs:
-            raise KeyError(SIGNATURE)
+            names = sorted(n for n in graph.signature_def if n[:2] != "__")
+            raise ArtifactError(
+                f"The SavedModel has no signature {SIGNATURE!r}.",
+                received=f"{path} with {', '.join(names[:-1]) or 'no signature'}",
+                expected=f"a signature {SIGNATURE!r}, which servers call",
+                fix="save it anew, with signatures={'serving_default': function}",
+            )
         return _describe(
             path,
-            _tensors(signature.inputs, order["inputs"]),
+            _inputs(signature.inputs, order["inputs"], graph),
             _tensors(signature.outputs, order["outputs"]),
         )
+    except ArtifactError:
+        raise
     except Exception as error:  # damage shows as any exception of the reader
         raise _unloadable(path, error) from error
 
@@ -286,10 +299,34 @@ def _order(path: Path) -> dict[str, list[str]]:
     return order
 
 
+def _inputs(specs: Any, order: list[str], graph: Any) -> tuple[TensorInfo, ...]:
+    """Returns the inputs in the order in which the model takes them, if it is known."""
+    known = order if sorted(order) == sorted(specs) else order_of_inputs(graph, specs)
+    found = _tensors(specs, known or [])
+    for info in found:
+        if not info.shape:
+            raise ArtifactError(
+                f"Input {info.name!r} of the SavedModel takes no samples.",
+                received="a single value",
+                expected="inputs with samples along their first axis",
+                fix="call tf.saved_model.load(path) itself, or save a signature that "
+                "takes batches",
+            )
+    return found if known or len(found) < 2 else Unordered(found)
+
+
 def _tensors(specs: Any, order: list[str]) -> tuple[TensorInfo, ...]:
     import tensorflow as tf
 
     names = order if sorted(order) == sorted(specs) else sorted(specs)
+    for name in names:
+        if specs[name].tensor_shape.unknown_rank:
+            raise ArtifactError(
+                f"Tensor {name!r} of the SavedModel has no number of axes.",
+                received="a shape that is not known",
+                expected="shapes of which the sizes alone are free",
+                fix="give tf.TensorSpec a shape, such as (None, 4)",
+            )
     return tuple(
         TensorInfo(
             name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,34 @@ def census(directory: Path, signature: str) -> tuple[OperatorCount, ...]:
         OperatorCount(name, activations, weights, count)
         for (name, activations, weights), count in sorted(counts.items())
     )
+
+
+def order_of_inputs(graph: Any, names: Iterable[str]) -> list[str] | None:
+    """Returns the inputs of a signature in the order in which the model takes them.
+
+    A signature has them by name alone. The function behind it may take a list of the
+    same names (as `model.export` of Keras saves it), or TensorFlow has numbered them.
+    """
+    wanted, found = sorted(names), []
+    for function in graph.object_graph_def.concrete_functions.values():
+        values = function.canonicalized_input_signature.tuple_value.values
+        taken = list(_names_in_order(values[0])) if values else []
+        if sorted(taken) == wanted and taken not in found:
+            found.append(taken)
+    if not found and wanted:
+        numbered = [wanted[0], *(f"{wanted[0]}_{i}" for i in range(1, len(wanted)))]
+        found = [numbered] if sorted(numbered) == wanted else []
+    return found[0] if len(found) == 1 else None
+
+
+def _names_in_order(value: Any) -> Iterator[str]:
+    """Yields the names of tensors in lists; those in a dict have no order."""
+    kind = value.WhichOneof("kind")
+    if kind == "tensor_spec_value":
+        yield value.tensor_spec_value.name
+    elif kind in ("tuple_value", "list_value"):
+        for part in getattr(value, kind).values:
+            yield from _names_in_order(part)
 
 
 def open_functions(directory: Path) -> None:

@@ -29,7 +29,7 @@ from tfcompress.exporters.runner import Runner
 MODEL = "model.tflite"
 PAGE = ("index.html", "model.js", "page.css", "page.js")
 _SAMPLES, _LIBRARY = "samples.json", "litertjs"
-_BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
 _SECONDS = 120
 # Runs Chromium with the rights that the jail leaves; see `child/_jail.py`.
 _JAILED = (
@@ -56,12 +56,12 @@ class BrowserRunner(Runner):
         super().__init__(artifact.inputs, artifact.outputs)
         self.name, self._folder = artifact.name, artifact.path
         self._vouched = vouched
-        browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
+        browser = next(filter(None, map(shutil.which, BROWSERS)), None)
         if browser is None:
             raise ArtifactError(
                 "There is no browser to run the page in.",
                 received="no Chromium on the search path",
-                expected=f"one of {', '.join(_BROWSERS)}",
+                expected=f"one of {', '.join(BROWSERS)}",
                 fix="install chromium-headless-shell, or load its model.tflite",
             )
         self._browser = browser
