@@ -200,9 +200,11 @@ class PruneWeights(FitCallback):
         if final is None or zeros >= final - self._rounding:
             return
         if restored is None:
+            if not all(bool(ops.all(kernel.kept())) for kernel in self._kernels):
+                return  # a pattern that rounds
             warnings.warn(
                 f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} "
-                "are asked for: the training step did not apply the masks. A "
+                "are asked for: the training step made no masks. A "
                 "`tf.function` of your own must be traced after the first "
                 "`on_epoch_begin`, and call `optimizer.apply`.",
                 CompressionWarning,
