@@ -57,8 +57,9 @@ def load_model(path: Path, compiled: bool = False) -> Any:
     import tfcompress  # noqa: F401  (registers its layers)
 
     if not path.is_file() or not is_keras(path):
+        missing = not path.exists()
         raise ArtifactError(
-            "There is no Keras model.",
+            "There is no such file." if missing else "There is no Keras model.",
             received=str(path),
             expected=f"a file that ends in {' or '.join(_KERAS)}",
         )
