@@ -1,8 +1,10 @@
 """Small .keras files that ask for more than there is."""
 
 import json
+import shutil
 import zipfile
 
+import h5py
 import keras
 import pytest
 
@@ -90,3 +92,17 @@ def test_right_files_are_read(tmp_path):
         assert load_model(tmp_path / f"{number}.keras").count_params() == (
             one.count_params()
         )
+
+
+def test_h5_files_that_ask_for_too_much(tmp_path):
+    model().save(tmp_path / "good.h5")
+    assert load_model(tmp_path / "good.h5").count_params() == model().count_params()
+    shutil.copy(tmp_path / "good.h5", tmp_path / "bomb.h5")
+    with h5py.File(tmp_path / "bomb.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][-1]["config"]["units"] = 20_000_000
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ArtifactError, match="config cannot be built"):
+        load_model(tmp_path / "bomb.h5")
+    keras.Sequential([keras.Input((3,)), Doubled()]).save(tmp_path / "own.h5")
+    load_model(tmp_path / "own.h5")

@@ -66,8 +66,7 @@ def load_model(path: Path, compiled: bool = False) -> Any:
     try:
         weights = _check_members(path)
         probe(path, "HDF5", job="read_hdf5")  # which may read a damaged one for ever
-        if weights is not None:
-            _check_size(path, weights)
+        _check_size(path, weights)
         return keras.saving.load_model(path, compile=compiled)
     except Exception as error:
         raise ArtifactError(
@@ -106,17 +105,19 @@ def _check_members(path: Path) -> int | None:
     return sum(e.file_size for e in entries if e.filename.startswith("model.weights"))
 
 
-def _check_size(path: Path, weights: int) -> None:
+def _check_size(path: Path, weights: int | None) -> None:
     """Raises `ValueError` if the config asks for more numbers than the file holds."""
     script = str(Path(tfcompress.child.__file__).with_name("_keras_worker.py"))
     job = {**reading(path), "job": "count", "script": script, "memory": _TO_COUNT}
+    if weights is None:
+        job |= {"job": "load", "memory": _TO_COUNT + 8 * path.stat().st_size}
     try:
-        count = JAIL.run(job)["count"]
+        count = JAIL.run(job).get("count")
     except ConverterFailure as failure:
         raise ValueError(f"its config cannot be built ({failure.reason})") from None
     # A number is a byte at least. Of classes that the child does not know, that the
     # user imports, nothing can be said.
-    if count is not None and count > weights:
+    if count is not None and weights is not None and count > weights:
         raise ValueError(
             f"its config asks for {count:,} numbers, and its weights are {weights:,} "
             "bytes"
