@@ -53,9 +53,7 @@ def unpacked(entries: Any, read: Callable[[int], bytes]) -> dict[str, Any]:
         if any(size < 0 for size in shape):
             raise ValueError(f"a size of {name!r} is negative")
         if "texts" in entry:
-            texts = [base64.b64decode(text) for text in entry["texts"]]
-            array = np.empty(len(texts), object)
-            array[:] = texts
+            array = np.array([base64.b64decode(t) for t in entry["texts"]], object)
         else:
             dtype = np.dtype(str(entry["dtype"]))
             size = math.prod(shape) * dtype.itemsize

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,22 @@ def jobs_of(script: str | None) -> dict[str, Any]:
 def _run_once(script: str, changed: int) -> dict[str, Any]:
     """Runs a script, once, so that its jobs may keep what they have loaded."""
     return runpy.run_path(script)["JOBS"]
+
+
+_MOST_OPEN = 4
+_OPEN: dict[str, Any] = {}
+
+
+def kept(key: str, make: Callable[[], Any]) -> Any:
+    """Returns what `make` made for a key before; the last few are kept.
+
+    Runners take turns in a benchmark, and opening a model may take seconds.
+    """
+    opened = _OPEN.pop(key) if key in _OPEN else make()
+    while len(_OPEN) >= _MOST_OPEN:
+        del _OPEN[next(iter(_OPEN))]
+    _OPEN[key] = opened
+    return opened
 
 
 JOBS = {"warm": warm, "read_hdf5": read_hdf5}
@@ -163,6 +179,10 @@ def main() -> None:
         if "arrays" in job:
             unpacked = beside("_arrays.py")["unpacked"]
             job["arrays"] = unpacked(job["arrays"], requests.read)
+        if "stamp" in job:
+            # Of a file that has changed, or with other options, another key.
+            key = [job.get(n) for n in ("script", "stamp", "threads", "arena")]
+            job["kept"] = functools.partial(kept, repr(key))
         answer({"id": job["id"], "accepted": True})
         try:
             with limited(job):

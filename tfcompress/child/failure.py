@@ -3,6 +3,8 @@
 from tfcompress.core.errors import ExportError
 
 _PYTHON = "the Python interpreter of this environment in `sys.executable`"
+#: What to do where the worker did not start.
+SET_PYTHON = "set `sys.executable`, or call `multiprocessing.set_executable`"
 
 
 class ConverterFailure(Exception):
@@ -37,7 +39,7 @@ class ConverterFailure(Exception):
         else:
             # Nothing that is converted is to blame.
             problem, expected = "No converter process could be started.", _PYTHON
-            fix = "set `sys.executable`, or call `multiprocessing.set_executable`"
+            fix = SET_PYTHON
         error = ExportError(problem, received=self.reason, expected=expected, fix=fix)
         error.log = self.log
         return error

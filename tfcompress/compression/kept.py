@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcompress.core.ownership import owned_name
+from tfcompress.exporters.manifest import sha256_of
 from tfcompress.exporters.publishing import staged
 
 
@@ -42,10 +43,7 @@ def sums_of(folder: Path) -> dict[str, str]:
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [file for file in files if not file.name.endswith("manifest.json")]
-    return {
-        file.relative_to(folder).as_posix(): _sha256(file.read_bytes())
-        for file in files
-    }
+    return {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
 
 
 def put_in_place(building: Path, folder: Path) -> None:

@@ -14,6 +14,7 @@ from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.run import Run
 from tfcompress.compression.task import Task, seeded
 from tfcompress.core.errors import ExportError
+from tfcompress.exporters.manifest import sha256_of
 from tfcompress.exporters.publishing import staged
 from tfcompress.finalization import finalize
 
@@ -57,7 +58,7 @@ def _keep(run: Run, path: Path) -> None:
     try:
         with staged(path, overwrite=True) as stage:
             run.model.save(stage)
-            model = hashlib.sha256(stage.read_bytes()).hexdigest()
+            model = sha256_of(stage)
         write_kept(path.with_suffix(".json"), {"model": model, "history": run.history})
     except (ExportError, TypeError, NotImplementedError):
         return  # what cannot be kept is made again
@@ -66,10 +67,7 @@ def _keep(run: Run, path: Path) -> None:
 def _restore(run: Run, path: Path) -> bool:
     kept = read_kept(path.with_suffix(".json"))
     try:
-        whole = kept is not None and (
-            hashlib.sha256(path.read_bytes()).hexdigest() == kept["model"]
-        )
-        if not whole:
+        if kept is None or sha256_of(path) != kept["model"]:
             return False
         run.model = keras.saving.load_model(path, compile=False)
     except Exception:  # what cannot be read is made again, whatever is wrong with it

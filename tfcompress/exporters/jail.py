@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.child.failure import SET_PYTHON
 from tfcompress.child.probing import reading
 from tfcompress.child.process import JAIL, ConverterFailure
 from tfcompress.core.errors import ArtifactError
@@ -101,7 +102,7 @@ def stopped(file: Path, runtime: str, failure: ConverterFailure) -> ArtifactErro
         fix="export the model again, or copy the file again; if you made it yourself, "
         "load(path, trusted=True) has no limits"
         if failure.started
-        else "set `sys.executable`, or call `multiprocessing.set_executable`",
+        else SET_PYTHON,
     )
     error.log = failure.log
     return error

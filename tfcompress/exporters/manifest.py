@@ -130,7 +130,7 @@ def manifest_text(
             {
                 "path": name or file.relative_to(root).as_posix(),
                 "size": file.stat().st_size,
-                "sha256": _sha256(file),
+                "sha256": sha256_of(file),
             }
             for file in artifact.files
         ],
@@ -185,7 +185,7 @@ def _changed(path: Path, manifest: dict[str, Any]) -> list[str]:
         entry["path"]
         for entry in manifest["files"]
         if not (root / entry["path"]).is_file()
-        or _sha256(root / entry["path"]) != entry["sha256"]
+        or sha256_of(root / entry["path"]) != entry["sha256"]
     ]
 
 
@@ -214,7 +214,7 @@ def check_files(path: Path) -> bool:
 
 def made_here(file: Path) -> bool:
     """Returns whether this process made a file of the same content."""
-    return bool(_FILES_MADE_HERE) and _sha256(file) in _FILES_MADE_HERE
+    return bool(_FILES_MADE_HERE) and sha256_of(file) in _FILES_MADE_HERE
 
 
 def record(artifact: Artifact, **contents: Any) -> None:
@@ -329,7 +329,8 @@ def _tensor(info: TensorInfo) -> dict[str, Any]:
     return {**dataclasses.asdict(info), "shape": list(info.shape)}
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Returns the SHA-256 of a file's content, read in parts."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -123,19 +123,13 @@ def _made(content: bytes, arena: int) -> Any:
     return runtime.Interpreter.from_bytes(content, arena_size=arena)
 
 
-_OPEN: dict[str, Any] = {}
-
-
 def call(job: dict[str, Any]) -> dict[str, Any]:
-    """Runs the file at `path` on the arrays of a job; keeps the last one."""
+    """Runs the file at `path` on the arrays of a job."""
     import time
     from pathlib import Path
 
-    key = repr((job["stamp"], job["arena"]))
-    if key not in _OPEN:
-        _OPEN.clear()
-        _OPEN[key] = _made(Path(job["path"]).read_bytes(), job["arena"])
-    interpreter = _OPEN[key]
+    path, arena = Path(job["path"]), job["arena"]
+    interpreter = job["kept"](lambda: _made(path.read_bytes(), arena))
     start = time.perf_counter()
     for position, name in enumerate(job["inputs"]):
         interpreter.set_input(job["arrays"][name], position)

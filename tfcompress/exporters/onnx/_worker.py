@@ -31,13 +31,8 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
 def probe(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the ONNX file at `path` and runs it on its samples, or once on zeros."""
     import numpy as np
-    import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        job["path"], options, providers=["CPUExecutionProvider"]
-    )
+    session = _session(job["path"], threads=1)
     if "samples" in job:
         _, outputs = job["names"]
         return answer(job, lambda batch: session.run(outputs, _texts(batch)))
@@ -55,25 +50,23 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     return {"invoked": True}
 
 
-_OPEN: dict[str, Any] = {}
+def _session(path: str, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
 
 
 def call(job: dict[str, Any]) -> dict[str, Any]:
-    """Runs the ONNX file at `path` on the arrays of a job; keeps the last one."""
+    """Runs the ONNX file at `path` on the arrays of a job."""
     import time
 
-    import onnxruntime
-
-    key = repr((job["stamp"], job["threads"]))
-    if key not in _OPEN:
-        _OPEN.clear()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = job["threads"] or 0
-        _OPEN[key] = onnxruntime.InferenceSession(
-            job["path"], options, providers=["CPUExecutionProvider"]
-        )
+    session = job["kept"](lambda: _session(job["path"], job["threads"] or 0))
     start = time.perf_counter()
-    found = _OPEN[key].run(job["outputs"], _texts(job["arrays"]))
+    found = session.run(job["outputs"], _texts(job["arrays"]))
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "arrays": dict(zip(job["outputs"], found))}
 
@@ -89,18 +82,12 @@ def _texts(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text(array: Any) -> Any:
-    if array.dtype == object:
-        texts = [t.decode() if isinstance(t, bytes) else t for t in array.flat]
-        array = _objects(texts).reshape(array.shape)
-    return array.astype(object) if array.dtype.kind == "U" else array
-
-
-def _objects(values: list[Any]) -> Any:
     import numpy as np
 
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+    if array.dtype == object:
+        texts = [t.decode() if isinstance(t, bytes) else t for t in array.flat]
+        array = np.array(texts, object).reshape(array.shape)
+    return array.astype(object) if array.dtype.kind == "U" else array
 
 
 JOBS = {"call": call, "convert": convert, "open": probe, "probe": probe}

@@ -216,27 +216,23 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_OPEN: dict[str, Any] = {}
+def _request(job: dict[str, Any]) -> Any:
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if job["threads"] is not None:
+        options["INFERENCE_NUM_THREADS"] = job["threads"]
+    core = _openvino().Core()
+    return core.compile_model(job["path"], "CPU", options).create_infer_request()
 
 
 def call(job: dict[str, Any]) -> dict[str, Any]:
-    """Runs the IR at `path` on the arrays of a job; keeps the last one."""
+    """Runs the IR at `path` on the arrays of a job."""
     import time
 
     import numpy as np
 
-    openvino = _openvino()
-
-    key = repr((job["stamp"], job["threads"]))
-    if key not in _OPEN:
-        _OPEN.clear()
-        options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-        if job["threads"] is not None:
-            options["INFERENCE_NUM_THREADS"] = job["threads"]
-        compiled = openvino.Core().compile_model(job["path"], "CPU", options)
-        _OPEN[key] = compiled.create_infer_request()
+    request = job["kept"](lambda: _request(job))
     start = time.perf_counter()
-    found = _OPEN[key].infer(job["arrays"])
+    found = request.infer(job["arrays"])
     arrays = {name: np.array(found[name]) for name in job["outputs"]}
     return {"seconds": time.perf_counter() - start, "arrays": arrays}
 

@@ -22,19 +22,18 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     return answer(job, call)
 
 
-_OPEN: dict[str, Any] = {}
-
-
 def open_(job: dict[str, Any]) -> dict[str, Any]:
-    """Loads the SavedModel at `path`; keeps the last one."""
+    """Loads the SavedModel at `path`."""
+    _signature(job)
+    return {}
+
+
+def _signature(job: dict[str, Any]) -> Any:
     import tensorflow as tf
 
-    key = repr(job["stamp"])
-    if key not in _OPEN:
-        _OPEN.clear()
-        _OPEN[key] = tf.saved_model.load(job["path"])
-        _ = _OPEN[key].signatures["serving_default"]
-    return {}
+    # The signature alone does not keep the variables alive.
+    module = job["kept"](lambda: tf.saved_model.load(job["path"]))
+    return module.signatures["serving_default"]
 
 
 def call(job: dict[str, Any]) -> dict[str, Any]:
@@ -43,8 +42,7 @@ def call(job: dict[str, Any]) -> dict[str, Any]:
 
     import tensorflow as tf
 
-    open_(job)
-    signature = _OPEN[repr(job["stamp"])].signatures["serving_default"]
+    signature = _signature(job)
     feeds = {name: tf.constant(array) for name, array in job["arrays"].items()}
     start = time.perf_counter()
     found = {name: value.numpy() for name, value in signature(**feeds).items()}

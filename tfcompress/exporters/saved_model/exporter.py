@@ -247,10 +247,12 @@ def _described(path: Path) -> Artifact:
         graph = read_graph(path)
         signature = graph.signature_def[SIGNATURE]
         if not signature.outputs:
+            # Asking a protocol buffer for a name makes it one of its names.
             names = sorted(n for n in graph.signature_def if n[:2] != "__")
+            names.remove(SIGNATURE)
             raise ArtifactError(
                 f"The SavedModel has no signature {SIGNATURE!r}.",
-                received=f"{path} with {', '.join(names[:-1]) or 'no signature'}",
+                received=f"{path} with {', '.join(names) or 'no signature'}",
                 expected=f"a signature {SIGNATURE!r}, which servers call",
                 fix="save it anew, with signatures={'serving_default': function}",
             )

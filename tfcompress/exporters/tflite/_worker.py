@@ -79,32 +79,11 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     return {"invoked": True}
 
 
-_OPEN: dict[str, Any] = {}
-
-
-def open_(job: dict[str, Any]) -> dict[str, Any]:
-    """Loads the .tflite file at `path` and runs it once on zeros, where it can be."""
-    return probe(job)
-
-
 def call(job: dict[str, Any]) -> dict[str, Any]:
-    """Runs the .tflite file at `path` on the arrays of a job; keeps the last one."""
+    """Runs the .tflite file at `path` on the arrays of a job."""
     import time
 
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
-        import tensorflow as tf
-
-        Interpreter = tf.lite.Interpreter
-    key = repr((job["stamp"], job["threads"]))
-    if key not in _OPEN:
-        _OPEN.clear()
-        made = Interpreter(model_path=job["path"], num_threads=job["threads"])
-        made.allocate_tensors()
-        _check_signature(made, job)
-        _OPEN[key] = made
-    interpreter = _OPEN[key]
+    interpreter = job["kept"](lambda: _opened(job))
     shapes = {d["index"]: tuple(d["shape"]) for d in interpreter.get_input_details()}
     inputs = job["inputs_by_name"]
     changed = [n for n, a in job["arrays"].items() if shapes[inputs[n]] != a.shape]
@@ -119,6 +98,19 @@ def call(job: dict[str, Any]) -> dict[str, Any]:
     outputs = job["outputs_by_name"]
     found = {name: interpreter.get_tensor(index) for name, index in outputs.items()}
     return {"seconds": time.perf_counter() - start, "arrays": found}
+
+
+def _opened(job: dict[str, Any]) -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        import tensorflow as tf
+
+        Interpreter = tf.lite.Interpreter
+    interpreter = Interpreter(model_path=job["path"], num_threads=job["threads"])
+    interpreter.allocate_tensors()
+    _check_signature(interpreter, job)
+    return interpreter
 
 
 def _check_signature(interpreter: Any, job: dict[str, Any]) -> None:
@@ -174,6 +166,6 @@ JOBS = {
     "call": call,
     "convert": convert,
     "measure": measure,
-    "open": open_,
+    "open": probe,
     "probe": probe,
 }
