@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.child.process import python
 from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
@@ -224,7 +225,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
             "search_path": [os.path.abspath(entry) for entry in sys.path if entry],
         }
         done = subprocess.run(
-            [sys.executable, str(_MEMORY_WORKER)],
+            [python(), str(_MEMORY_WORKER)],
             input=json.dumps(job),
             capture_output=True,
             text=True,

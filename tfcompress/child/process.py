@@ -186,7 +186,7 @@ class ConverterProcess:
         search_path = [os.path.abspath(entry) for entry in sys.path if entry]
         self._owner, self._warm, self._answered = os.getpid(), False, False
         self._unread = b""
-        python = _python()
+        executable = python()
         ours = -1
         try:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker
@@ -197,7 +197,7 @@ class ConverterProcess:
             # process does that is gone, however it went.
             ours, self._lifeline = os.pipe()
             self._process = subprocess.Popen(
-                [python, "-c", _BOOTSTRAP]
+                [executable, "-c", _BOOTSTRAP]
                 + [json.dumps(search_path), str(_SCRIPT), str(ours)]
                 + ["jailed" if self.jailed else "free"],
                 stdin=subprocess.PIPE,
@@ -212,7 +212,7 @@ class ConverterProcess:
             )
         except OSError as error:
             self.close()
-            reason = f"{python!r}: {error.strerror or error}"
+            reason = f"{executable!r}: {error.strerror or error}"
             raise ConverterFailure(reason, "", died=True, started=False) from error
         finally:
             if ours >= 0:
@@ -307,7 +307,7 @@ class ConverterProcess:
 
     def _obituary(self) -> str:
         assert self._process is not None
-        who = "the converter process" if self._answered else repr(_python())
+        who = "the converter process" if self._answered else repr(python())
         if self._late:
             return f"{who} gave no answer in time"
         try:
@@ -350,7 +350,7 @@ def _relevant_line(message: str) -> str:
     return line if len(line) <= 300 else line[:300] + " ..."
 
 
-def _python() -> str:
+def python() -> str:
     """Returns the Python that runs the worker.
 
     A program that embeds Python has an executable of its own, or none.

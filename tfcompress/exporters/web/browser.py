@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 import tfcompress.child
+from tfcompress.child.process import python
 from tfcompress.core.errors import ArtifactError
 from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import Artifact
@@ -153,7 +153,7 @@ class BrowserRunner(Runner):
         if not root or self._vouched:
             return command
         jail = Path(tfcompress.child.__file__).with_name("_jail.py")
-        return [sys.executable, "-c", _JAILED, str(jail), profile, str(port), *command]
+        return [python(), "-c", _JAILED, str(jail), profile, str(port), *command]
 
 
 class _Handler(SimpleHTTPRequestHandler):
