@@ -12,7 +12,7 @@ from keras import ops
 from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
 from tfcompress.clustering.moments import SlotWriter, calls_of, read_slots, write_slots
 from tfcompress.clustering.starts import codebook, nearest
-from tfcompress.core.callback import ProjectionChain, run_when
+from tfcompress.core.callback import Occasional, ProjectionChain
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.gradient_tap import give_back, innermost, take_over
 
@@ -43,18 +43,20 @@ class SharedKernel:
         self.grouped = _state(grouped(flat, self.group, self.base))
         self.members = _state(np.bincount(flat, minlength=self.base)[1:])
         self.alive = _state(np.count_nonzero(flat))
+        self._renewal = Occasional(self._renew)
 
     def follow_zeros(self) -> None:
         """Takes weights that have become zero out of their clusters."""
         if not is_projected(self.variable):
             return  # nothing but a projection sets weights to zero
-        alive = ops.sum(ops.cast(ops.not_equal(self.variable, 0), "int32"))
+        self._renewal.run_when(ops.not_equal(self._count_alive(), self.alive))
 
-        def renew() -> None:
-            self._assign_codes(self.codes)
-            self.alive.assign(alive)
+    def _count_alive(self) -> Any:
+        return ops.sum(ops.cast(ops.not_equal(self.variable, 0), "int32"))
 
-        run_when(ops.not_equal(alive, self.alive), renew)
+    def _renew(self) -> None:
+        self._assign_codes(self.codes)
+        self.alive.assign(self._count_alive())
 
     def train_members(self, weights: np.ndarray) -> None:
         """Lets weights go from entry to entry as `weights`, their latent values, do."""

@@ -66,30 +66,56 @@ def detach(variable: keras.Variable, projection: Projection) -> None:
             variable.constraint = chain.original
 
 
-def run_when(due: Any, action: Callable[[], None]) -> None:
-    """Runs `action` inside the training step, in those steps where `due` is true.
+class Occasional:
+    """What a training step does in some steps only.
 
-    The action is a function of its own in the graph. Written into the step, its
-    hundreds of operations would be walked past in every step in which it is not due,
-    which costs more than multiplying with masks does.
+    The function is traced once, apart from the step, which calls it by its name.
+    Written into the step, its hundreds of operations would be walked past in every step
+    in which it is not due, which costs more than multiplying with masks does. Called as
+    TensorFlow calls functions in functions, it would be entered into the registry of
+    gradients, which keeps what it is given until the process ends.
+
+    Args:
+        function: what to do. It reads variables, and no tensors of the step.
     """
 
-    import tensorflow as tf
+    def __init__(self, function: Callable[[], None]):
+        self._function = function
+        self._traced: Any = None
 
-    if tf.executing_eagerly():
-        # Step by step (`run_eagerly=True`) a function would be traced in each.
-        if bool(due):
-            action()
-        return
+    def run_when(self, due: Any) -> None:
+        """Does it in those steps where `due` is true; called inside the step."""
+        import tensorflow as tf
 
-    def act() -> Any:
-        action()
+        if tf.executing_eagerly():
+            # Step by step (`run_eagerly=True`) a function would be traced in each.
+            if bool(due):
+                self._function()
+            return
+        ops.cond(due, self._call, lambda: 0)
+
+    def _call(self) -> Any:
+        import tensorflow as tf
+
+        # Keras does not convert its steps with AutoGraph either, which reads sources
+        # anew.
+        options = {"_noinline": True}
+        apart = tf.function(
+            self._done, autograph=False, experimental_attributes=options
+        )
+        if tf.distribute.has_strategy():
+            return apart()  # replicas wait for each other in what they do together
+        if self._traced is None:
+            with tf.init_scope():
+                self._traced = apart.get_concrete_function()
+        (zero,) = tf.raw_ops.StatefulPartitionedCall(
+            args=self._traced.captured_inputs, Tout=[tf.int32], f=self._traced.name
+        )
+        return zero
+
+    def _done(self) -> Any:
+        self._function()
         return 0
-
-    # Keras does not convert its steps with AutoGraph either, which reads sources anew.
-    options = {"_noinline": True}
-    apart = tf.function(act, autograph=False, experimental_attributes=options)
-    ops.cond(due, apart, lambda: 0)
 
 
 class _FitWatch:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from typing import Any
 
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
 from tfcompress.core.arguments import one_of
-from tfcompress.core.callback import FitCallback, Left, Restored, run_when
+from tfcompress.core.callback import FitCallback, Left, Occasional, Restored
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Criterion, criteria
@@ -119,7 +120,8 @@ class PruneWeights(FitCallback):
             kernel.attach()
         # Keras applies constraints one variable after the other when all variables
         # have been updated, so the first one can renew the masks of all.
-        renewal = OncePerStep(lambda: self._refresh(schedule))
+        masks = Occasional(lambda: self._renew_masks(schedule))
+        renewal = OncePerStep(lambda: masks.run_when(schedule.is_due(self._step())))
         for kernel in self._kernels if not keeps else ():
             kernel.before = functools.partial(renewal.come, kernel)
         if self.verbose:
@@ -241,15 +243,13 @@ class PruneWeights(FitCallback):
             kernel.detach()
         self._kernels = []
 
-    def _refresh(self, schedule: Schedule) -> None:
-        step = ops.cast(self.model.optimizer.iterations, "int32")
+    def _step(self) -> Any:
+        return ops.cast(self.model.optimizer.iterations, "int32")
+
+    def _renew_masks(self, schedule: Schedule) -> None:
         choose = _SCOPES[self.scope] if schedule.unit == "sparsity" else threshold_masks
-
-        def renew() -> None:
-            scores = [kernel.scores() for kernel in self._kernels]
-            granule = self.pattern.granule
-            masks = choose(scores, schedule(step), granule, self._held)
-            for kernel, mask in zip(self._kernels, masks):
-                kernel.assign_mask(mask)
-
-        run_when(schedule.is_due(step), renew)
+        scores = [kernel.scores() for kernel in self._kernels]
+        granule = self.pattern.granule
+        masks = choose(scores, schedule(self._step()), granule, self._held)
+        for kernel, mask in zip(self._kernels, masks):
+            kernel.assign_mask(mask)

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.arguments import one_of
-from tfcompress.core.callback import FitCallback, Left, run_when
+from tfcompress.core.callback import FitCallback, Left, Occasional
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import GradientCriterion, Random
 from tfcompress.pruning.kernels import PrunedKernel
@@ -113,7 +113,8 @@ class SparseTraining(FitCallback):
                 kernel.assign_mask(*top_masks([lot], ops.array(count, "int32")))
                 kernel.enforce()
             kernel.attach()
-        self._kernels[0].before = lambda: self._move(plan, counts)
+        masks = Occasional(lambda: self._move_masks(plan, counts))
+        self._kernels[0].before = lambda: masks.run_when(self._is_due(plan))
 
     def stop(self) -> None:
         # Weights of another epoch have zeros of their own.
@@ -130,18 +131,20 @@ class SparseTraining(FitCallback):
             kernel.detach()
         self._kernels = []
 
-    def _move(self, plan: Schedule, counts: list[int]) -> None:
-        step = ops.cast(self.model.optimizer.iterations, "int32")
+    def _step(self) -> Any:
+        return ops.cast(self.model.optimizer.iterations, "int32")
 
-        def move() -> None:
-            for kernel, count in zip(self._kernels, counts):
-                kernel.assign_mask(_moved_mask(kernel, count, plan(step)))
-            self._moved.assign(step)
-
+    def _is_due(self, plan: Schedule) -> Any:
+        step = self._step()
         due = ops.logical_and(plan.is_due(step), ops.not_equal(self._moved, step))
         # At the very first step there is no reason yet to move anything.
-        due = ops.logical_and(due, step > plan.begin_step)
-        run_when(due, move)
+        return ops.logical_and(due, step > plan.begin_step)
+
+    def _move_masks(self, plan: Schedule, counts: list[int]) -> None:
+        step = self._step()
+        for kernel, count in zip(self._kernels, counts):
+            kernel.assign_mask(_moved_mask(kernel, count, plan(step)))
+        self._moved.assign(step)
 
 
 def _moved_mask(kernel: PrunedKernel, count: int, fraction: Any) -> Any:
