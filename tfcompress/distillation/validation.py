@@ -13,15 +13,8 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.losses import LOSSES, ForOutput
 from tfcompress.distillation.weighting import Schedule
+from tfcompress.layers import rule_of
 
-# Layers that hand on what they are given: a softmax before one of them is still
-# the softmax that the model ends in.
-_PASS_THROUGH = (
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.Identity,
-    keras.layers.Reshape,
-)
 _PROBABILITIES = ("softmax", "sigmoid")
 
 
@@ -292,9 +285,11 @@ def _final_activations(model: Any) -> Iterator[tuple[keras.Layer, str]]:
 
 
 def _hands_on(layer: Any) -> bool:
+    """Returns whether a softmax before a layer is still the one the model ends in."""
     if isinstance(layer, keras.layers.Activation):
         return _activation(layer) == "linear"  # often there to cast to float32
-    return isinstance(layer, _PASS_THROUGH)
+    rule = rule_of(layer)
+    return rule is not None and (rule.training_only or rule.channels == "reshape")
 
 
 def _activation(layer: Any) -> str:

@@ -103,6 +103,8 @@ class LayerRule:
             input: `"each"`, it runs on each number; `"moved"`, they go where `channels`
             says; or a function `(layer, values by axis) -> values`. With `None`, what
             the named channel rule says.
+        integers: an `IntegerKernel`: what the kernel that computes it with integers
+            does beyond what `flow` says. With `None`, nothing.
         matrix: a `Matrix`, if the kernel is multiplied with rows: for `reconstruct`,
             `factorize(data=)` and rounding by reconstruction.
         factors: `(layer, nodes, moments) -> Form`, how `factorize` says the layer as a
@@ -122,6 +124,7 @@ class LayerRule:
     holds: HeldCalls | None = None
     expansion: Callable[..., Any] | None = None
     constants: str | Callable[..., Any] | None = None
+    integers: Any = None
     matrix: Any = None
     factors: Callable[..., Any] | None = None
     refused_by: Mapping[str, str] | None = None

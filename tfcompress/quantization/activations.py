@@ -48,9 +48,6 @@ KERNELS = {
 _NO_KERNEL = ActivationKernel()
 FUSED = frozenset(name for name, kernel in KERNELS.items() if kernel.clamps)
 
-# The converter leaves these in float where an activation is fused into them.
-NEVER_FUSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
-
 # Operations of `keras.ops`, and layers, that are activations.
 _OPERATIONS = {
     "Exp": "exponential",

@@ -13,12 +13,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.layers import Flow, cell, rule_of
 from tfcompress.quantization.activations import (
-    NEVER_FUSED,
     activation_name,
     bounds_of,
     clamps,
@@ -28,6 +27,7 @@ from tfcompress.quantization.casts import is_float, values_of_cast
 from tfcompress.quantization.constants import has_numbers, own_numbers
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.float_border import with_float_borders
+from tfcompress.quantization.integers.kernels import integer_kernel
 from tfcompress.quantization.primitives import Bounded
 from tfcompress.quantization.range_purposes import row_factors, softmax_scores
 from tfcompress.quantization.recurrent_steps import RecurrentSteps
@@ -39,9 +39,6 @@ MASKED = -30.0
 
 def _array(constant: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(constant))
-
-
-_FUSE_ACTIVATION = (layers.Add, layers.Subtract, layers.Multiply)
 
 
 def flow_of(operation: Any) -> Flow:
@@ -157,7 +154,7 @@ class _Placement:
 
     def ask_for_symmetry(self, node: Node) -> None:
         """LiteRT's exact kernel for products wants the second factor around zero."""
-        if type(node.operation).__name__ == "Matmul":
+        if integer_kernel(node.operation).symmetric_factor:
             shared = self.find(node.inputs[-1])
             if shared is not None and shared.within is None:
                 shared.symmetric = True
@@ -172,12 +169,11 @@ class _Placement:
         linear = activation_name(node.operation) in (None, "linear")
         if self.flow(node) == "compute" and follows == "fold":
             return linear
-        may_clamp = self.flow(node) in ("compute", "fold") or isinstance(
-            node.operation, _FUSE_ACTIVATION
-        )
-        may_clamp &= not isinstance(node.operation, NEVER_FUSED)
+        clips = integer_kernel(node.operation).clips
+        if clips is None:
+            clips = self.flow(node) in ("compute", "fold")
         clamped = follows == "activate" and clamps(readers[0].operation)
-        return may_clamp and clamped and linear
+        return clips and clamped and linear
 
     def new_range(self, tensor: Tensor, name: str, operation: Any = None) -> None:
         if not is_float(tensor):

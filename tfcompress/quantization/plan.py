@@ -23,10 +23,10 @@ from tfcompress.quantization.expand import expand
 from tfcompress.quantization.expansions import expansion_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.as_convolution import affine_parameters
+from tfcompress.quantization.integers.kernels import integer_kernel
 from tfcompress.quantization.mask_nodes import with_explicit_masks
 from tfcompress.quantization.placement import flow_of
 from tfcompress.quantization.quantizers import Quantizer
-from tfcompress.quantization.recurrent_steps import RecurrentSteps
 from tfcompress.quantization.scheme import (
     QuantizationScheme,
     Scheme,
@@ -38,22 +38,6 @@ from tfcompress.quantization.time_distributed import with_steps_as_samples
 _PURPOSE = "make the model quantization-aware"
 # Of a column of inputs within three standard deviations.
 _FEWEST_VALUES = 16
-_EIGHT_BITS_ONLY = (
-    keras.layers.Concatenate,
-    keras.layers.UpSampling1D,
-    keras.layers.UpSampling2D,
-    RecurrentSteps,
-)
-
-
-# Measured: the converter refuses these with activations of 16 bits.
-_EIGHT_BIT_OPERATIONS = frozenset(
-    {
-        *("Concatenate", "DepthToSpace", "Repeat", "Roll", "SpaceToDepth", "Tile"),
-        *("Where", "Greater", "GreaterEqual", "Less", "LessEqual", "Equal"),
-        *("NotEqual", "AddConstant", "AddWeight", "PReLU", "Flip"),
-    }
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,11 +285,10 @@ def _impossible(
 
 
 def _is_8_bits_only(node: Node) -> bool:
-    kind = type(node.operation).__name__
+    operation = node.operation
     return (
-        isinstance(node.operation, _EIGHT_BITS_ONLY)
-        or kind in _EIGHT_BIT_OPERATIONS
-        or not kernel_of(node.operation).sixteen_bits
-        or bounds_of(node.operation) is not None
-        or (kind == "Pad" and has_numbers(node))
+        not integer_kernel(operation).sixteen_bits
+        or not kernel_of(operation).sixteen_bits
+        or bounds_of(operation) is not None
+        or (type(operation).__name__ == "Pad" and has_numbers(node))
     )

@@ -31,6 +31,7 @@ from tfcompress.core.replicas import from_all
 from tfcompress.core.select import walk
 from tfcompress.layers import fill, kernels_of
 from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.integers.kernels import EIGHT_BITS
 from tfcompress.quantization.sequence_steps import at_step
 
 
@@ -373,4 +374,4 @@ def _macs(layer: RecurrentSteps, inputs: list, output: tuple) -> int:
     return inputs[0][0] * sum(math.prod(variable.shape) for variable in kernels)
 
 
-fill((RecurrentSteps,), flow="arithmetic", macs=_macs)
+fill((RecurrentSteps,), flow="arithmetic", macs=_macs, integers=EIGHT_BITS)

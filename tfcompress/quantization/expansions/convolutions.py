@@ -9,8 +9,9 @@ from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
 from tfcompress.layers.integer_form import Parts
-from tfcompress.quantization.activations import FUSED, NEVER_FUSED, activation_name
+from tfcompress.quantization.activations import FUSED, activation_name
 from tfcompress.quantization.expansions.base import expansion
+from tfcompress.quantization.integers.kernels import integer_kernel
 
 
 @expansion(
@@ -26,7 +27,7 @@ def split_activation(layer: Any, parts: Parts, inputs: Any, **_: Any) -> Any:
     """Takes the activation out of a linear layer, unless integers fuse the two."""
     name = activation_name(layer)
     instance = isinstance(layer.activation, keras.Layer)
-    fused = name in FUSED and not isinstance(layer, NEVER_FUSED)
+    fused = name in FUSED and integer_kernel(layer).clips is not False
     if name == "linear" or (fused and not instance):
         return None
     # Not those of an activation that has some.

@@ -142,6 +142,25 @@ class SumScales:
     away: bool = False
 
 
+def number_scales(made: Any) -> SumScales:
+    """Returns the scales of any number, such as an input of the model.
+
+    Args:
+        made: the `FakeQuantize` after it.
+    """
+    return SumScales(None, float(np.float32(1) / np.float32(made.step())))
+
+
+def clip_scales(given: Any, made: Any) -> SumScales:
+    """Returns the scales of a ReLU on its own, which LiteRT rescales in fixed point.
+
+    Args:
+        given, made: the `FakeQuantize` before and after it.
+    """
+    ratio = np.float32(given.step()) / np.float32(made.step())
+    return SumScales(given.step(), float(ratio), fixed_point=True)
+
+
 def lookup_scales(made: Any) -> SumScales:
     """Returns the scales of a function that is looked up.
 
