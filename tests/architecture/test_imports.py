@@ -14,6 +14,7 @@ RANKS = {
     "core": 0,
     "layers": 1,
     "schedules": 1,
+    "criteria": 1,
     "datasets": 1,
     "pruning": 2,
     "clustering": 2,

@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 from tfcompress import ConstantSparsity, PolynomialSparsity
+from tfcompress.criteria import criteria
 from tfcompress.layers import TRAINING_ONLY, rows, rule_of
-from tfcompress.pruning.criteria import criteria
 from tfcompress.pruning.patterns import patterns
 from tfcompress.quantization.calibration.observers import observers
 from tfcompress.quantization.quantizers import UniformQuantizer, quantizers

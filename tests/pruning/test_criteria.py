@@ -15,7 +15,7 @@ from tests.pruning.pruned import (
     sparsities,
 )
 from tfcompress import InvalidArgumentError, PruneWeights, UnsupportedLayerError
-from tfcompress.pruning.criteria import (
+from tfcompress.criteria import (
     BatchNormScale,
     Grasp,
     Lamp,

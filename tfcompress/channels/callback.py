@@ -11,12 +11,17 @@ from keras import ops
 
 from tfcompress.channels.call import Site
 from tfcompress.channels.dependencies import analyse
-from tfcompress.channels.scores import Criterion, channel_scores, importance
+from tfcompress.channels.scores import (
+    AnyCriterion,
+    channel_criterion,
+    channel_scores,
+)
 from tfcompress.channels.targets import Limits, eligible, limits_of, lowest
 from tfcompress.channels.widths import Widths, meet
 from tfcompress.core.callback import FitCallback, Left, Restored, attach, detach
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
+from tfcompress.criteria import Magnitude
 from tfcompress.schedules import FitSpan, Schedule, schedule_of
 
 
@@ -36,7 +41,8 @@ class PruneChannels(FitCallback):
     Args:
         schedule: a `Schedule` instance, config or a number, which stands for
             `ConstantSparsity(number)`. Sparsity is the share of channels.
-        criterion: `"magnitude"`, `"batch_norm"`, `"random"`, or an object with
+        criterion: the name of a criterion that needs no gradients, `"magnitude"`,
+            `"lamp"`, `"batch_norm"`, `"random"` or a registered one, or an object with
             `score(weights)`; computed from the weights alone.
         round_to: the widths that remain are multiples of this.
         filters: which layers may lose channels; see `shrink`.
@@ -62,15 +68,15 @@ class PruneChannels(FitCallback):
     def __init__(
         self,
         schedule: Schedule | dict | float,
-        criterion: Criterion = "magnitude",
+        criterion: AnyCriterion = "magnitude",
         round_to: int = 8,
         filters: Filters = None,
         max_layer_sparsity: Limits = None,
     ):
         super().__init__()
         self.schedule = schedule_of(schedule)
-        importance(criterion, None)  # says what is wrong before the fit
         self.criterion = criterion
+        self._criterion = channel_criterion(criterion)
         self.round_to = round_to
         self.filters = filters
         self.max_layer_sparsity = max_layer_sparsity
@@ -168,7 +174,7 @@ class PruneChannels(FitCallback):
     def _update(self, sparsity: float) -> None:
         total = sum(group.channels for group in self._groups)
         counts = meet(self._widths, lambda c: float(c.sum()), total * (1 - sparsity))
-        scores = channel_scores(self._dependencies, self._groups, self.criterion)
+        scores = channel_scores(self._dependencies, self._groups, self._criterion)
         self._apply(lowest(self._groups, scores, counts))
 
     def _apply(self, removed: set[int]) -> None:
@@ -177,7 +183,7 @@ class PruneChannels(FitCallback):
             mask.renew(kept)
 
     def _zero_channels(self) -> set[int]:
-        scores = channel_scores(self._dependencies, self._groups, "magnitude")
+        scores = channel_scores(self._dependencies, self._groups, Magnitude())
         return {
             member
             for group, score in zip(self._groups, scores)

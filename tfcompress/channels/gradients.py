@@ -1,4 +1,4 @@
-"""First-order importance of weights, collected by an optimizer that moves nothing."""
+"""What gradients say of weights, collected by an optimizer that moves nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from tfcompress.core.errors import InvalidArgumentError
 
 
 class _Collector(keras.optimizers.Optimizer):
-    """Adds up `(gradient * weight) ** 2` and leaves the weights alone.
+    """Adds up what a criterion measures and leaves the weights alone.
 
     Keras has no public gradient function, but every back end hands the gradients to
     an optimizer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, criterion: Any) -> None:
         super().__init__(learning_rate=0.0, name="importance")
+        self.criterion = criterion
         self.sums: dict[int, keras.Variable] = {}
 
     def build(self, variables: Any) -> None:
@@ -36,42 +37,43 @@ class _Collector(keras.optimizers.Optimizer):
         self.build(trainable_variables)
         for gradient, variable in zip(grads, trainable_variables):
             if gradient is not None:
-                product = gradient * ops.cast(variable, gradient.dtype)
-                self.sums[id(variable)].assign_add(ops.square(product))
+                weights = ops.cast(variable, gradient.dtype)
+                measured = self.criterion.measure(weights, gradient)
+                self.sums[id(variable)].assign_add(measured)
 
 
-def taylor_importance(
-    model: keras.Model, data: Any
+def gradient_importance(
+    model: keras.Model, data: Any, criterion: Any
 ) -> Callable[[keras.Variable], np.ndarray]:
-    """Returns the first-order Taylor importance of the weights of `model`.
+    """Returns what a criterion measures at the weights of `model`, summed over batches.
 
-    Source: Molchanov et al., "Importance Estimation for Neural Network Pruning",
-    2019, eq. 8: `(g * w) ** 2`, added up over batches. The gradients come from one
-    pass of `fit` over `data` with a copy of the model that learns nothing.
+    The gradients come from one pass of `fit` over `data` with a copy of the model that
+    learns nothing.
 
     Args:
         model: a compiled model; its loss is used, and it is not changed.
         data: `(inputs, targets)` or other data with labels (docs/data.md).
+        criterion: one that needs gradients, and no training.
 
     Raises:
         InvalidArgumentError: without data, or if the model has no loss.
     """
     if data is None:
         raise InvalidArgumentError(
-            "criterion='taylor' needs data to take gradients from.",
+            f"Criterion {type(criterion).__name__} needs data to take gradients from.",
             received="data=None",
             expected="data=(inputs, targets) or a data set of such batches",
         )
     loss = getattr(model, "loss", None)
     if loss is None:
         raise InvalidArgumentError(
-            "criterion='taylor' needs the gradients of a loss.",
+            f"Criterion {type(criterion).__name__} needs the gradients of a loss.",
             received=f"model '{model.name}', which is not compiled with one",
             fix="model.compile(loss=...) before shrink",
         )
     pairs = _checked(model, data)
     copy = copy_model(model)
-    collector = _Collector()
+    collector = _Collector(criterion)
     copy.compile(collector, loss)
     with warnings.catch_warnings():
         # Keras warns of an empty data set, which is an error here.
@@ -115,6 +117,6 @@ def _checked(model: keras.Model, data: Any) -> dict[str, Any]:
 
 def _empty() -> None:
     raise InvalidArgumentError(
-        "`data` is empty, so criterion='taylor' has no gradients.",
+        "`data` is empty, so there are no gradients to rank by.",
         expected="at least one batch of (inputs, targets)",
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import keras
@@ -13,6 +12,7 @@ from keras import ops
 from tfcompress.channels.call import Site
 from tfcompress.channels.dependencies import ChannelGroup, Dependencies
 from tfcompress.core.errors import InvalidArgumentError, one_line
+from tfcompress.criteria import NEEDS, Criterion, criteria_with
 
 Importance = Callable[[keras.Variable], np.ndarray]
 """The score of every weight of a variable."""
@@ -24,105 +24,69 @@ class WeightCriterion(Protocol):
     def score(self, weights: Any) -> Any: ...
 
 
-Criterion = str | WeightCriterion
-
-CRITERIA = ("batch_norm", "magnitude", "random", "taylor")
-_ALIASES = {"batch_norm_scale": "batch_norm"}
+AnyCriterion = str | Mapping | WeightCriterion
 
 
-def standard_name(criterion: Criterion) -> Criterion:
-    """Returns the one name of a criterion that has two.
+def channel_criterion(identifier: AnyCriterion, *available: str) -> Criterion:
+    """Returns the criterion for channels that a name, a config or an object means.
 
-    Example:
-
-    >>> standard_name("batch_norm_scale")
-    'batch_norm'
-    """
-    return (
-        _ALIASES.get(criterion, criterion) if isinstance(criterion, str) else criterion
-    )
-
-
-def magnitude(variable: keras.Variable) -> np.ndarray:
-    """Absolute values."""
-    return np.abs(_values(variable))
-
-
-def random(variable: keras.Variable) -> np.ndarray:
-    """Noise that is the same in every run: seeded by the weight's path."""
-    generator = np.random.default_rng(zlib.crc32(variable.path.encode()))
-    return generator.random(tuple(variable.shape))
-
-
-def importance(criterion: Criterion, gradients: Importance | None) -> Importance:
-    """Returns the function that scores the weights of one variable.
+    Args:
+        identifier: a name or config from the list of criteria, or an object whose
+            `score(weights)` needs nothing but weights.
+        available: what a criterion of the list may need, of `NEEDS`, beside weights
+            and normalizations.
 
     Raises:
-        InvalidArgumentError: for an unknown name or an object without `score`.
+        InvalidArgumentError: for what is no criterion, or needs something else.
     """
-    criterion = standard_name(criterion)
-    if isinstance(criterion, str) and criterion in CRITERIA:
-        if criterion == "taylor":
-            if gradients is None:
-                raise InvalidArgumentError(
-                    "criterion='taylor' needs data to take gradients from.",
-                    received="data=None",
-                    expected="data=(inputs, targets) or a data set of such pairs",
-                )
-            return gradients
-        return random if criterion == "random" else magnitude
-    if hasattr(criterion, "score") and not isinstance(criterion, type):
-        _check_scores_weights(criterion)
-        return lambda variable: ops.convert_to_numpy(
-            criterion.score(ops.convert_to_tensor(_values(variable)))
-        )
-    raise InvalidArgumentError(
-        "Unknown criterion for channels.",
-        received=repr(criterion),
-        expected=f"one of {', '.join(map(repr, CRITERIA))}",
-        fix="pass one of these names or an object with score(weights), such as "
-        "tfcompress.Magnitude(p=2)",
-    )
-
-
-def _check_scores_weights(criterion: WeightCriterion) -> None:
-    """Raises for criteria that look at more than weights, which come with a fit."""
+    known = criteria_with("criterion for channels", "weights", "batch_norm", *available)
+    named = isinstance(identifier, type) or not hasattr(identifier, "score")
+    criterion: Any = known.get(identifier) if named else identifier
+    if not isinstance(criterion, Criterion):
+        criterion = Criterion()
+        criterion.score = identifier.score  # type: ignore
+    elif named and criterion.needs != "weights":
+        return criterion
+    name = type(criterion if named else identifier).__name__
     try:
-        shape = tuple(criterion.score(ops.ones((2, 3))).shape)
+        if criterion.needs != "weights":
+            raise ValueError(NEEDS.get(criterion.needs, criterion.needs))
+        shape = criterion.scores_of(keras.Variable(ops.ones((2, 3)))).shape
     except Exception as error:  # whatever a criterion misses
-        name = type(criterion).__name__
         raise InvalidArgumentError(
             "This criterion does not score channels by their weights alone.",
             received=f"{name} ({one_line(error)})",
-            expected=f"one of {', '.join(map(repr, CRITERIA))}, or an object whose "
-            "score(weights) needs nothing else",
+            expected=f"one of {', '.join(map(repr, known.names()))}, or an object "
+            "whose score(weights) needs nothing else",
             fix=f"use {name} with PruneWeights, or criterion='taylor' of shrink for "
             "gradients",
         ) from error
     if shape != (2, 3):
         raise InvalidArgumentError(
             "This criterion does not give a score for each weight.",
-            received=f"{type(criterion).__name__}, shape {shape} for weights (2, 3)",
+            received=f"{name}, shape {shape} for weights (2, 3)",
             expected="scores of the same shape as the weights",
         )
+    return criterion
 
 
 def channel_scores(
     dependencies: Dependencies,
     groups: list[ChannelGroup],
-    criterion: Criterion = "magnitude",
-    gradients: Importance | None = None,
+    criterion: Criterion,
+    score: Importance | None = None,
 ) -> list[np.ndarray]:
     """Returns a score for each channel of each group, 1 on average.
 
     The weights that make a channel are scored and summed; where several layers make
     it, each layer's sums are divided by their mean, so that every layer has a say.
+    `score` gives the scores where the criterion needs more than the weights for them.
 
     Source: the group importance of Fang et al., "DepGraph", 2023, eq. 7, with
     `|w|` in place of `w ** 2` unless the criterion says otherwise.
     """
-    score = importance(criterion, gradients)
-    scales = standard_name(criterion) == "batch_norm"
+    score = score or criterion.scores_of
+    scales = criterion.needs == "batch_norm"
     where = {
         m: (g, i) for g, group in enumerate(groups) for i, m in enumerate(group.members)
     }
@@ -151,7 +115,3 @@ def _is_gamma(site: Site) -> bool:
         isinstance(layer, keras.layers.BatchNormalization)
         and site.variable is layer.gamma
     )
-
-
-def _values(variable: keras.Variable) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(variable, "float32"))

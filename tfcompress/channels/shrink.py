@@ -14,8 +14,8 @@ from keras import ops
 
 from tfcompress.channels.constants import ExactRemoval
 from tfcompress.channels.dependencies import ChannelGroup, Dependencies, analyse
-from tfcompress.channels.gradients import taylor_importance
-from tfcompress.channels.scores import Criterion, channel_scores
+from tfcompress.channels.gradients import gradient_importance
+from tfcompress.channels.scores import AnyCriterion, channel_criterion, channel_scores
 from tfcompress.channels.surgery import remove
 from tfcompress.channels.targets import (
     Limits,
@@ -46,7 +46,7 @@ def shrink(
     model: keras.Model,
     sparsity: float | None = None,
     macs: float | None = None,
-    criterion: Criterion = "magnitude",
+    criterion: AnyCriterion = "magnitude",
     data: Any = None,
     round_to: int = 8,
     filters: Filters = None,
@@ -69,12 +69,12 @@ def shrink(
         sparsity: share of the channels to remove, in [0, 1), of all that may go.
         macs: share of the multiply-accumulates to keep, in (0, 1]. Give one of the
             two, or neither to remove the channels that are zero already.
-        criterion: what ranks channels: `"magnitude"`, `"batch_norm"` (size of the
-            scale; Liu et al., "Network Slimming", 2017; also `"batch_norm_scale"`),
-            `"taylor"` (needs `data`; Molchanov et al., 2019), `"random"`, or an object
-            with `score(weights)`.
-        data: for `"taylor"`: `(inputs, targets)` or a data set of such batches. The
-            model must be compiled, for its loss.
+        criterion: what ranks channels: `"magnitude"`, `"lamp"`, `"batch_norm"` (size of
+            the scale; Liu et al., "Network Slimming", 2017; also `"batch_norm_scale"`),
+            `"taylor"` (needs `data`; Molchanov et al., 2019), `"random"`, the name of a
+            registered criterion that needs no more, or an object with `score(weights)`.
+        data: for criteria that need gradients: `(inputs, targets)` or a data set of
+            such batches. The model must be compiled, for its loss.
         round_to: the widths that remain are multiples of this, which is what fast
             kernels like; a group may also keep its full width. Where the target
             cannot be met so, they are multiples of the largest divisor with which it
@@ -120,9 +120,10 @@ def shrink(
     limits = limits_of(groups, max_layer_sparsity, dependencies.groups)
     if sparsity is None and macs is None:
         return _remove_constant(dependencies, groups, limits)
-    taylor = isinstance(criterion, str) and criterion == "taylor"
-    gradients = taylor_importance(model, data) if taylor else None
-    scores = channel_scores(dependencies, groups, criterion, gradients)
+    ranked = channel_criterion(criterion, "gradients")
+    by_data = ranked.needs == "gradients"
+    score = gradient_importance(model, data, ranked) if by_data else None
+    scores = channel_scores(dependencies, groups, ranked, score)
     plan = _Plan(model, dependencies, groups, limits, scores)
     if macs is None:
         smaller = plan.with_sparsity(float(sparsity or 0.0), round_to)

@@ -197,7 +197,7 @@ def schema() -> dict[str, Any]:
     names = STAGES.names()
     stage = {
         "type": "object",
-        "properties": {name: _class(name).schema() for name in names},
+        "properties": {name: STAGES.class_of(name).schema() for name in names},
         "additionalProperties": False,
         "minProperties": 1,
         "maxProperties": 1,
@@ -221,11 +221,7 @@ def schema() -> dict[str, Any]:
 
 def _stage(entry: dict[str, Any]) -> Stage:
     ((name, arguments),) = entry.items()
-    return _class(name)(**arguments)
-
-
-def _class(name: str) -> type[Stage]:
-    return STAGES.class_of(name)  # type: ignore[return-value]
+    return STAGES.class_of(name)(**arguments)
 
 
 def _folder() -> Any:

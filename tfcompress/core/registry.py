@@ -1,5 +1,6 @@
 """Registries: how an open axis (criteria, losses, exporters ...) finds its classes."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -38,9 +39,21 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str, base: type | None = None, example: str | None = None):
-        self.kind, self.base, self.example = kind, base, example
-        self._classes: dict[str, Callable[..., T]] = {}
+        self.kind, self.base, self.example = kind, base or object, example
+        self._classes: dict[str, type[T]] = {}
         self._aliases: dict[str, str] = {}
+        self._reason_against: Callable[[Any], str] = lambda cls: ""
+
+    def part(self, kind: str, reason_against: Callable[[Any], str]) -> "Registry[T]":
+        """Returns the registry of those that fit one use, now and once registered.
+
+        Args:
+            kind: what they are, in error messages ("criterion for channels").
+            reason_against: says of a class why it does not fit; "" for one that does.
+        """
+        part = copy.copy(self)  # it holds the same dictionaries
+        part.kind, part._reason_against = kind, reason_against
+        return part
 
     def register(self, name: str, *aliases: str) -> Callable[[type], type]:
         """Returns a decorator that files a class under `name`, and other names.
@@ -68,23 +81,30 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Returns the registered names, sorted."""
-        return sorted(self._classes)
+        known = self._classes.items()
+        return sorted(name for name, cls in known if not self._reason_against(cls))
 
-    def class_of(self, name: str) -> Callable[..., T]:
+    def spellings(self) -> list[str]:
+        """Returns all names that are understood, the other names of a class too."""
+        names = self.names()
+        return sorted([*names, *(a for a, n in self._aliases.items() if n in names)])
+
+    def class_of(self, name: str) -> type[T]:
         """Returns the class that is registered under `name`.
 
         Raises:
-            InvalidArgumentError: if nothing is.
+            InvalidArgumentError: if nothing is, or what does not fit this use.
         """
-        name = self._aliases.get(name, name)
-        if name not in self._classes:
+        cls = self._classes.get(self._aliases.get(name, name))
+        reason = self._reason_against(cls) if cls else ""
+        if cls is None or reason:
             raise InvalidArgumentError(
                 f"Unknown {self.kind}.",
-                received=repr(name),
+                received=f"{name!r}, which {reason}" if reason else repr(name),
                 expected=f"one of {', '.join(map(repr, self.names()))}",
                 fix=f"pass one of these names or an instance of a {self.kind}",
             )
-        return self._classes[name]
+        return cls
 
     def get(self, identifier: Any) -> T:
         """Returns the instance that `identifier` (name, config, instance) means.
@@ -99,7 +119,7 @@ class Registry(Generic[T]):
             return self._checked(self._deserialized(identifier))
         if isinstance(identifier, type):
             raise InvalidArgumentError(
-                f"Received a class where a {self.kind} instance is needed.",
+                f"Unknown {self.kind}: a class where an instance is needed.",
                 received=identifier.__name__,
                 expected=f"an instance, `{identifier.__name__}()`",
             )
@@ -118,10 +138,12 @@ class Registry(Generic[T]):
             ) from error
 
     def _checked(self, instance: Any) -> Any:
-        if self.base is not None and not isinstance(instance, self.base):
+        alien = not isinstance(instance, self.base)
+        reason = "" if alien else self._reason_against(type(instance))
+        if alien or reason:
             raise InvalidArgumentError(
                 f"Unknown {self.kind}.",
-                received=f"{instance!r} ({type(instance).__name__})",
+                received=f"{instance!r} ({reason or type(instance).__name__})",
                 expected=f"one of {', '.join(map(repr, self.names()))}, or an instance "
                 f"of a subclass of {self.base.__name__}",
                 fix=self.example and f"pass one, e.g. {self.example}",

@@ -14,7 +14,7 @@ from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, Left, Occasional, Restored
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
-from tfcompress.pruning.criteria import Criterion, criteria
+from tfcompress.criteria import Criterion, criteria
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
 from tfcompress.pruning.patterns import Pattern, patterns

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import layers
 
+from tfcompress.criteria import NEEDS, GradientCriterion
 from tfcompress.pruning.callback import PruneWeights
-from tfcompress.pruning.criteria import GradientCriterion
 from tfcompress.pruning.sites import select_sites
 from tfcompress.schedules import ConstantSparsity
 from tfcompress.testing.tools import KERNELS, compiled, dtype_of, require, round_trip
@@ -42,6 +42,11 @@ def check_criterion(criterion: Any) -> None:
     """
     round_trip(criterion)
     name = f"{type(criterion).__name__}.score()"
+    require(
+        criterion.needs in NEEDS,
+        f"{type(criterion).__name__}.needs must be one of {', '.join(NEEDS)}, got "
+        f"{criterion.needs!r}",
+    )
     rng = np.random.default_rng(0)
     for input_shape, make in _LAYERS:
         inputs = [keras.Input(input_shape), make(), layers.BatchNormalization()]

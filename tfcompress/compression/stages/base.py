@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tfcompress.compression.run import Run
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
+from tfcompress.criteria import NEEDS, criteria, criteria_with
+
+Schema = dict[str, Any]
 
 SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 COUNT = {"type": "integer", "minimum": 1}
 
 
-def argument(schema: dict[str, Any], default: Any = dataclasses.MISSING) -> Any:
+def argument(
+    schema: Schema | Callable[[], Schema], default: Any = dataclasses.MISSING
+) -> Any:
     """Returns a field of a stage.
 
     Args:
-        schema: JSON Schema of its values.
+        schema: JSON Schema of its values, or a function that returns it when asked.
         default: its default; without one the argument must be given. A default of
             None means that the argument may be left out.
     """
     if default is None:
         schema = {"anyOf": [schema, {"type": "null"}]}
     return dataclasses.field(default=default, metadata={"schema": schema})
+
+
+def criterion(*available: str) -> Any:
+    """Returns the field of a criterion that needs one of these things of `NEEDS`."""
+    known = criteria_with("criterion of a stage", *available)
+
+    def schema() -> Schema:
+        # Made when it is asked for, with the criteria that users have registered.
+        others = sorted({*criteria.names()} - {*known.names()})
+        reasons = (f"{name} {NEEDS[criteria.class_of(name).needs]}" for name in others)
+        comment = "PruneWeights in a fit of your own knows the others: "
+        return {"enum": known.spellings(), "$comment": comment + "; ".join(reasons)}
+
+    return argument(schema, "magnitude")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +77,12 @@ class Stage:
     def schema(cls) -> dict[str, Any]:
         """Returns the JSON Schema of the arguments."""
         fields = dataclasses.fields(cls)
+        schemas = {f.name: f.metadata["schema"] for f in fields}
         needed = [f.name for f in fields if f.default is dataclasses.MISSING]
         return {
             "type": "object",
             "description": (cls.__doc__ or "").splitlines()[0],
-            "properties": {f.name: f.metadata["schema"] for f in fields},
+            "properties": {n: s() if callable(s) else s for n, s in schemas.items()},
             "required": needed,
             "additionalProperties": False,
         }

@@ -8,7 +8,13 @@ from typing import ClassVar
 import keras
 
 from tfcompress.compression.run import Run, Technique
-from tfcompress.compression.stages.base import SHARE, STAGES, Stage, argument
+from tfcompress.compression.stages.base import (
+    SHARE,
+    STAGES,
+    Stage,
+    argument,
+    criterion,
+)
 from tfcompress.pruning.callback import PruneWeights
 from tfcompress.schedules import ConstantSparsity, PolynomialSparsity
 
@@ -31,15 +37,7 @@ class Prune(Stage):
     needs_fit: ClassVar[bool] = True
 
     sparsity: float = argument(SHARE)
-    criterion: str = argument(
-        {
-            "enum": ["magnitude", "lamp", "taylor", "movement", "random"],
-            "$comment": "PruneWeights in a fit of your own knows snip and grasp, too, "
-            "which judge a model before it is trained, and batch_norm_scale, which "
-            "judges channels, as the stage shrink does",
-        },
-        "magnitude",
-    )
+    criterion: str = criterion("weights", "gradients", "training")
     pattern: str = argument({"enum": ["unstructured", "n_of_m"]}, "unstructured")
     scope: str = argument({"enum": ["layer", "global"]}, "global")
     end: float = argument(SHARE, 0.6)

@@ -10,7 +10,14 @@ import keras
 
 from tfcompress.channels.shrink import shrink
 from tfcompress.compression.run import Run
-from tfcompress.compression.stages.base import COUNT, SHARE, STAGES, Stage, argument
+from tfcompress.compression.stages.base import (
+    COUNT,
+    SHARE,
+    STAGES,
+    Stage,
+    argument,
+    criterion,
+)
 
 
 @STAGES.register("shrink")
@@ -31,9 +38,7 @@ class Shrink(Stage):
 
     macs: float | None = argument(SHARE, None)
     sparsity: float | None = argument(SHARE, None)
-    criterion: str = argument(
-        {"enum": ["magnitude", "batch_norm", "batch_norm_scale", "random"]}, "magnitude"
-    )
+    criterion: str = criterion("weights", "batch_norm")
     round_to: int = argument(COUNT, 8)
     max_layer_sparsity: float | None = argument(SHARE, None)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.pruning.criteria.base import GradientCriterion, criteria
+from tfcompress.criteria.base import GradientCriterion, criteria
 
 
 @criteria.register("taylor")
@@ -29,6 +29,7 @@ class Taylor(GradientCriterion):
     [1.0, 0.010000000707805157]
     """
 
+    needs = "gradients"
     reduction = "sum"
 
     def measure(self, weights: Any, gradient: Any) -> Any:

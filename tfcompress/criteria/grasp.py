@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.pruning.criteria.base import criteria
-from tfcompress.pruning.criteria.snip import Snip
+from tfcompress.criteria.base import criteria
+from tfcompress.criteria.snip import Snip
 
 
 @criteria.register("grasp")

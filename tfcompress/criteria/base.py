@@ -1,15 +1,25 @@
-"""The contracts of pruning criteria: those that look at weights, and at gradients."""
+"""The contracts of criteria, and the one list of them, which says what each needs."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.core.arguments import number
 from tfcompress.core.configured import Configured
 from tfcompress.core.registry import Registry
+
+#: What a criterion may need; a use knows which of these it has.
+NEEDS = {
+    "weights": "needs the weights alone",
+    "batch_norm": "needs a BatchNormalization behind the kernel",
+    "gradients": "needs gradients of the loss",
+    "training": "needs the steps of a training",
+    "first_steps": "needs the first steps of a training, and judges what is untrained",
+}
 
 
 class Criterion(Configured):
@@ -17,14 +27,19 @@ class Criterion(Configured):
 
     To write your own, override `score` and `get_config` and register the class with
     `keras.saving.register_keras_serializable`. Each kernel gets a copy of the
-    criterion, on which `build(site)` is called once, before the first step.
+    criterion, on which `build(site)` is called once, before the first step. One that
+    is registered in the list of criteria is found by name wherever there is what it
+    needs: in `PruneWeights`, `PruneChannels`, `shrink` and recipes.
 
     Attributes:
+        needs: what the scores need, of `NEEDS`. `"weights"` are everywhere;
+            `"gradients"` say that `measure`, summed over data, is a score by itself.
         reduction: how the score of a block or channel follows from its weights':
             `"mean"` where scores are sizes, `"sum"` where they are shares of the
             loss, which add up.
     """
 
+    needs: str = "weights"
     reduction: Literal["mean", "sum"] = "mean"
 
     def build(self, site: Any) -> None:
@@ -37,6 +52,11 @@ class Criterion(Configured):
             weights: the kernel's values after the optimizer's update, float32.
         """
         raise NotImplementedError
+
+    def scores_of(self, variable: keras.Variable) -> np.ndarray:
+        """Returns a score for each weight of a variable, outside of a fit."""
+        weights = ops.convert_to_tensor(ops.cast(variable, "float32"))
+        return ops.convert_to_numpy(self.score(weights))
 
     def for_site(self, site: Any) -> Criterion:
         """Returns a copy of this criterion that is built for one kernel."""
@@ -58,6 +78,8 @@ class GradientCriterion(Criterion):
     Args:
         decay: share of the evidence that remains after each step, in [0, 1).
     """
+
+    needs = "training"
 
     def __init__(self, decay: float = 0.9):
         self.decay = number(
@@ -94,3 +116,18 @@ class GradientCriterion(Criterion):
 
 
 criteria: Registry[Criterion] = Registry("pruning criterion", Criterion)
+
+
+def criteria_with(kind: str, *available: str) -> Registry[Criterion]:
+    """Returns the criteria that need one of these, those registered later too.
+
+    Example:
+
+    >>> criteria_with("criterion of gradients", "gradients").names()
+    ['taylor']
+    """
+
+    def reason_against(cls: type[Criterion]) -> str:
+        return "" if cls.needs in available else NEEDS.get(cls.needs, cls.needs)
+
+    return criteria.part(kind, reason_against)

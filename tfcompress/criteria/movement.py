@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.pruning.criteria.base import GradientCriterion, criteria
+from tfcompress.criteria.base import GradientCriterion, criteria
 
 
 @criteria.register("movement")

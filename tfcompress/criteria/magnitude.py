@@ -5,7 +5,7 @@ from typing import Any
 from keras import ops
 
 from tfcompress.core.arguments import one_of
-from tfcompress.pruning.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import Criterion, criteria
 
 
 @criteria.register("magnitude")

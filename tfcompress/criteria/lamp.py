@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.pruning.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import Criterion, criteria
 
 
 @criteria.register("lamp")

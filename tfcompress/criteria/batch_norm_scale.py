@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import UnsupportedLayerError
-from tfcompress.pruning.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import Criterion, criteria
+from tfcompress.criteria.magnitude import Magnitude
 
 
 @criteria.register("batch_norm_scale", "batch_norm")
@@ -17,7 +20,8 @@ class BatchNormScale(Criterion):
     When to use: with `pattern="channel"`, for convolutions that are followed by a
     BatchNormalization; most effective when its `gamma_regularizer` is an L1 penalty.
 
-    `shrink` and `PruneChannels` call it `"batch_norm"`; both names work everywhere.
+    `"batch_norm"` is another name of it. `shrink` and `PruneChannels` add up the scales
+    of what channels go through, and rank those without any by size.
 
     Source: Liu et al., "Learning Efficient Convolutional Networks through Network
     Slimming", 2017. The score of every weight of output channel `c` is `|gamma[c]|`.
@@ -39,6 +43,8 @@ class BatchNormScale(Criterion):
     [[1.0, 2.0, 0.5], [1.0, 2.0, 0.5]]
     """
 
+    needs = "batch_norm"
+
     def build(self, site: Any) -> None:
         layer = site.batch_norm()
         if layer is None or layer.gamma is None:
@@ -59,3 +65,6 @@ class BatchNormScale(Criterion):
     def score(self, weights: Any) -> Any:
         channels = ops.reshape(ops.abs(self._gamma), self._shape)
         return ops.broadcast_to(channels, weights.shape)
+
+    def scores_of(self, variable: keras.Variable) -> np.ndarray:
+        return Magnitude().scores_of(variable)

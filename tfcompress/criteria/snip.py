@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tfcompress.core.arguments import integer
-from tfcompress.pruning.criteria.base import GradientCriterion, criteria
+from tfcompress.criteria.base import GradientCriterion, criteria
 
 
 @criteria.register("snip")
@@ -31,6 +31,7 @@ class Snip(GradientCriterion):
     [-1.0, 0.10000000149011612]
     """
 
+    needs = "first_steps"
     reduction = "sum"
 
     def __init__(self, batches: int = 1):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from tfcompress.core.arguments import integer
-from tfcompress.pruning.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import Criterion, criteria
 
 
 @criteria.register("random")
@@ -25,7 +26,7 @@ class Random(Criterion):
     the same lot.
 
     Args:
-        seed: an int. Equal seeds draw equal lots for a kernel of the same path and
+        seed: an int >= 0. Equal seeds draw equal lots for a kernel of the same path and
             shape.
 
     Example:
@@ -40,7 +41,7 @@ class Random(Criterion):
     """
 
     def __init__(self, seed: int = 0):
-        self.seed = integer(seed, "`seed` of Random must be an int.")
+        self.seed = integer(seed, "`seed` of Random must be an int.", low=0)
 
     def build(self, site: Any) -> None:
         key = zlib.crc32(f"{site.path}.{site.kernel.attribute}".encode())
@@ -49,3 +50,7 @@ class Random(Criterion):
 
     def score(self, weights: Any) -> Any:
         return ops.convert_to_tensor(self._lot)
+
+    def scores_of(self, variable: keras.Variable) -> np.ndarray:
+        key = zlib.crc32(variable.path.encode())
+        return np.random.default_rng([key, self.seed]).random(tuple(variable.shape))
