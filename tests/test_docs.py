@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tfcompress
-from tfcompress.criteria import criteria
+from tfcompress.criteria import CRITERIA
 from tfcompress.datasets import load_images
 from tfcompress.layers.rules import _rules
 
@@ -109,12 +109,12 @@ def namespace(images, learned):
 @pytest.fixture
 def registries_as_before():
     """Takes back what the examples register."""
-    rules, found = dict(_rules), dict(criteria._classes)
+    rules, found = dict(_rules), dict(CRITERIA._classes)
     yield
     _rules.clear()
     _rules.update(rules)
-    criteria._classes.clear()
-    criteria._classes.update(found)
+    CRITERIA._classes.clear()
+    CRITERIA._classes.update(found)
 
 
 @pytest.mark.export

@@ -8,13 +8,13 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.schedules import (
+    SCHEDULES,
     ConstantSparsity,
     CosineSparsity,
     FitSpan,
     MagnitudeThreshold,
     OneCycleSparsity,
     PolynomialSparsity,
-    schedules,
 )
 
 SPAN = FitSpan(0, 99)
@@ -175,6 +175,6 @@ def test_description_names_the_updates_and_the_end():
 )
 def test_config_round_trip(schedule):
     config = keras.saving.serialize_keras_object(schedule)
-    again = schedules.get(config)
+    again = SCHEDULES.get(config)
     assert type(again) is type(schedule)
     assert again.get_config() == schedule.get_config()

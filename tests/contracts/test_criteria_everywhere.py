@@ -8,7 +8,7 @@ from keras import layers, ops
 from tfcompress import PruneChannels, PruneWeights, shrink
 from tfcompress.compression import Recipe
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.criteria import NEEDS, Criterion, GradientCriterion, criteria
+from tfcompress.criteria import CRITERIA, NEEDS, Criterion, GradientCriterion
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = X.sum(-1, keepdims=True)
@@ -51,15 +51,15 @@ USES = {
 @pytest.fixture
 def mine():
     """Two criteria that a user registers, and takes back."""
-    before = dict(criteria._classes)
+    before = dict(CRITERIA._classes)
 
-    @criteria.register("last_column")
+    @CRITERIA.register("last_column")
     class LastColumn(Criterion):
         def score(self, weights):
             columns = ops.arange(weights.shape[-1], dtype="float32")
             return ops.broadcast_to(columns, weights.shape)
 
-    @criteria.register("steepest")
+    @CRITERIA.register("steepest")
     class Steepest(GradientCriterion):
         needs = "gradients"
 
@@ -67,13 +67,13 @@ def mine():
             return ops.abs(gradient)
 
     yield
-    criteria._classes.clear()
-    criteria._classes.update(before)
+    CRITERIA._classes.clear()
+    CRITERIA._classes.update(before)
 
 
 def check(use, name):
     ask, available = USES[use]
-    needs = criteria.class_of(name).needs
+    needs = CRITERIA.class_of(name).needs
     if needs in available:
         ask(name)
         return
@@ -85,7 +85,7 @@ def check(use, name):
 
 
 @pytest.mark.parametrize("use", USES)
-@pytest.mark.parametrize("name", criteria.spellings())
+@pytest.mark.parametrize("name", CRITERIA.spellings())
 def test_a_criterion_is_taken_where_its_needs_are_met(use, name):
     check(use, name)
 
@@ -119,7 +119,7 @@ def test_an_unknown_name_lists_what_fits(use):
 
 
 def test_a_config_is_as_good_as_a_name():
-    config = keras.saving.serialize_keras_object(criteria.get("lamp"))
+    config = keras.saving.serialize_keras_object(CRITERIA.get("lamp"))
     one = shrink(model(), 0.5, criterion=config).get_layer("hidden").kernel
     two = shrink(model(), 0.5, criterion="lamp").get_layer("hidden").kernel
     np.testing.assert_array_equal(one, two)

@@ -8,16 +8,16 @@ import pytest
 from keras import layers
 
 from tfcompress import ConstantSparsity, PolynomialSparsity
-from tfcompress.criteria import criteria
+from tfcompress.criteria import CRITERIA
 from tfcompress.layers import TRAINING_ONLY, rows, rule_of
-from tfcompress.pruning.patterns import patterns
-from tfcompress.quantization.calibration.observers import observers
-from tfcompress.quantization.quantizers import UniformQuantizer, quantizers
+from tfcompress.pruning.patterns import PATTERNS
+from tfcompress.quantization.calibration.observers import OBSERVERS
+from tfcompress.quantization.quantizers import QUANTIZERS, UniformQuantizer
 from tfcompress.schedules import (
+    SCHEDULES,
     CosineSparsity,
     MagnitudeThreshold,
     OneCycleSparsity,
-    schedules,
 )
 from tfcompress.testing import (
     check_criterion,
@@ -27,7 +27,7 @@ from tfcompress.testing import (
     check_schedule,
 )
 
-SCHEDULES = {
+EXAMPLES = {
     "constant": [
         ConstantSparsity(0.5),
         ConstantSparsity(0.9, begin_step=17, end_step=150, frequency=13),
@@ -39,41 +39,41 @@ SCHEDULES = {
         PolynomialSparsity(0.5, 0.5, 0.1, 0.9, power=5.5),
     ],
 }
-SCHEDULES["cosine"] = [CosineSparsity(0.1, 0.8), CosineSparsity(0.0, 0.9, 10, 50)]
-SCHEDULES["one_cycle"] = [OneCycleSparsity(0.1, 0.8, end_step=1.0)]
+EXAMPLES["cosine"] = [CosineSparsity(0.1, 0.8), CosineSparsity(0.0, 0.9, 10, 50)]
+EXAMPLES["one_cycle"] = [OneCycleSparsity(0.1, 0.8, end_step=1.0)]
 # It is never due, and no contract is for it: tests/flow/test_other_callbacks.py is.
-SCHEDULES["keep"] = []
-SCHEDULES["threshold"] = [MagnitudeThreshold(0.1), MagnitudeThreshold(0.0, 5, 90)]
+EXAMPLES["keep"] = []
+EXAMPLES["threshold"] = [MagnitudeThreshold(0.1), MagnitudeThreshold(0.0, 5, 90)]
 PATTERN_ROUNDING = {"unstructured": 0.0}
 
 
 def test_every_schedule_has_an_example_here():
-    assert sorted(SCHEDULES) == schedules.names()
+    assert sorted(EXAMPLES) == SCHEDULES.names()
 
 
 @pytest.mark.parametrize(
     "schedule",
-    [schedule for examples in SCHEDULES.values() for schedule in examples],
+    [schedule for examples in EXAMPLES.values() for schedule in examples],
     ids=lambda schedule: type(schedule).__name__,
 )
 def test_schedule(schedule):
     assert check_schedule(schedule) is None
 
 
-@pytest.mark.parametrize("name", criteria.names())
+@pytest.mark.parametrize("name", CRITERIA.names())
 def test_criterion(name):
-    assert check_criterion(criteria.get(name)) is None
+    assert check_criterion(CRITERIA.get(name)) is None
 
 
-@pytest.mark.parametrize("name", patterns.names())
+@pytest.mark.parametrize("name", PATTERNS.names())
 def test_pattern(name):
     # A pattern that rounds may miss the sparsity by a unit or two of this size.
-    assert check_pattern(patterns.get(name), PATTERN_ROUNDING.get(name, 0.1)) is None
+    assert check_pattern(PATTERNS.get(name), PATTERN_ROUNDING.get(name, 0.1)) is None
 
 
-@pytest.mark.parametrize("name", quantizers.names())
+@pytest.mark.parametrize("name", QUANTIZERS.names())
 def test_quantizer(name):
-    assert check_quantizer(quantizers.get(name)) is None
+    assert check_quantizer(QUANTIZERS.get(name)) is None
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -236,11 +236,11 @@ def test_what_is_for_training_only_changes_nothing_afterwards(kind):
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(y), x)
 
 
-@pytest.mark.parametrize("name", observers.names())
+@pytest.mark.parametrize("name", OBSERVERS.names())
 def test_observer(name):
     values = np.random.default_rng(0).normal(size=4096).astype("float32")
     counts, edges = np.histogram(values, 256)
-    observer = observers.get(name)
+    observer = OBSERVERS.get(name)
     low, high = observer.range_of(counts, edges, 8)
     assert edges[0] <= low < 0 < high <= edges[-1]
     assert high - low > 0.5 * (edges[-1] - edges[0])

@@ -16,6 +16,7 @@ from tests.pruning.pruned import (
 )
 from tfcompress import InvalidArgumentError, PruneWeights, UnsupportedLayerError
 from tfcompress.criteria import (
+    CRITERIA,
     BatchNormScale,
     Grasp,
     Lamp,
@@ -24,7 +25,6 @@ from tfcompress.criteria import (
     Random,
     Snip,
     Taylor,
-    criteria,
 )
 from tfcompress.pruning.masks import global_masks
 from tfcompress.pruning.sites import select_sites
@@ -55,8 +55,8 @@ def test_every_criterion_reaches_the_sparsity(fit, name):
 
 @pytest.mark.parametrize("name", [*EVERY_NAME, "batch_norm_scale"])
 def test_config_round_trip(name):
-    criterion = criteria.get(name)
-    again = criteria.get(keras.saving.serialize_keras_object(criterion))
+    criterion = CRITERIA.get(name)
+    again = CRITERIA.get(keras.saving.serialize_keras_object(criterion))
     assert type(again) is type(criterion)
     assert again.get_config() == criterion.get_config()
 

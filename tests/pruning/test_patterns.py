@@ -15,16 +15,16 @@ from tfcompress import (
     UnsupportedLayerError,
 )
 from tfcompress.core.callback import ProjectionChain
-from tfcompress.criteria import criteria
+from tfcompress.criteria import CRITERIA
 from tfcompress.layers import kernels_of
 from tfcompress.pruning.kernels import PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks
 from tfcompress.pruning.patterns import (
+    PATTERNS,
     Block,
     Channel,
     NOfM,
     from_matrix,
-    patterns,
     to_matrix,
 )
 from tfcompress.pruning.sites import select_sites
@@ -133,7 +133,7 @@ def test_channels_go_by_the_mean_of_their_weights(name):
 def test_shares_of_the_loss_add_up_over_a_unit(criterion, factor):
     model = keras.Sequential([keras.Input((12,)), layers.Dense(16)])
     (site,) = select_sites(model)
-    kernel = PrunedKernel(site, criteria.get(criterion), Channel(), goes_on=False)
+    kernel = PrunedKernel(site, CRITERIA.get(criterion), Channel(), goes_on=False)
     kernel.criterion.score = lambda weights: ops.ones((12, 16))
     kernel.chain = ProjectionChain(None)
     assert set(kernel.scores().numpy().tolist()) == {factor}
@@ -291,6 +291,6 @@ def test_bad_arguments(make, message):
 
 @pytest.mark.parametrize("pattern", [NOfM(1, 3), Block((4, 1)), Channel(4)])
 def test_config_round_trip(pattern):
-    again = patterns.get(keras.saving.serialize_keras_object(pattern))
+    again = PATTERNS.get(keras.saving.serialize_keras_object(pattern))
     assert type(again) is type(pattern)
     assert again.get_config() == pattern.get_config()

@@ -14,10 +14,10 @@ from tfcompress.quantization.calibration.folding import (
     without_fake_quantization,
 )
 from tfcompress.quantization.calibration.observers import (
+    OBSERVERS,
     MinMaxObserver,
     MSEObserver,
     PercentileObserver,
-    observers,
 )
 from tfcompress.quantization.calibration.rounding import adaptive_rounding, best_steps
 from tfcompress.quantization.quantize import quantize_aware
@@ -183,12 +183,12 @@ def test_pruned_weights_stay_pruned(trained, digits):
     assert np.all(kernel[weights[-2] == 0] == 0)
 
 
-@pytest.mark.parametrize("name", observers.names())
+@pytest.mark.parametrize("name", OBSERVERS.names())
 def test_observers_on_a_bell_with_an_outlier(name):
     rng = np.random.default_rng(0)
     values = np.append(rng.normal(size=20000), 40.0)
     counts, edges = np.histogram(values, 2048)
-    low, high = observers.get(name).range_of(counts, edges, 4)
+    low, high = OBSERVERS.get(name).range_of(counts, edges, 4)
     assert low < -2
     expected = {"min_max": (39.9, 40.1), "percentile": (3.2, 4.5), "mse": (2.0, 15.0)}
     assert expected[name][0] < high < expected[name][1]
@@ -197,7 +197,7 @@ def test_observers_on_a_bell_with_an_outlier(name):
 def test_observers_are_serializable():
     for observer in (MinMaxObserver(), PercentileObserver(99.0), MSEObserver()):
         config = keras.saving.serialize_keras_object(observer)
-        again = observers.get(config)
+        again = OBSERVERS.get(config)
         assert type(again) is type(observer)
         assert again.get_config() == observer.get_config()
 

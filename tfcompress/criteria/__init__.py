@@ -1,10 +1,10 @@
 """Criteria: what ranks weights. One class per file; a higher score is kept."""
 
 from tfcompress.criteria.base import (
+    CRITERIA,
     NEEDS,
     Criterion,
     GradientCriterion,
-    criteria,
     criteria_with,
 )
 from tfcompress.criteria.batch_norm_scale import BatchNormScale
@@ -17,6 +17,7 @@ from tfcompress.criteria.snip import Snip
 from tfcompress.criteria.taylor import Taylor
 
 __all__ = [
+    "CRITERIA",
     "NEEDS",
     "BatchNormScale",
     "Criterion",
@@ -28,6 +29,5 @@ __all__ = [
     "Random",
     "Snip",
     "Taylor",
-    "criteria",
     "criteria_with",
 ]

@@ -115,7 +115,7 @@ class GradientCriterion(Criterion):
         return (1 - self.decay) * self.evidence
 
 
-criteria: Registry[Criterion] = Registry("pruning criterion", Criterion)
+CRITERIA: Registry[Criterion] = Registry("pruning criterion", Criterion)
 
 
 def criteria_with(kind: str, *available: str) -> Registry[Criterion]:
@@ -130,4 +130,4 @@ def criteria_with(kind: str, *available: str) -> Registry[Criterion]:
     def reason_against(cls: type[Criterion]) -> str:
         return "" if cls.needs in available else NEEDS.get(cls.needs, cls.needs)
 
-    return criteria.part(kind, reason_against)
+    return CRITERIA.part(kind, reason_against)

@@ -9,11 +9,11 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import UnsupportedLayerError
-from tfcompress.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import CRITERIA, Criterion
 from tfcompress.criteria.magnitude import Magnitude
 
 
-@criteria.register("batch_norm_scale", "batch_norm")
+@CRITERIA.register("batch_norm_scale", "batch_norm")
 class BatchNormScale(Criterion):
     """Keeps the channels that the BatchNormalization after them scales up.
 

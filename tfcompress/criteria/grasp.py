@@ -5,11 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.criteria.base import criteria
+from tfcompress.criteria.base import CRITERIA
 from tfcompress.criteria.snip import Snip
 
 
-@criteria.register("grasp")
+@CRITERIA.register("grasp")
 class Grasp(Snip):
     """Keeps the weights without which the gradient, and so learning, would fade.
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import CRITERIA, Criterion
 
 
-@criteria.register("lamp")
+@CRITERIA.register("lamp")
 class Lamp(Criterion):
     """Keeps the weights that matter most to their own layer.
 

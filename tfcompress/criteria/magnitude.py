@@ -5,10 +5,10 @@ from typing import Any
 from keras import ops
 
 from tfcompress.core.arguments import one_of
-from tfcompress.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import CRITERIA, Criterion
 
 
-@criteria.register("magnitude")
+@CRITERIA.register("magnitude")
 class Magnitude(Criterion):
     """Keeps the weights of largest magnitude.
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.criteria.base import GradientCriterion, criteria
+from tfcompress.criteria.base import CRITERIA, GradientCriterion
 
 
-@criteria.register("movement")
+@CRITERIA.register("movement")
 class Movement(GradientCriterion):
     """Keeps the weights that training moves away from zero.
 

@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.arguments import integer
-from tfcompress.criteria.base import Criterion, criteria
+from tfcompress.criteria.base import CRITERIA, Criterion
 
 
-@criteria.register("random")
+@CRITERIA.register("random")
 class Random(Criterion):
     """Keeps weights by lot.
 

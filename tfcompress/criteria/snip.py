@@ -6,10 +6,10 @@ import keras
 from keras import ops
 
 from tfcompress.core.arguments import integer
-from tfcompress.criteria.base import GradientCriterion, criteria
+from tfcompress.criteria.base import CRITERIA, GradientCriterion
 
 
-@criteria.register("snip")
+@CRITERIA.register("snip")
 class Snip(GradientCriterion):
     """Keeps the weights to which the loss is most sensitive at the start.
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.criteria.base import GradientCriterion, criteria
+from tfcompress.criteria.base import CRITERIA, GradientCriterion
 
 
-@criteria.register("taylor")
+@CRITERIA.register("taylor")
 class Taylor(GradientCriterion):
     """Keeps the weights whose removal would change the loss most.
 

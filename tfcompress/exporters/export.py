@@ -81,7 +81,7 @@ def export(
     """
     require_chief("export a model", model)
     exporter = get_exporter(format)
-    if not isinstance(exporter, EXPORTERS.class_of("saved_model")):  # type: ignore
+    if not isinstance(exporter, EXPORTERS.class_of("saved_model")):
         refuse_keras_quantization(model, f"export to {format!r}")
     target, writer = _target(filepath), exporter.with_options(options)
     _refuse_states(model, exporter)

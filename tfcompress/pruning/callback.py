@@ -14,10 +14,10 @@ from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, Left, Occasional, Restored
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
-from tfcompress.criteria import Criterion, criteria
+from tfcompress.criteria import CRITERIA, Criterion
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
-from tfcompress.pruning.patterns import Pattern, patterns
+from tfcompress.pruning.patterns import PATTERNS, Pattern
 from tfcompress.pruning.sites import Site, select_sites
 from tfcompress.schedules import (
     FitSpan,
@@ -92,8 +92,8 @@ class PruneWeights(FitCallback):
     ):
         super().__init__()
         self.schedule = schedule_of(schedule)
-        self.criterion = criteria.get(criterion)
-        self.pattern = patterns.get(pattern)
+        self.criterion = CRITERIA.get(criterion)
+        self.pattern = PATTERNS.get(pattern)
         one_of(scope, "Unknown `scope`.", _SCOPES)
         self.pattern.check(self.schedule)
         self.scope = scope

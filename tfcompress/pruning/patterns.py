@@ -81,10 +81,10 @@ class Pattern(Configured):
         return kept
 
 
-patterns: Registry[Pattern] = Registry("pruning pattern", Pattern)
+PATTERNS: Registry[Pattern] = Registry("pruning pattern", Pattern)
 
 
-@patterns.register("unstructured")
+@PATTERNS.register("unstructured")
 class Unstructured(Pattern):
     """Each weight on its own.
 
@@ -104,7 +104,7 @@ class Unstructured(Pattern):
         return mask
 
 
-@patterns.register("n_of_m")
+@PATTERNS.register("n_of_m")
 class NOfM(Pattern):
     """Keeps `n` of each `m` neighbouring weights along the input axis.
 
@@ -174,7 +174,7 @@ class NOfM(Pattern):
             )
 
 
-@patterns.register("block")
+@PATTERNS.register("block")
 class Block(Pattern):
     """Keeps or drops rectangles of neighbouring weights.
 
@@ -229,7 +229,7 @@ class Block(Pattern):
         return None
 
 
-@patterns.register("channel")
+@PATTERNS.register("channel")
 class Channel(Pattern):
     """Keeps or drops whole output channels.
 

@@ -10,7 +10,7 @@ from tfcompress.core.arguments import number, one_of
 from tfcompress.core.callback import FitCallback, attach, detach
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import Filters
-from tfcompress.pruning.patterns import NOfM, Pattern, patterns
+from tfcompress.pruning.patterns import PATTERNS, NOfM, Pattern
 from tfcompress.pruning.sites import Site, select_sites
 
 
@@ -71,7 +71,7 @@ class PenalizeWeights(FitCallback):
         one_of(norm, "`norm` of a penalty must be 1 or 2.", (1, 2))
         self.strength = float(strength)
         self.norm = norm
-        self.pattern = patterns.get(pattern)
+        self.pattern = PATTERNS.get(pattern)
         if isinstance(self.pattern, NOfM):
             raise InvalidArgumentError(
                 "A penalty cannot have the pattern NOfM, whose weights do not go "

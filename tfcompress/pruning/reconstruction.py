@@ -24,11 +24,11 @@ from tfcompress.pruning.least_squares import (
     sparse_least_squares,
 )
 from tfcompress.pruning.patterns import (
+    PATTERNS,
     NOfM,
     Pattern,
     Unstructured,
     from_matrix,
-    patterns,
     to_matrix,
 )
 from tfcompress.pruning.sites import Site, select_sites
@@ -90,7 +90,7 @@ def reconstruct(
     (2, True)
     """
     sparsity = checked_sparsity("sparsity", sparsity)
-    pattern = patterns.get(pattern)
+    pattern = PATTERNS.get(pattern)
     if not isinstance(pattern, Unstructured | NOfM):
         raise InvalidArgumentError(
             "`reconstruct` cannot make this pattern.",

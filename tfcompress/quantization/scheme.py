@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers import (
+    QUANTIZERS,
     BinaryQuantizer,
     LearnedStepQuantizer,
     Quantizer,
     TernaryQuantizer,
     UniformQuantizer,
-    quantizers,
 )
 
 _RANGES = ("moving_average", "learned")
@@ -53,7 +53,7 @@ class QuantizationScheme:
     ranges: str = "moving_average"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", quantizers.get(self.weights))
+        object.__setattr__(self, "weights", QUANTIZERS.get(self.weights))
         one_of(self.activations, "`activations` is a number of bits.", (8, 16))
         one_of(
             self.ranges, "`ranges` names how ranges of activations are found.", _RANGES

@@ -12,7 +12,7 @@ from tfcompress.core.kernel_values import shares_values
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layers import Kernel, fill, kernels_of, wrapped
-from tfcompress.quantization.quantizers import Quantizer, quantizers
+from tfcompress.quantization.quantizers import QUANTIZERS, Quantizer
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -48,7 +48,7 @@ class QuantizedLayer(keras.layers.Wrapper):
     ):
         kwargs.setdefault("name", layer.name)
         super().__init__(layer, **kwargs)
-        self.quantizer = quantizers.get(quantizer)
+        self.quantizer = QUANTIZERS.get(quantizer)
         self.supports_masking = layer.supports_masking
         whole = one_scale is None or isinstance(one_scale, str)
         self.one_scale = one_scale if whole else tuple(one_scale)  # type: ignore

@@ -6,11 +6,11 @@ Steps may be given as whole numbers or as fractions of the fit at hand.
 """
 
 from tfcompress.schedules.base import (
+    SCHEDULES,
     FitSpan,
     Schedule,
     Step,
     checked_sparsity,
-    schedules,
 )
 from tfcompress.schedules.sparsity import (
     ConstantSparsity,
@@ -24,6 +24,7 @@ from tfcompress.schedules.sparsity import (
 from tfcompress.schedules.threshold import MagnitudeThreshold
 
 __all__ = [
+    "SCHEDULES",
     "ConstantSparsity",
     "CosineSparsity",
     "FitSpan",
@@ -36,5 +37,4 @@ __all__ = [
     "Step",
     "checked_sparsity",
     "schedule_of",
-    "schedules",
 ]

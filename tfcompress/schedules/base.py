@@ -200,7 +200,7 @@ class Schedule(Configured):
         return int(begin), end
 
 
-schedules: Registry[Schedule] = Registry("schedule", Schedule)
+SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule)
 
 
 def checked_sparsity(name: str, value: Any) -> float:

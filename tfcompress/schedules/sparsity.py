@@ -11,15 +11,15 @@ from keras import ops
 from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.schedules.base import (
+    SCHEDULES,
     FitSpan,
     Schedule,
     Step,
     checked_sparsity,
-    schedules,
 )
 
 
-@schedules.register("constant")
+@SCHEDULES.register("constant")
 class ConstantSparsity(Schedule):
     """The same sparsity from `begin_step` on.
 
@@ -83,7 +83,7 @@ class GrowingSparsity(Schedule):
         return self.initial_sparsity + change * share
 
 
-@schedules.register("polynomial")
+@SCHEDULES.register("polynomial")
 class PolynomialSparsity(GrowingSparsity):
     """Sparsity that grows fast at first and ever more slowly towards its end.
 
@@ -128,7 +128,7 @@ class PolynomialSparsity(GrowingSparsity):
         return self.between(1.0 - ops.power(1.0 - progress, self.power))
 
 
-@schedules.register("cosine")
+@SCHEDULES.register("cosine")
 class CosineSparsity(GrowingSparsity):
     """Sparsity that grows slowly at first, fast in the middle, slowly at the end.
 
@@ -157,7 +157,7 @@ class CosineSparsity(GrowingSparsity):
         return self.between((1.0 - ops.cos(math.pi * progress)) / 2)
 
 
-@schedules.register("one_cycle")
+@SCHEDULES.register("one_cycle")
 class OneCycleSparsity(GrowingSparsity):
     """Sparsity that grows along one steep S, leaving room to train before and after.
 
@@ -194,7 +194,7 @@ class OneCycleSparsity(GrowingSparsity):
         return self.between((curve - first) / (last - first))
 
 
-@schedules.register("keep")
+@SCHEDULES.register("keep")
 class KeepSparsity(Schedule):
     """Keeps the zeros that are there, and adds none.
 
@@ -245,4 +245,4 @@ def schedule_of(value: Any) -> Schedule:
             received=f"{value!r} ({type(value).__name__})",
             expected="a Schedule such as PolynomialSparsity(0.0, 0.8), or a number",
         )
-    return schedules.get(value)
+    return SCHEDULES.get(value)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from tfcompress.core.arguments import number
-from tfcompress.schedules.base import Schedule, Step, schedules
+from tfcompress.schedules.base import SCHEDULES, Schedule, Step
 
 
-@schedules.register("threshold")
+@SCHEDULES.register("threshold")
 class MagnitudeThreshold(Schedule):
     """An absolute limit for scores instead of a sparsity.
 

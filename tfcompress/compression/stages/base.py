@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tfcompress.compression.run import Run
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
-from tfcompress.criteria import NEEDS, criteria, criteria_with
+from tfcompress.criteria import CRITERIA, NEEDS, criteria_with
 
 Schema = dict[str, Any]
 
@@ -38,8 +38,8 @@ def criterion(*available: str) -> Any:
 
     def schema() -> Schema:
         # Made when it is asked for, with the criteria that users have registered.
-        others = sorted({*criteria.names()} - {*known.names()})
-        reasons = (f"{name} {NEEDS[criteria.class_of(name).needs]}" for name in others)
+        others = sorted({*CRITERIA.names()} - {*known.names()})
+        reasons = (f"{name} {NEEDS[CRITERIA.class_of(name).needs]}" for name in others)
         comment = "PruneWeights in a fit of your own knows the others: "
         return {"enum": known.spellings(), "$comment": comment + "; ".join(reasons)}
 

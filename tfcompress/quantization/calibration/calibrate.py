@@ -21,7 +21,7 @@ from tfcompress.quantization.calibration.folding import (
     fold_batch_norms,
     without_fake_quantization,
 )
-from tfcompress.quantization.calibration.observers import Observer, observers
+from tfcompress.quantization.calibration.observers import OBSERVERS, Observer
 from tfcompress.quantization.calibration.rounding import round_kernels
 from tfcompress.quantization.fake_quantize import rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
@@ -92,7 +92,7 @@ def calibrate(
     >>> bool(np.abs(change).max() < 0.1)
     True
     """
-    chooser = observers.get(observer)
+    chooser = OBSERVERS.get(observer)
     one_of(rounding, "Unknown `rounding`.", _ROUNDINGS)
     known = is_graph_model(model) and model.built
     inputs = inputs_of(data, model) if known else None

@@ -32,10 +32,10 @@ class Observer(Configured):
         raise NotImplementedError
 
 
-observers: Registry[Observer] = Registry("observer", Observer)
+OBSERVERS: Registry[Observer] = Registry("observer", Observer)
 
 
-@observers.register("min_max")
+@OBSERVERS.register("min_max")
 class MinMaxObserver(Observer):
     """The smallest and the largest value.
 
@@ -55,7 +55,7 @@ class MinMaxObserver(Observer):
         return float(edges[0]), float(edges[-1])
 
 
-@observers.register("percentile")
+@OBSERVERS.register("percentile")
 class PercentileObserver(Observer):
     """The range that holds all but a few values on either side.
 
@@ -95,7 +95,7 @@ class PercentileObserver(Observer):
         return float(min(low, high)), float(max(low, high))
 
 
-@observers.register("mse")
+@OBSERVERS.register("mse")
 class MSEObserver(Observer):
     """The range with the least mean squared error of rounding and clipping.
 

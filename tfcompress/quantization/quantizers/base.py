@@ -43,4 +43,4 @@ def straight_through(weights: Any, rounded: Any) -> Any:
     return weights + ops.stop_gradient(rounded - weights)
 
 
-quantizers: Registry[Quantizer] = Registry("quantizer", Quantizer)
+QUANTIZERS: Registry[Quantizer] = Registry("quantizer", Quantizer)

@@ -7,13 +7,13 @@ from typing import Any
 from keras import ops
 
 from tfcompress.quantization.quantizers.base import (
+    QUANTIZERS,
     Quantizer,
-    quantizers,
     straight_through,
 )
 
 
-@quantizers.register("binary")
+@QUANTIZERS.register("binary")
 class BinaryQuantizer(Quantizer):
     """Rounds weights to `-s` or `s`, with one scale `s` per output channel.
 

@@ -9,13 +9,13 @@ from keras import ops
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers.base import (
+    QUANTIZERS,
     Quantizer,
-    quantizers,
     straight_through,
 )
 
 
-@quantizers.register("learned_step")
+@QUANTIZERS.register("learned_step")
 class LearnedStepQuantizer(Quantizer):
     """Rounds weights to evenly spaced values whose step is learned.
 

@@ -8,13 +8,13 @@ from keras import ops
 
 from tfcompress.core.arguments import number
 from tfcompress.quantization.quantizers.base import (
+    QUANTIZERS,
     Quantizer,
-    quantizers,
     straight_through,
 )
 
 
-@quantizers.register("ternary")
+@QUANTIZERS.register("ternary")
 class TernaryQuantizer(Quantizer):
     """Rounds weights to `-s`, 0 or `s`, with one scale `s` per output channel.
 

@@ -9,13 +9,13 @@ from keras import ops
 from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers.base import (
+    QUANTIZERS,
     Quantizer,
-    quantizers,
     straight_through,
 )
 
 
-@quantizers.register("uniform")
+@QUANTIZERS.register("uniform")
 class UniformQuantizer(Quantizer):
     """Rounds weights to `2 ** num_bits - 1` evenly spaced values around zero.
 
