@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError, one_line
 
 #: Names another folder with the four IDX files of Fashion-MNIST (or of MNIST).
@@ -66,12 +67,8 @@ class ImageData:
         """Returns the first `limit` training and the first `limit` test images."""
         if limit is None:
             return self
-        if not isinstance(limit, int) or limit < 1:
-            raise InvalidArgumentError(
-                "`limit` must be a positive number of images.",
-                received=repr(limit),
-                expected="an int >= 1, or None for all images",
-            )
+        problem = "`limit` must be a positive number of images."
+        integer(limit, problem, low=1, expected="an int >= 1, or None for all images")
         parts = {part: getattr(self, part)[:limit] for part in _IDX_FILES}
         return dataclasses.replace(self, **parts)
 

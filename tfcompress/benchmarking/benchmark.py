@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.child.process import python
-from tfcompress.core.arguments import one_of
+from tfcompress.core.arguments import integer, one_of
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
@@ -199,10 +199,7 @@ def adb_command(
 
 def _check_counts(**counts: Any) -> None:
     for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise InvalidArgumentError(
-                f"Bad `{name}`.", received=repr(value), expected="an integer >= 1"
-            )
+        integer(value, f"Bad `{name}`.", low=1)
 
 
 def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:

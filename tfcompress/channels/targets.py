@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping
 
@@ -12,7 +11,7 @@ import numpy as np
 from tfcompress.channels.call import NO_RULE
 from tfcompress.channels.dependencies import ChannelGroup, Dependencies
 from tfcompress.channels.widths import Counts
-from tfcompress.core.arguments import number
+from tfcompress.core.arguments import number, pattern
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters, matches, walk
 
@@ -43,13 +42,7 @@ def eligible(
         return free
     makers = {path for group in dependencies.groups for path in group.made_by}
     layers = [(path, layer) for path, layer in walk(model) if path in makers]
-    try:
-        chosen = {path for path, layer in layers if matches(path, layer, filters)}
-    except re.error as error:
-        raise InvalidArgumentError(
-            f"`filters` is not a valid regular expression ({error}).",
-            received=repr(filters),
-        ) from error
+    chosen = {path for path, layer in layers if matches(path, layer, filters)}
     found = [group for group in free if chosen.intersection(group.made_by)]
     if not found:
         kept = [str(g) for g in dependencies.groups if chosen.intersection(g.made_by)]
@@ -92,20 +85,15 @@ def limits_of(
     table = dict(given) if isinstance(given, Mapping) else {"": given}
     names = sorted({path for group in known for path in group.made_by})
     found: dict[str, set[str]] = {}
-    for pattern, limit in table.items():
-        where = f" ({pattern!r})" if pattern else ""
+    for key, limit in table.items():
+        where = f" ({key!r})" if key else ""
         problem = "`max_layer_sparsity` is the largest share of channels to remove"
         number(limit, f"{problem}{where}.", "[0, 1]", "numbers in [0, 1]")
-        try:
-            found[pattern] = {name for name in names if re.search(pattern, name)}
-        except (re.error, TypeError) as error:
+        wanted = pattern(key, "`max_layer_sparsity` has no valid regular expression")
+        found[key] = {name for name in names if wanted.search(name)}
+        if names and not found[key]:
             raise InvalidArgumentError(
-                f"`max_layer_sparsity` has no valid regular expression ({error}).",
-                received=repr(pattern),
-            ) from error
-        if names and not found[pattern]:
-            raise InvalidArgumentError(
-                f"`max_layer_sparsity` names {pattern!r}, which matches no layer that "
+                f"`max_layer_sparsity` names {key!r}, which matches no layer that "
                 "makes channels.",
                 received=repr(given),
                 expected=f"expressions that match some of {', '.join(names)}",

@@ -20,6 +20,7 @@ from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.select import Filters, exclude, select, walk
 from tfcompress.layers import kernels_of
 from tfcompress.layers.lora import leave_out_lora, lora_variables
+from tfcompress.schedules import checked_step
 
 _SCOPES = ("layer", "global")
 _KEEP, _MOST = "keep", 256
@@ -99,7 +100,7 @@ class ClusterWeights(FitCallback):
         one_of(initialization, "Unknown `initialization`.", STARTS)
         one_of(scope, "Unknown `scope`.", _SCOPES)
         one_of(members, "Unknown `members`.", _MEMBERS)
-        _check_step(begin_step)
+        checked_step("begin_step", begin_step)
         self.num_clusters = num_clusters
         self.initialization = initialization
         self.scope = scope
@@ -340,13 +341,3 @@ def _check_number(number: Any) -> None:
         low=2,
         fix="8, 16 or 32 are usual; with one value a layer could tell nothing",
     )
-
-
-def _check_step(step: Any) -> None:
-    whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0
-    if not whole and not (isinstance(step, float) and 0 <= step <= 1):
-        raise InvalidArgumentError(
-            "`begin_step` must be a step or a fraction of the fit.",
-            received=repr(step),
-            expected="an int >= 0 or a float in [0, 1]",
-        )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from typing import Any
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
@@ -83,11 +83,12 @@ class Budget:
                 # A frozen dataclass has no other way to tidy what it was given.
                 object.__setattr__(self, name, value)
         drop = self.max_metric_drop
-        if drop is not None and (not _is_number(drop) or not 0 <= drop < math.inf):
-            raise InvalidArgumentError(
+        if drop is not None:
+            number(
+                drop,
                 "`max_metric_drop` is how much worse the metric may be.",
-                received=repr(drop),
-                expected="a number >= 0 in units of the metric, such as 0.01",
+                "[0, inf)",
+                "a number >= 0 in units of the metric, such as 0.01",
             )
 
     def relative_to(self, baseline: Measures) -> Budget:
@@ -150,27 +151,15 @@ def _limit(name: str, value: Any) -> Any:
     expected = "a number > 0, or a share of the baseline's such as '25%'"
     if whole:
         expected = "a whole number > 0, a text such as '250 kB', or '25%'"
-    problem = InvalidArgumentError(
-        f"`{name}` is out of its range.", received=repr(value), expected=expected
-    )
-    if isinstance(value, str):
-        match = _NUMBER.fullmatch(value)
-        if match is None:
-            raise problem
-        number, unit = float(match[1]), match[2].lower()
-        if unit == "%":
-            if not 0 < number <= 100:
-                raise problem
-            return f"{number:g}%"
-        if unit == "ms" and not whole:
-            return _limit(name, number)
-        if unit not in _UNITS or not whole:
-            raise problem
-        return _limit(name, round(number * _UNITS[unit]))
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise problem
-    return int(value) if whole else float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    amount = value
+    text = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if text is not None:
+        count, unit = float(text[1]), text[2].lower()
+        if unit == "%" and 0 < count <= 100:
+            return f"{count:g}%"
+        if whole and unit in _UNITS:
+            amount = round(count * _UNITS[unit])
+        elif unit == "ms" and not whole:
+            amount = count
+    number(amount, f"`{name}` is out of its range.", "(0, inf)", expected)
+    return int(amount) if whole else float(amount)

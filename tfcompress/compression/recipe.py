@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcompress.compression.stages import STAGES, Fit, Stage
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import EXPORTERS
 from tfcompress.exporters.publishing import staged
@@ -101,12 +102,8 @@ class Recipe:
             name: `"phone"`, `"microcontroller"`, `"server"` or `"browser"`.
         """
         names = cls.ready_names()
-        if name not in names:
-            raise InvalidArgumentError(
-                "There is no recipe of this name.",
-                received=repr(name),
-                expected=f"one of {', '.join(map(repr, names))}, or the path of a file",
-            )
+        expected = f"one of {', '.join(map(repr, names))}, or the path of a file"
+        one_of(name, "There is no recipe of this name.", names, expected)
         return cls.from_text(_folder().joinpath(f"{name}.yaml").read_text("utf-8"))
 
     @staticmethod

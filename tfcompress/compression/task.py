@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from tfcompress.compression.data import Data
+from tfcompress.core.arguments import one_of
 from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError, one_line
 from tfcompress.core.graph import build, is_graph_model, output_names, trace
@@ -298,13 +299,9 @@ def _chosen(
         metric, direction = metric
     if metric is None:
         metric = next((n for n in scores if not n.endswith("loss")), "loss")
-    if metric not in scores:
-        raise InvalidArgumentError(
-            "The model does not report the metric.",
-            received=repr(metric),
-            expected=f"one of {', '.join(map(repr, scores))}",
-            fix="compile the model with that metric",
-        )
+    problem = "The model does not report the metric."
+    expected = f"one of {', '.join(map(repr, scores))}"
+    one_of(metric, problem, scores, expected, "compile the model with that metric")
     if direction is None:
         directions = (("min", _LOWER), ("max", _HIGHER))
         found = (d for d, words in directions if any(w in metric for w in words))

@@ -1,4 +1,4 @@
-"""Checks of arguments: numbers, whole numbers, words of a list, and paths.
+"""Checks of arguments: numbers, whole numbers, words of a list, patterns and paths.
 
 Each returns the value in Python's own type, or raises an error of the library's. What
 the user hears is the caller's: `problem` is one sentence that names the argument.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from collections.abc import Collection, Hashable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -94,6 +95,31 @@ def one_of(
             fix,
         )
     return value
+
+
+def pattern(value: Any, problem: str) -> re.Pattern[str]:
+    """Returns a regular expression, to be searched for.
+
+    Args:
+        value: what the user gave.
+        problem: says what is wrong without its full stop; why is added.
+
+    Raises:
+        InvalidArgumentError: if it is none.
+
+    Example:
+
+    >>> pattern("conv_[12]", "Bad `filters`").search("block/conv_2") is not None
+    True
+    """
+    try:
+        if not isinstance(value, str):
+            raise TypeError("it is no text")
+        return re.compile(value)
+    except (re.error, TypeError) as error:
+        raise InvalidArgumentError(
+            f"{problem} ({error}).", received=repr(value), expected="such as 'block.*'"
+        ) from error
 
 
 def path_of(value: Any, name: str) -> Path:

@@ -1,7 +1,6 @@
 """Walking a model's layers and choosing some of them by name, type or predicate."""
 
 import itertools
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +8,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.arguments import pattern
 from tfcompress.core.errors import (
     CompressionWarning,
     InvalidArgumentError,
@@ -122,7 +122,8 @@ def matches(path: str, layer: keras.Layer, filters: Filters) -> bool:
     if filters is None:
         return True
     if isinstance(filters, str):
-        return re.search(filters, path) is not None
+        problem = "`filters` is not a valid regular expression"
+        return pattern(filters, problem).search(path) is not None
     if isinstance(filters, type):
         return isinstance(layer, filters)
     if callable(filters):
@@ -158,13 +159,7 @@ def select(
         InvalidArgumentError: if there are candidates and `filters` match none.
     """
     candidates = [(path, layer) for path, layer in walk(model) if candidate(layer)]
-    try:
-        chosen = [(p, layer) for p, layer in candidates if matches(p, layer, filters)]
-    except re.error as error:
-        raise InvalidArgumentError(
-            f"`filters` is not a valid regular expression ({error}).",
-            received=repr(filters),
-        ) from error
+    chosen = [(p, layer) for p, layer in candidates if matches(p, layer, filters)]
     listed = list(filters) if isinstance(filters, list | tuple | set) else []
     words = [one for one in listed if isinstance(one, str)]
     unused = [one for one in words if not any(matches(*c, one) for c in candidates)]

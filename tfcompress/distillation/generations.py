@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.copies import fresh_copy
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.distiller import Distiller
@@ -99,11 +100,7 @@ def born_again(
     >>> len(born_again(teacher, train, generations=2))
     2
     """
-    if not isinstance(generations, int) or generations < 1:
-        raise InvalidArgumentError(
-            "Wrong number of generations.",
-            received=repr(generations),
-            expected="an int > 0",
-        )
+    problem = "Wrong number of generations."
+    integer(generations, problem, low=1, expected="an int > 0")
     students = [fresh_copy(teacher) for _ in range(generations)]
     return distill_chain(teacher, students, train, distillation_losses, **options)

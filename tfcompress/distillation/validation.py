@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.losses import LOSSES, ForOutput
 from tfcompress.distillation.weighting import Schedule
@@ -40,28 +40,21 @@ def check_weights(weights: Any, count: int) -> list[Any]:
     if weights is None:
         return [1.0] * count
     flat = list(weights) if isinstance(weights, Sequence) else [weights]
-    if len(flat) != count or not all(
-        isinstance(w, Schedule)
-        or (isinstance(w, int | float) and math.isfinite(w) and w >= 0)
+    problem = "Wrong distillation_loss_weights."
+    expected = f"{count} finite numbers >= 0, one for each distillation loss"
+    if len(flat) != count:
+        raise InvalidArgumentError(problem, received=repr(weights), expected=expected)
+    return [
+        w if isinstance(w, Schedule) else number(w, problem, "[0, inf)", expected)
         for w in flat
-    ):
-        raise InvalidArgumentError(
-            "Wrong distillation_loss_weights.",
-            received=repr(weights),
-            expected=f"{count} finite numbers >= 0, one for each distillation loss",
-        )
-    return [w if isinstance(w, Schedule) else float(w) for w in flat]
+    ]
 
 
 def check_share(share: Any) -> Any:
     """Returns the weight of the student's own loss: a number or a schedule."""
     if isinstance(share, Schedule):
         return share
-    if not isinstance(share, int | float) or not 0.0 <= share <= 1.0:
-        raise InvalidArgumentError(
-            "Wrong student_loss_weight.", received=repr(share), expected="in [0, 1]"
-        )
-    return float(share)
+    return number(share, "Wrong student_loss_weight.", "[0, 1]", "in [0, 1]")
 
 
 def refuse_no_labels(compiled: bool, share: Any) -> None:

@@ -129,14 +129,10 @@ class NOfM(Pattern):
     """
 
     def __init__(self, n: int = 2, m: int = 4):
-        whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (n, m))
-        if not whole or not 1 <= n < m:
-            raise InvalidArgumentError(
-                "NOfM keeps n of m weights.",
-                received=f"n={n!r}, m={m!r}",
-                expected="whole numbers with 1 <= n < m, such as NOfM(2, 4)",
-            )
-        self.n, self.m = n, m
+        problem = f"NOfM({n!r}, {m!r}) cannot keep n of m weights."
+        expected = "whole numbers with 1 <= n < m, such as NOfM(2, 4)"
+        self.m = integer(m, problem, low=2, expected=expected)
+        self.n = integer(n, problem, 1, self.m - 1, expected)
 
     @property
     def sparsity(self) -> float:
@@ -197,14 +193,12 @@ class Block(Pattern):
     """
 
     def __init__(self, shape: tuple[int, int] = (1, 4)):
-        sizes = tuple(shape) if isinstance(shape, list | tuple) else ()
-        if len(sizes) != 2 or not all(isinstance(s, int) and s > 0 for s in sizes):
-            raise InvalidArgumentError(
-                "`shape` of a Block must be two positive sizes.",
-                received=repr(shape),
-                expected="(input channels, output channels), such as (1, 4)",
-            )
-        self.shape = sizes
+        problem = "`shape` of a Block must be two positive sizes."
+        expected = "(input channels, output channels), such as (1, 4)"
+        if not isinstance(shape, list | tuple) or len(shape) != 2:
+            raise InvalidArgumentError(problem, received=repr(shape), expected=expected)
+        high, wide = (integer(s, problem, low=1, expected=expected) for s in shape)
+        self.shape = high, wide
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         matrix = to_matrix(scores, kernel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.callback import FitCallback
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import walk
@@ -47,12 +48,9 @@ class FreezeQuantization(FitCallback):
             ("ranges_at_epoch", ranges_at_epoch),
             ("batch_norm_at_epoch", batch_norm_at_epoch),
         ):
-            if epoch is not None and (not isinstance(epoch, int) or epoch < 0):
-                raise InvalidArgumentError(
-                    f"`{name}` must be an epoch.",
-                    received=repr(epoch),
-                    expected="an int >= 0, or None",
-                )
+            if epoch is not None:
+                problem = f"`{name}` must be an epoch."
+                integer(epoch, problem, low=0, expected="an int >= 0, or None")
         self.ranges_at_epoch = ranges_at_epoch
         self.batch_norm_at_epoch = batch_norm_at_epoch
         self._held: dict[int, tuple[keras.Layer, str, bool]] = {}

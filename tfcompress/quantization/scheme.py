@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
-from tfcompress.core.arguments import one_of
+from tfcompress.core.arguments import one_of, pattern
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers import (
     QUANTIZERS,
@@ -102,19 +102,13 @@ def schemes_by_path(
     if not isinstance(scheme, Mapping):
         one = get_scheme(scheme)
         return one, lambda path: one
-    table = {pattern: get_scheme(value) for pattern, value in scheme.items()}
-    for pattern in table:
-        try:
-            found = any(re.search(pattern, path) for path in paths)
-        except (re.error, TypeError) as error:
-            raise InvalidArgumentError(
-                f"`scheme` has no valid regular expression ({error}).",
-                received=repr(pattern),
-            ) from error
-        if not found:
+    table = {key: get_scheme(value) for key, value in scheme.items()}
+    for key in table:
+        wanted = pattern(key, "`scheme` has no valid regular expression")
+        if not any(wanted.search(path) for path in paths):
             raise InvalidArgumentError(
                 "`scheme` names layers that the model does not have.",
-                received=repr(pattern),
+                received=repr(key),
                 expected=f"expressions that match some of {', '.join(paths)}",
             )
     kinds = {(one.activations, one.ranges) for one in table.values()}
@@ -130,7 +124,7 @@ def schemes_by_path(
     rest = QuantizationScheme(activations=bits, ranges=ranges)
 
     def of(path: str) -> QuantizationScheme:
-        fits = (s for pattern, s in table.items() if re.search(pattern, path))
+        fits = (value for key, value in table.items() if re.search(key, path))
         return next(fits, rest)
 
     return rest, of

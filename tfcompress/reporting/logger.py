@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import walk
 from tfcompress.distillation.distiller import Distiller
@@ -50,13 +51,9 @@ class CompressionLogger(keras.callbacks.Callback):
 
     def __init__(self, every: int = 1):
         super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise InvalidArgumentError(
-                "`every` must be a positive number of epochs.",
-                received=repr(every),
-                expected="an int >= 1",
-            )
-        self.every = every
+        self.every = integer(
+            every, "`every` must be a positive number of epochs.", low=1
+        )
         self._last: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

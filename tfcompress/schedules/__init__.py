@@ -11,6 +11,7 @@ from tfcompress.schedules.base import (
     Schedule,
     Step,
     checked_sparsity,
+    checked_step,
 )
 from tfcompress.schedules.sparsity import (
     ConstantSparsity,
@@ -36,5 +37,6 @@ __all__ = [
     "Schedule",
     "Step",
     "checked_sparsity",
+    "checked_step",
     "schedule_of",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.arguments import integer, number
 from tfcompress.core.configured import Configured
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.registry import Registry
@@ -51,17 +52,10 @@ class Schedule(Configured):
         end_step: Step | None = None,
         frequency: int = 100,
     ):
-        self.begin_step = _checked_step("begin_step", begin_step)
-        self.end_step = (
-            None if end_step is None else _checked_step("end_step", end_step)
-        )
-        if not isinstance(frequency, int) or frequency < 1:
-            raise InvalidArgumentError(
-                "`frequency` must be a positive number of steps.",
-                received=repr(frequency),
-                expected="an int >= 1",
-            )
-        self.frequency = frequency
+        self.begin_step = checked_step("begin_step", begin_step)
+        self.end_step = None if end_step is None else checked_step("end_step", end_step)
+        problem = "`frequency` must be a positive number of steps."
+        self.frequency = integer(frequency, problem, low=1)
         same_unit = type(self.begin_step) is type(self.end_step)
         if same_unit and self.end_step <= self.begin_step:  # type: ignore[operator]
             raise InvalidArgumentError(
@@ -205,35 +199,31 @@ SCHEDULES: Registry[Schedule] = Registry("schedule", Schedule)
 
 def checked_sparsity(name: str, value: Any) -> float:
     """Returns `value` as a float, or raises if it is no sparsity."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidArgumentError(
-            f"`{name}` must be a number.", received=repr(value), expected="[0, 1)"
-        )
-    if not 0 <= value < 1:
-        raise InvalidArgumentError(
-            f"`{name}` must be a fraction of zeros.",
-            received=repr(value),
-            expected="a number in [0, 1)",
-            fix="write 80 % as 0.8; a layer with sparsity 1 would output nothing",
-        )
-    return float(value)
+    return number(
+        value,
+        f"`{name}` must be a fraction of zeros.",
+        "[0, 1)",
+        fix="write 80 % as 0.8; a layer with sparsity 1 would output nothing",
+    )
 
 
-def _checked_step(name: str, value: Any) -> Step:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise InvalidArgumentError(
-            f"`{name}` must be a step (int >= 0) or a fraction of the fit (float).",
-            received=repr(value),
-            expected="an int >= 0 or a float in [0, 1]",
+def checked_step(name: str, value: Any) -> Step:
+    """Returns `value`, or raises if it is neither a step nor a fraction of a fit."""
+    if isinstance(value, float):
+        return number(
+            value,
+            f"`{name}` must be in [0, 1], as a float and so a fraction of the fit.",
+            "[0, 1]",
+            fix=f"write {value:.0f} without a decimal point to mean a step"
+            if 1 < value < float("inf")
+            else None,
         )
-    if isinstance(value, float) and value > 1:
-        raise InvalidArgumentError(
-            f"`{name}` is a float and so a fraction of the fit.",
-            received=repr(value),
-            expected="a float in [0, 1]",
-            fix=f"write {int(value)} without a decimal point to mean a step",
-        )
-    return value
+    return integer(
+        value,
+        f"`{name}` must be a step (int >= 0) or a fraction of the fit (float).",
+        low=0,
+        expected="an int >= 0 or a float in [0, 1]",
+    )
 
 
 def _absolute(step: Step, span: FitSpan) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -11,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 import numpy as np
 
 from tfcompress.child.probing import require
+from tfcompress.core.arguments import integer, number, one_of
 from tfcompress.core.errors import InvalidArgumentError, ServingError, one_line
 from tfcompress.serving.failures import malformed, refused, unreachable
 from tfcompress.serving.rest import Rest
@@ -54,14 +54,9 @@ class Client:
                 received=repr(model),
                 expected="the name that models.config gives it",
             )
-        if version is not None and (not isinstance(version, int) or version < 1):
-            raise InvalidArgumentError(
-                "Bad `version`.", received=repr(version), expected="None, 1, 2, ..."
-            )
-        if not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-            raise InvalidArgumentError(
-                "Bad `timeout`.", received=repr(timeout), expected="seconds, above 0"
-            )
+        if version is not None:
+            integer(version, "Bad `version`.", low=1, expected="None, 1, 2, ...")
+        number(timeout, "Bad `timeout`.", "(0, inf)", "seconds, above 0")
         kind = _GRPC if parts.scheme == "grpc" else Rest
         self._transport = kind(url, model, version, timeout)
 
@@ -139,12 +134,7 @@ class Client:
     def _one_input(self, signature: str) -> list[str]:
         if not hasattr(self, "_known"):
             self._known = self.metadata()
-        if signature not in self._known:
-            raise InvalidArgumentError(
-                "The model has no such signature.",
-                received=repr(signature),
-                expected=f"one of {sorted(self._known)}",
-            )
+        one_of(signature, "The model has no such signature.", sorted(self._known))
         names = list(self._known[signature]["inputs"])
         if len(names) != 1:
             raise InvalidArgumentError(

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.publishing import staged
 from tfcompress.serving.versions import versions
@@ -80,10 +81,7 @@ def write_configuration(
         ("max_batch_size", max_batch_size, 1),
         ("batch_timeout_micros", batch_timeout_micros, 0),
     ):
-        if not isinstance(value, int) or value < least:
-            raise InvalidArgumentError(
-                f"Bad `{label}`.", received=repr(value), expected=f">= {least}"
-            )
+        integer(value, f"Bad `{label}`.", low=least)
     texts = {
         "models.config": _models_config(names, root),
         "batching_parameters.txt": _batching(max_batch_size, batch_timeout_micros),

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from tfcompress.core.arguments import integer, number
 from tfcompress.core.errors import InvalidArgumentError
 
 
@@ -46,12 +47,12 @@ class TrustThresholds:
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             lowest = -1.0 if name == "min_saliency_correlation" else 0.0
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and lowest <= value <= 1.0):
-                raise InvalidArgumentError(
+            if value is not None:
+                number(
+                    value,
                     f"`{name}` is out of range.",
-                    received=repr(value),
-                    expected=f"a number from {lowest:g} to 1, or None",
+                    f"[{lowest}, 1]",
+                    f"a number from {lowest:g} to 1, or None",
                     fix="shares are fractions: one per cent is 0.01",
                 )
 
@@ -85,12 +86,11 @@ class TrustSettings:
     def __post_init__(self) -> None:
         for name in ("samples", "saliency_samples", "examples", "seed"):
             value, least = getattr(self, name), int(name == "samples")
-            if not isinstance(value, int) or value < least:
-                _refuse(name, value, f"a whole number of at least {least}")
+            integer(value, f"`{name}` is out of range.", low=least)
         if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
             _refuse("severities", self.severities, "whole numbers from 1 to 5")
-        if not 0 <= self.epsilon <= 1:
-            _refuse("epsilon", self.epsilon, "a share of the value range, from 0 to 1")
+        expected = "a share of the value range, from 0 to 1"
+        number(self.epsilon, "`epsilon` is out of range.", "[0, 1]", expected)
         if self.value_range is not None and not (
             len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]
         ):

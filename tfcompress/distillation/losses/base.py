@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.arguments import number
 from tfcompress.core.configured import Configured
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
@@ -137,8 +138,4 @@ def positive_or_schedule(name: str, value: Any) -> Any:
 
 def positive(name: str, value: Any) -> float:
     """Returns `value`, or raises if it is not a finite number above zero."""
-    if not isinstance(value, int | float) or not 0 < value < float("inf"):
-        raise InvalidArgumentError(
-            f"Wrong {name}.", received=repr(value), expected="a finite number > 0"
-        )
-    return float(value)
+    return number(value, f"Wrong {name}.", "(0, inf)", "a finite number > 0")

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.losses.base import LOSSES, DistillationLoss
 
@@ -47,11 +48,7 @@ class BoundedRegression(DistillationLoss):
         student_layer_name: str | None = None,
     ):
         super().__init__(teacher_layer_name, student_layer_name)
-        if not isinstance(margin, int | float) or margin < 0:
-            raise InvalidArgumentError(
-                "Wrong margin.", received=repr(margin), expected="a number >= 0"
-            )
-        self.margin = float(margin)
+        self.margin = number(margin, "Wrong margin.", "[0, inf)", "a number >= 0")
 
     def values(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         if labels is None:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.formulas import class_probabilities, soft_divergence
 from tfcompress.distillation.losses.base import (
@@ -79,16 +80,9 @@ class DeepSupervision(ProjectedLoss):
                 received=f"student_layer_name={student_layer_name!r}",
                 expected="the name of a layer",
             )
-        if (
-            not isinstance(teaching_weight, int | float)
-            or not 0.0 <= teaching_weight <= 1.0
-        ):
-            raise InvalidArgumentError(
-                "Wrong teaching_weight.",
-                received=repr(teaching_weight),
-                expected="a number in [0, 1]",
-            )
-        self.teaching_weight = float(teaching_weight)
+        self.teaching_weight = number(
+            teaching_weight, "Wrong teaching_weight.", "[0, 1]"
+        )
         self.temperature = positive_or_schedule("temperature", temperature)
 
     def make(self, teacher_shape: tuple, student_shape: tuple) -> None:

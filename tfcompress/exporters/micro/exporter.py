@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tfcompress.child.probing import probe, require
-from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.core.arguments import integer
+from tfcompress.core.errors import ExportError
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_folder
 from tfcompress.exporters.exporter import Exporter, Source
@@ -56,12 +57,8 @@ class MicroExporter(Exporter):
     def check(self, filepath: Path, calibration_data: Any) -> Path:
         """Returns `filepath`, if it and the options are as they must be."""
         check_folder(filepath, "A micro artifact is a folder.", "student_micro")
-        if not isinstance(self.arena_margin, int) or self.arena_margin < 0:
-            raise InvalidArgumentError(
-                "Bad `arena_margin`.",
-                received=repr(self.arena_margin),
-                expected="a number of bytes, 0 or more",
-            )
+        expected = "a number of bytes, 0 or more"
+        integer(self.arena_margin, "Bad `arena_margin`.", low=0, expected=expected)
         require("tflite_micro", "micro")
         return filepath
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from tfcompress.child.probing import require
 from tfcompress.child.process import WORKER, ConverterFailure
-from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
+from tfcompress.core.arguments import integer
+from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.core.ownership import scratch
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
@@ -82,15 +83,7 @@ class ONNXExporter(Exporter):
         check_no_calibration("onnx", calibration_data)
         check_batch_size(self.batch_size)
         check_suffix(filepath, ".onnx")
-        if (
-            not isinstance(self.opset, int)
-            or not _OPSETS[0] <= self.opset <= _OPSETS[1]
-        ):
-            raise InvalidArgumentError(
-                "Bad `opset`.",
-                received=repr(self.opset),
-                expected=f"an integer from {_OPSETS[0]} to {_OPSETS[1]}",
-            )
+        integer(self.opset, "Bad `opset`.", *_OPSETS)
         require("onnxruntime", "onnx")
         return filepath
 

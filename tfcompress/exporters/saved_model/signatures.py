@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.tracing import TracedModel
 
@@ -107,10 +108,7 @@ class ServingSignatures:
                 received=f"{len(self.labels)} labels, outputs {outputs}",
                 expected="one output with a score for each label",
             )
-        if self.top < 1:
-            raise InvalidArgumentError(
-                "Bad `top`.", received=repr(self.top), expected="an integer >= 1"
-            )
+        integer(self.top, "Bad `top`.", low=1)
         shapes = [info.shape for info in traced.inputs]
         image = len(shapes) == 1 and len(shapes[0]) == 4 and None not in shapes[0][1:]
         if self.image_scale is not None and not image:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.child.probing import require
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import integer
 
 WARM_UP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 # More than this a server refuses.
@@ -41,12 +41,7 @@ def write_warm_up(
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-    if not 1 <= len(batches) <= _MOST:
-        raise InvalidArgumentError(
-            "Bad number of warm-up requests.",
-            received=len(batches),
-            expected=f"1 to {_MOST}",
-        )
+    integer(len(batches), "Bad number of warm-up requests.", 1, _MOST)
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for batch in batches:

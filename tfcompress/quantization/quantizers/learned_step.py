@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import integer
 from tfcompress.quantization.quantizers.base import (
     QUANTIZERS,
     Quantizer,
@@ -43,14 +43,9 @@ class LearnedStepQuantizer(Quantizer):
     """
 
     def __init__(self, num_bits: int = 4):
-        if not isinstance(num_bits, int) or not 2 <= num_bits <= 4:
-            raise InvalidArgumentError(
-                "`num_bits` of LearnedStepQuantizer is out of range.",
-                received=repr(num_bits),
-                expected="an int from 2 to 4",
-                fix="use UniformQuantizer(8) for 8 bits",
-            )
-        self.num_bits = num_bits
+        problem = "`num_bits` of LearnedStepQuantizer is out of range."
+        fix = "use UniformQuantizer(8) for 8 bits"
+        self.num_bits = integer(num_bits, problem, 2, 4, "an int from 2 to 4", fix)
 
     @property
     def levels(self) -> int:

@@ -6,8 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.core.arguments import one_of
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.arguments import integer, one_of
 from tfcompress.quantization.quantizers.base import (
     QUANTIZERS,
     Quantizer,
@@ -41,14 +40,9 @@ class UniformQuantizer(Quantizer):
     """
 
     def __init__(self, num_bits: int = 8, granularity: str = "channel"):
-        if not isinstance(num_bits, int) or not 2 <= num_bits <= 8:
-            raise InvalidArgumentError(
-                "`num_bits` of UniformQuantizer is out of range.",
-                received=repr(num_bits),
-                expected="an int from 2 to 8",
-            )
+        problem = "`num_bits` of UniformQuantizer is out of range."
+        self.num_bits = integer(num_bits, problem, 2, 8, "an int from 2 to 8")
         one_of(granularity, "Unknown `granularity`.", ("channel", "tensor"))
-        self.num_bits = num_bits
         self.granularity = granularity
 
     def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
