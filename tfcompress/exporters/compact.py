@@ -14,8 +14,8 @@ from typing import Any
 import keras
 import numpy as np
 
-_LARGEST = 127
-_LARGEST_OF_4_BITS = 7
+from tfcompress.quantization.integers.storage import INT4, INT8
+
 _MOST_VALUES = 256
 # Smaller weights gain less than the nodes that rebuild them take.
 _SMALLEST = 512
@@ -62,7 +62,7 @@ def as_integers(
     others = tuple(a for a in range(values.ndim) if a != channel_axis % values.ndim)
     for dtype, axes in itertools.product(scales, (None, others)):
         peaks = np.abs(values).max(axis=axes, keepdims=True).astype("float64")
-        for largest in (_LARGEST, _LARGEST_OF_4_BITS):
+        for largest in (INT8, INT4):
             scale = (np.where(peaks > 0, peaks, 1) / largest).astype(dtype)
             codes = np.round(values / scale)
             if np.abs(codes).max() <= largest:

@@ -20,8 +20,8 @@ from tfcompress.exporters.tflite.rewriting import (
     scaled,
     store,
 )
+from tfcompress.quantization.integers.storage import INT8
 
-_LARGEST = 127
 # How far the largest integers of channels may be off whole numbers: float32's rounding.
 _TOLERANCE = 1e-3
 
@@ -68,14 +68,14 @@ def _on_one_grid(values: np.ndarray, scales: np.ndarray) -> np.ndarray | None:
     """
     flat = values.reshape(len(values), -1).astype("int32")
     largest = np.abs(flat).max(axis=1)
-    whole = _LARGEST * scales / scales.max()
+    whole = INT8 * scales / scales.max()
     used = largest > 0
     near = np.abs(whole - np.round(whole))[used].max(initial=0) < _TOLERANCE
-    if not near or np.any(largest[used] != _LARGEST):
+    if not near or np.any(largest[used] != INT8):
         return None
-    whole = np.where(used, np.round(whole), _LARGEST)[:, None]
-    found = np.round(flat * whole / _LARGEST)
-    if np.abs(found * _LARGEST / whole - flat).max() > 0.5 + _TOLERANCE:
+    whole = np.where(used, np.round(whole), INT8)[:, None]
+    found = np.round(flat * whole / INT8)
+    if np.abs(found * INT8 / whole - flat).max() > 0.5 + _TOLERANCE:
         return None
     return found.astype(np.int8).reshape(values.shape)
 
