@@ -135,6 +135,15 @@ def test_criteria_that_need_a_fit_do_not_score_channels(name):
         tfcompress.shrink(model(), 0.5, criterion=criterion)
 
 
+@pytest.mark.parametrize("name", ["Taylor", "BatchNormScale"])
+def test_a_criterion_that_ranks_channels_by_name_alone_says_its_name(name):
+    criterion = getattr(tfcompress, name)()
+    with pytest.raises(
+        InvalidArgumentError, match=rf"pass its name, '{name.lower()[:5]}"
+    ):
+        tfcompress.shrink(model(), 0.5, criterion=criterion)
+
+
 def model():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(16)])
 

@@ -53,13 +53,14 @@ def channel_criterion(identifier: AnyCriterion, *available: str) -> Criterion:
             raise ValueError(NEEDS.get(criterion.needs, criterion.needs))
         shape = criterion.scores_of(keras.Variable(ops.ones((2, 3)))).shape
     except Exception as error:  # whatever a criterion misses
+        names = [n for n in known.names() if known.class_of(n) is type(criterion)]
+        by_name = f"pass its name, {names[0]!r}, or " if names else ""
         raise InvalidArgumentError(
             "This criterion does not score channels by their weights alone.",
             received=f"{name} ({one_line(error)})",
             expected=f"one of {', '.join(map(repr, known.names()))}, or an object "
             "whose score(weights) needs nothing else",
-            fix=f"use {name} with PruneWeights, or criterion='taylor' of shrink for "
-            "gradients",
+            fix=f"{by_name}use {name} with PruneWeights",
         ) from error
     if shape != (2, 3):
         raise InvalidArgumentError(
