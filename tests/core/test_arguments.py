@@ -42,6 +42,14 @@ def test_choices_are_listed():
         one_of([1], "Bad.", (1, 2, 3))
 
 
+def test_true_is_not_one_and_one_is_not_true():
+    assert one_of(1, "Bad.", (1, 2)) == 1
+    assert one_of(False, "Bad.", (True, False)) is False
+    for value, choices in ((True, (1, 2)), (1, (True, False)), (0, (False,))):
+        with pytest.raises(InvalidArgumentError, match=r"Bad\."):
+            one_of(value, "Bad.", choices)
+
+
 @pytest.mark.parametrize("value", ["(", "*", 3, b"conv", None])
 def test_what_is_no_regular_expression_is_refused_with_the_reason(value):
     with pytest.raises(InvalidArgumentError, match=r"^Bad \(.+\)\. Received: "):

@@ -84,8 +84,10 @@ def one_of(
     >>> one_of("layer", "Unknown `scope`.", ("layer", "global"))
     'layer'
     """
+    # To Python True is 1, which is no choice of the same kind.
+    like = [c for c in choices if isinstance(c, bool) == isinstance(value, bool)]
     # Lists and arrays are no choices, and cannot be compared with one.
-    if not isinstance(value, Hashable) or value not in list(choices):
+    if not isinstance(value, Hashable) or value not in like:
         words = [repr(choice) for choice in choices]
         few = " or ".join(words)
         _refuse(

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tfcompress.core.arguments import path_of
+from tfcompress.core.arguments import one_of, path_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.exporters.limits import Limits
@@ -154,13 +154,10 @@ class Format:
             )
         for field in dataclasses.fields(self):
             value = options.get(field.name, field.default)
-            if isinstance(field.default, bool) and not isinstance(value, bool):
-                raise InvalidArgumentError(
-                    f"Option '{field.name}' is true or false.",
-                    received=repr(value),
-                    expected="True or False; on the command line true, yes, on, false, "
-                    "no or off",
-                )
+            if isinstance(field.default, bool):
+                problem = f"Option '{field.name}' is true or false."
+                words = "on the command line true, yes, on, false, no or off"
+                one_of(value, problem, (True, False), f"True or False; {words}")
         return dataclasses.replace(self, **options)
 
     def get_config(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.core.arguments import path_of
+from tfcompress.core.arguments import one_of, path_of
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.core.samples import at_the_beginning, states_of
 from tfcompress.core.select import refuse_keras_quantization, walk
@@ -162,10 +162,7 @@ def load(
     ```
     """
     path = path_of(filepath, "filepath")
-    if not isinstance(trusted, bool):
-        raise InvalidArgumentError(
-            "`trusted` is true or false.", received=repr(trusted), expected="a bool"
-        )
+    one_of(trusted, "`trusted` is true or false.", (True, False))
     exporter = exporter_for(path)
     made = exporter.trusted_runner if trusted else exporter.runner
     return made(path, threads)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from tfcompress.compression.run import Run, Technique
 from tfcompress.compression.stages.base import COUNT, STAGES, Stage, argument
 from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.observers import OBSERVERS
 from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantizers import UniformQuantizer
 from tfcompress.quantization.scheme import QuantizationScheme
@@ -34,7 +35,7 @@ class Quantize(Stage):
     granularity: str = argument({"enum": ["channel", "tensor"]}, "channel")
     keep: str | None = argument({"type": "string"}, None)
     samples: int = argument(COUNT, 256)
-    observer: str = argument({"enum": ["mse", "min_max", "percentile"]}, "mse")
+    observer: str = argument(lambda: {"enum": OBSERVERS.names()}, "mse")
     filters: str | None = argument({"type": "string"}, None)
 
     def apply(self, run: Run) -> None:

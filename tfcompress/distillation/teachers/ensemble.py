@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.arguments import one_of
+from tfcompress.core.arguments import number, one_of
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import PACKAGE
 
@@ -64,12 +64,11 @@ class TeacherEnsemble(keras.Model):
                 received=f"{len(teachers)} teachers, {len(weights)} weights",
                 expected="one or more teachers and as many weights",
             )
-        if min(weights) < 0 or not 0 < sum(weights) < float("inf"):
-            raise InvalidArgumentError(
-                "Wrong weights of teachers.",
-                received=repr(weights),
-                expected="numbers >= 0, not all of them 0",
-            )
+        problem = "Wrong weights of teachers."
+        expected = "numbers >= 0, not all of them 0"
+        for weight in weights:
+            number(weight, problem, "[0, inf)", expected)
+        number(sum(weights), problem, "(0, inf)", expected)
         one_of(mode, "Wrong mode.", ("mean", "sample"))
         self.teachers = list(teachers)
         self.weights_of_teachers = [w / sum(weights) for w in weights]
