@@ -41,7 +41,8 @@ def export(
     Inputs are called as the model's `keras.Input`s are; those without a name of
     their own become `input_1`, `input_2` ... A single output has the name of the
     last layer, or `output` if that has none of its own; the outputs of a dict keep
-    their keys; those of a list are `output_0`, `output_1` ...
+    their keys; those of a list have the names of their layers, if all have one of
+    their own, and else are `output_0`, `output_1` ...
 
     Args:
         model: a built `keras.Model`.

@@ -1,6 +1,7 @@
 """From a Keras model to one traced function with stable names."""
 
 import contextlib
+import functools
 import keyword
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,6 +19,8 @@ from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import rounded_layer
 from tfcompress.quantization.integers.sums import plain_arithmetic
 
+# Of names of layers: TensorFlow's own rule for scopes at the root of a graph.
+_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*")
 _INPUT_NAME = re.compile(r"[A-Za-z0-9._/-]+")
 _GENERATED_INPUT = re.compile(r"keras_tensor(_\d+)?|input_layer(_\d+)?|args_\d+")
 
@@ -91,6 +94,7 @@ def trace(
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(convertible_calls(model, convertible))
+            stack.enter_context(_own_scopes(model))
             if convertible:
                 stack.enter_context(_full_precision(model))
                 stack.enter_context(plain_arithmetic(exact))
@@ -115,6 +119,41 @@ def trace(
         fake_quantized=_has_fake_quantization(function.graph.as_graph_def()),
         model=model,
     )
+
+
+@contextlib.contextmanager
+def _own_scopes(model: keras.Model) -> Iterator[None]:
+    """Lets operators bear the paths of their layers for a while.
+
+    Keras opens a scope twice, to build and to call, and TensorFlow calls the second
+    one "dense_1". A scope that ends in a slash is entered as it is.
+    """
+    import tensorflow as tf
+
+    def scoped(scope: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with tf.name_scope(scope):
+            return call(*args, **kwargs)
+
+    parts = [(model.name, model), *walk(model)]
+    for path, _ in parts:
+        if not _SCOPE.fullmatch(path):
+            raise InvalidArgumentError(
+                "TensorFlow has no scopes of this name, so neither Keras nor an export "
+                "can trace the model.",
+                received=repr(path),
+                expected="letters, digits, '_', '-' and '.', no '_' in front",
+                fix="name the model or layer otherwise",
+            )
+    before = [(layer, vars(layer).get("call")) for _, layer in parts]
+    try:
+        for path, layer in parts:
+            layer.call = functools.partial(scoped, f"{path}/", layer.call)
+        yield
+    finally:
+        for layer, call in before:
+            del layer.call
+            if call is not None:
+                layer.call = call
 
 
 @contextlib.contextmanager
@@ -237,32 +276,52 @@ def _describe(name: str, leaf: Any) -> TensorInfo:
     return TensorInfo(name, tuple(None if d is None else int(d) for d in shape), dtype)
 
 
+def tensor_names(model: keras.Model) -> tuple[list[str], list[str]]:
+    """Returns what inputs and outputs of a graph model are called in an artifact."""
+    sequential = isinstance(model, keras.Sequential)
+    outputs = model.outputs if sequential else model.output
+    return input_names(model), list(_name_outputs(model, outputs))
+
+
 def _name_outputs(model: keras.Model, outputs: Any) -> dict[str, Any]:
     if isinstance(outputs, dict):
         leaves = keras.tree.flatten_with_path(outputs)
         return {"_".join(map(str, path)): value for path, value in leaves}
     values = keras.tree.flatten(outputs)
     if len(values) == 1:
-        return {_single_output_name(model): values[0]}
-    return {f"output_{position}": value for position, value in enumerate(values)}
+        return {_own_output_names(model)[0] or "output": values[0]}
+    names = _own_output_names(model)
+    if (
+        len(set(names)) < len(values)
+        or None in names
+        or {*names} & {*input_names(model)}
+    ):
+        return {f"output_{place}": value for place, value in enumerate(values)}
+    return {str(name): value for name, value in zip(names, values)}
 
 
-def _single_output_name(model: keras.Model) -> str:
-    """Returns the name of the last layer, or "output" if the user gave it none."""
+def _own_output_names(model: keras.Model) -> list[str | None]:
+    """Returns the names of the last layers; None of those that the user did not name.
+
+    A generated name ("dense_7") depends on what else the process has built, so it
+    would change from one version of a served model to the next.
+    """
     if not is_graph_model(model):
-        return "output"
-    (last,) = output_names(model)
-    layer = next((one for one in model.layers if one.name == last), None)
-    if isinstance(layer, keras.Model):
-        return _single_output_name(layer)
-    # A quantized student keeps the output name of its float teacher: its last layer,
-    # a rounding, is named after it.
-    name = rounded_layer(last)
-    # A generated name ("dense_7") depends on what else the process has built, so it
-    # would change from one version of a served model to the next.
-    stripped = re.sub(r"_\d+$", "", name).replace("_", "")
-    types = {type(layer).__name__.lower(), *map(str.lower, dir(keras.layers))}
-    return "output" if stripped in types else name
+        return [None]
+    types = set(map(str.lower, dir(keras.layers)))
+    names: list[str | None] = []
+    for last in output_names(model):
+        layer = next((one for one in model.layers if one.name == last), None)
+        if isinstance(layer, keras.Model):
+            names += _own_output_names(layer)
+            continue
+        # A quantized student keeps the output name of its float teacher: its last
+        # layer, a rounding, is named after it.
+        name = rounded_layer(last)
+        stripped = re.sub(r"_\d+$", "", name).replace("_", "")
+        generated = stripped in {type(layer).__name__.lower(), *types}
+        names.append(None if generated else name)
+    return names
 
 
 def _captured(model: keras.Model, function: Any) -> tuple[tuple, tuple]:

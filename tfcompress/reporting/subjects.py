@@ -96,7 +96,20 @@ def _of_saved_model(artifact: Artifact) -> Iterator[StoredKernel]:
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(artifact.path / "variables" / "variables"))
-    dtypes = reader.get_variable_to_dtype_map()
+    dtypes, names = reader.get_variable_to_dtype_map(), _names_of_variables(reader)
     for name, shape in sorted(reader.get_variable_to_shape_map().items()):
         if _is_kernel(shape) and dtypes[name].is_floating:
-            yield StoredKernel(name, reader.get_tensor(name), 8 * dtypes[name].size)
+            values = reader.get_tensor(name)
+            yield StoredKernel(names.get(name, name), values, 8 * dtypes[name].size)
+
+
+def _names_of_variables(reader: Any) -> dict[str, str]:
+    """Returns what Keras calls the variables of a checkpoint, by their keys in it."""
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+    key = "_CHECKPOINTABLE_OBJECT_GRAPH"
+    if not reader.has_tensor(key):
+        return {}
+    graph = TrackableObjectGraph.FromString(reader.get_tensor(key))
+    stored = [one for node in graph.nodes for one in node.attributes if one.full_name]
+    return {one.checkpoint_key: one.full_name for one in stored}

@@ -109,7 +109,7 @@ class ONNXExporter(Exporter):
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether the file is called .onnx."""
-        return filepath.is_file() and filepath.suffix == ".onnx"
+        return filepath.is_file() and filepath.suffix.lower() == ".onnx"
 
     def inspect(self, filepath: Path) -> Artifact:
         """Returns inputs, outputs and census of the file."""

@@ -27,6 +27,8 @@ _MOVES = {
     "Transpose",
     "Unsqueeze",
 }
+# What TensorFlow calls the one function of a SavedModel.
+_CALL = "StatefulPartitionedCall/"
 # A scale that is found again from the largest weight may be off by one float.
 _ROUNDING = 3e-7
 # Kernels are stored as uint8 around this zero point. ONNX Runtime multiplies signed
@@ -39,7 +41,8 @@ _ZERO_POINT = 128
 def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
     """Returns the model with its inputs and outputs in the given order of names.
 
-    Free first axes are called "batch", and no padding is negative. In a quantized
+    Free first axes are called "batch", names begin with those of layers, and no padding
+    is negative. In a quantized
     model, kernels that are integers times a scale become such: `DequantizeLinear` of
     8-bit unsigned integers, which gives the same floats up to their last bit, in a
     quarter of the bytes. Without them ONNX Runtime rounds the kernels itself, with one
@@ -57,6 +60,7 @@ def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
                 axes[0].dim_param = "batch"
         del fields[:]
         fields.extend(ordered)
+    _name_after_layers(model.graph)
     _pad_kernels(model.graph)
     _write_out_erfc(model.graph)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
@@ -136,6 +140,25 @@ def _graphs_in(node: Any) -> Iterator[Any]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def _name_after_layers(graph: Any) -> None:
+    """Strips the call of the function that is the model from all names."""
+    graphs = [graph]
+    for inner in graphs:  # which grows
+        graphs += [one for node in inner.node for one in _graphs_in(node)]
+    for inner in graphs:
+        for node in inner.node:
+            node.name = node.name.removeprefix(_CALL)
+            for names in (node.input, node.output):
+                names[:] = [name.removeprefix(_CALL) for name in names]
+        for field in (
+            *inner.initializer,
+            *inner.value_info,
+            *inner.input,
+            *inner.output,
+        ):
+            field.name = field.name.removeprefix(_CALL)
 
 
 def _write_out_erfc(graph: Any) -> None:

@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfcompress.core.errors import ExportError
+from tfcompress.core.select import unused_name
 from tfcompress.exporters.tracing import TracedModel
 
 # Servers ignore what they do not know in `assets.extra`; a signature has no order.
@@ -28,7 +29,7 @@ def write_saved_model(
     import tensorflow as tf
 
     module = tf.Module()
-    module.variables_ = list(traced.variables)
+    module.variables_ = _by_path(traced.variables)
     module.resources_ = list(traced.resources)
     try:
         tf.saved_model.save(
@@ -56,3 +57,11 @@ def write_saved_model(
         "outputs": [tensor.name for tensor in traced.outputs],
     }
     (directory / ORDER_FILE).write_text(json.dumps(order) + "\n", encoding="utf-8")
+
+
+def _by_path(variables: Sequence[Any]) -> dict[str, Any]:
+    """Returns variables by what Keras calls them, "block/conv/kernel"."""
+    found: dict[str, Any] = {}
+    for variable in variables:
+        found[unused_name(variable.name.removesuffix(":0"), set(found))] = variable
+    return found
