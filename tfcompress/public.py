@@ -1,0 +1,250 @@
+"""The public names: `import tfcompress` gives them all."""
+
+from tfcompress.benchmarking import (
+    Benchmark,
+    benchmark,
+)
+from tfcompress.channels.callback import PruneChannels
+from tfcompress.channels.dependencies import (
+    ChannelGroup,
+    channel_groups,
+)
+from tfcompress.channels.shrink import shrink
+from tfcompress.clustering.callback import ClusterWeights
+from tfcompress.compression import (
+    Budget,
+    Candidate,
+    Recipe,
+    Result,
+    Search,
+    compress,
+)
+from tfcompress.core.errors import (
+    ArtifactError,
+    CompressionError,
+    CompressionWarning,
+    ExportError,
+    InvalidArgumentError,
+    UnsupportedLayerError,
+    VerificationError,
+)
+from tfcompress.core.keras_2 import (
+    hard_sigmoid_of_keras_2 as _hard_sigmoid_of_keras_2,  # noqa: F401
+)
+from tfcompress.core.once_final import OnceFinal
+from tfcompress.core.workers import is_chief
+from tfcompress.criteria import (
+    BatchNormScale,
+    Criterion,
+    Grasp,
+    Lamp,
+    Magnitude,
+    Movement,
+    Random,
+    Snip,
+    Taylor,
+)
+from tfcompress.diagnosis import Diagnosis, Finding, doctor
+from tfcompress.distillation import (
+    BoostedTrees,
+    Distiller,
+    HeadReport,
+    SoftDecisionTree,
+    TeacherEnsemble,
+    TFLiteTeacher,
+    born_again,
+    cache_teacher,
+    compress_predictions,
+    deep_supervision,
+    distill_chain,
+    distill_into_trees,
+    initialize_from,
+)
+from tfcompress.distribution import distribute
+from tfcompress.exporters import Artifact, Runner, export, load
+from tfcompress.finalization import finalize
+from tfcompress.layers import (
+    Kernel,
+    LayerRule,
+    Matrix,
+    Unknown,
+    macs,
+    register_layer_rule,
+)
+from tfcompress.layers.integer_form import Parts, StaysFloat
+from tfcompress.layers.table import layer_table
+from tfcompress.low_rank.factorize import factorize
+from tfcompress.packing import (
+    Packed,
+    pack,
+    unpack,
+)
+from tfcompress.pruning.callback import PruneWeights
+from tfcompress.pruning.patterns import (
+    Block,
+    Channel,
+    NOfM,
+    Pattern,
+    Unstructured,
+)
+from tfcompress.pruning.penalty import PenalizeWeights
+from tfcompress.pruning.reconstruction import reconstruct
+from tfcompress.pruning.sparse_training import SparseTraining
+from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.mixed_precision import mixed_precision
+from tfcompress.quantization.calibration.observers import (
+    MinMaxObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+)
+from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.freeze import FreezeQuantization
+from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.quantizers import (
+    BinaryQuantizer,
+    LearnedStepQuantizer,
+    Quantizer,
+    TernaryQuantizer,
+    UniformQuantizer,
+)
+from tfcompress.quantization.scheme import QuantizationScheme
+from tfcompress.quantization.wrapper import QuantizedLayer
+from tfcompress.reporting import (
+    CompressionLogger,
+    FrontPoint,
+    Report,
+    Storage,
+    report,
+    storage,
+)
+from tfcompress.schedules import (
+    ConstantSparsity,
+    CosineSparsity,
+    MagnitudeThreshold,
+    OneCycleSparsity,
+    PolynomialSparsity,
+    Schedule,
+)
+from tfcompress.seeding import SeedEachEpoch
+from tfcompress.trustworthiness import (
+    TrustReport,
+    TrustThresholds,
+    trust,
+)
+from tfcompress.verification import (
+    Verification,
+    verify,
+)
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "BatchNormScale",
+    "Benchmark",
+    "BinaryQuantizer",
+    "Block",
+    "BoostedTrees",
+    "Budget",
+    "Candidate",
+    "Channel",
+    "ChannelGroup",
+    "ClusterWeights",
+    "CompressionError",
+    "CompressionLogger",
+    "CompressionWarning",
+    "ConstantSparsity",
+    "CosineSparsity",
+    "Criterion",
+    "Diagnosis",
+    "Distiller",
+    "ExportError",
+    "FakeQuantize",
+    "Finding",
+    "FreezeQuantization",
+    "FrontPoint",
+    "Grasp",
+    "HeadReport",
+    "InvalidArgumentError",
+    "Kernel",
+    "Lamp",
+    "LayerRule",
+    "LearnedStepQuantizer",
+    "MSEObserver",
+    "Magnitude",
+    "MagnitudeThreshold",
+    "Matrix",
+    "MinMaxObserver",
+    "Movement",
+    "NOfM",
+    "Observer",
+    "OnceFinal",
+    "OneCycleSparsity",
+    "Packed",
+    "Parts",
+    "Pattern",
+    "PenalizeWeights",
+    "PercentileObserver",
+    "PolynomialSparsity",
+    "PruneChannels",
+    "PruneWeights",
+    "QuantizationScheme",
+    "QuantizedLayer",
+    "Quantizer",
+    "Random",
+    "Recipe",
+    "Report",
+    "Result",
+    "Runner",
+    "Schedule",
+    "Search",
+    "SeedEachEpoch",
+    "Snip",
+    "SoftDecisionTree",
+    "SparseTraining",
+    "StaysFloat",
+    "Storage",
+    "TFLiteTeacher",
+    "Taylor",
+    "TeacherEnsemble",
+    "TernaryQuantizer",
+    "TrustReport",
+    "TrustThresholds",
+    "UniformQuantizer",
+    "Unknown",
+    "Unstructured",
+    "UnsupportedLayerError",
+    "Verification",
+    "VerificationError",
+    "benchmark",
+    "born_again",
+    "cache_teacher",
+    "calibrate",
+    "channel_groups",
+    "compress",
+    "compress_predictions",
+    "deep_supervision",
+    "distill_chain",
+    "distill_into_trees",
+    "distribute",
+    "doctor",
+    "export",
+    "factorize",
+    "finalize",
+    "initialize_from",
+    "is_chief",
+    "layer_table",
+    "load",
+    "macs",
+    "mixed_precision",
+    "pack",
+    "quantize_aware",
+    "reconstruct",
+    "register_layer_rule",
+    "report",
+    "shrink",
+    "storage",
+    "trust",
+    "unpack",
+    "verify",
+]
