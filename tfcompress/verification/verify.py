@@ -14,7 +14,9 @@ from tfcompress.core.arguments import number
 from tfcompress.core.arrays import renamed
 from tfcompress.core.data import columns_of
 from tfcompress.core.errors import InvalidArgumentError, VerificationError
+from tfcompress.core.html import html_table, paragraph
 from tfcompress.core.samples import distance
+from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.comparing import FLOAT32_ERROR
 from tfcompress.exporters.export import load
@@ -23,6 +25,7 @@ from tfcompress.exporters.manifest import record
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.exporters.tflite.divergence import first_divergence
+from tfcompress.quantization.fake_quantize import FakeQuantize
 
 # Float arithmetic in another order of summation; relative to the largest output.
 FLOAT_TOLERANCE = 1e-5
@@ -30,6 +33,8 @@ FLOAT_TOLERANCE = 1e-5
 STEP_TOLERANCE = 1.0
 # Room for the rounding of the measurement itself.
 _SLACK = 1e-3
+# Types of weights that the converter rounds, where the model has none of them.
+_SMALL_WEIGHTS = frozenset(("float16", "bfloat16", "int4", "int8", "uint8"))
 # Types of arrays of text.
 _TEXTS = frozenset("OSU")
 
@@ -86,6 +91,17 @@ integer coverage 100%
             if isinstance(value, float) and not np.isfinite(value):
                 fields[name] = None
         return json.dumps(fields, indent=2)
+
+    def _repr_html_(self) -> str:
+        verdict = "passed" if self.passed else "FAILED"
+        rows = [
+            [field.name.replace("_", " "), f"{value:.4g}"]
+            for field in dataclasses.fields(self)[:5]
+            if (value := getattr(self, field.name)) is not None
+        ]
+        text = paragraph(f"{verdict} on {self.samples} samples", strong=True)
+        text += html_table(["measure", "value"], rows)
+        return text + "".join(map(paragraph, self.failures))
 
     def __str__(self) -> str:
         parts = [f"max error {self.max_abs_error:.3g}"]
@@ -181,6 +197,7 @@ def verify(
         first = first_divergence(described, reference, columns, STEP_TOLERANCE + _SLACK)
         if first is not None:
             failures.append(f"the first layer that differs is {first}")
+        failures += _costs_of_compression(described, reference)
     agreement = _agreement(actual, expected)
     if min_agreement is not None and (agreement is None or agreement < min_agreement):
         failures.append(f"top-1 agreement {agreement} is below {min_agreement}")
@@ -245,6 +262,35 @@ def _compare(
             f"output {info.name!r} is off by {error:.3g}, more than {limit:.3g}"
         )
     return error, steps
+
+
+def _costs_of_compression(artifact: Artifact, model: keras.Model) -> list[str]:
+    """Returns what explains a difference that is no fault of the file."""
+    layers = [layer for _, layer in walk(model)]
+    if any(isinstance(layer, FakeQuantize) for layer in layers):
+        return []
+    name = f"model {model.name!r}"
+    weights = {kind for one in artifact.operators for kind in one.weights}
+    small = sorted(weights & _SMALL_WEIGHTS)
+    if artifact.integer_coverage or any(one.step for one in artifact.outputs):
+        return [
+            f"the artifact computes in integers and {name} in floats, so this is what "
+            "quantization costs and no fault of the file; compare it with the "
+            "finalized model that was exported: what finalize returned, or `tfcompress "
+            "export --save-finalized` wrote"
+        ]
+    if small:
+        return [
+            f"the artifact's weights are {', '.join(small)} and those of {name} are "
+            "not, so this is what the smaller weights cost and no fault of the file; "
+            "no finalized model has them: allow for it by `max_abs_error`"
+        ]
+    return [
+        f"if {name} was compressed (pruned, clustered, factorized) or trained after "
+        "it was saved, this is what that changed; compare the artifact with the "
+        "finalized model that was exported: what finalize returned, or `tfcompress "
+        "export --save-finalized` wrote"
+    ]
 
 
 def _agreement(
