@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
+
+# How long a log that goes on may say nothing, in seconds.
+_SILENCE = 60.0
+
+
+@contextlib.contextmanager
+def each_minute(say: Callable[[float], None]) -> Iterator[None]:
+    """Calls `say` each minute with the seconds that have gone by, until all is done."""
+    begin, done = time.monotonic(), threading.Event()
+
+    def wait() -> None:
+        while not done.wait(_SILENCE):
+            say(time.monotonic() - begin)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 class Progress:
     """A bar of trials with the time that is left; says nothing when it is off.
 
-    In a file (a log of a cluster, of nohup) it is a line for each thing that is begun.
+    In a file (a log of a cluster, of nohup) it is a line for each thing that is begun,
+    and each minute one that it goes on.
 
     Args:
         shown: whether there is anything to see.
@@ -20,6 +45,7 @@ class Progress:
         self._log: Any = None
         self._said = ""
         self._begin = time.monotonic()
+        self._reminder = contextlib.ExitStack()
         if shown:
             from rich import progress
             from rich.console import Console
@@ -42,11 +68,14 @@ class Progress:
     def __enter__(self) -> Progress:
         if self._bar is not None:
             self._bar.start()
+        if self._log is not None:
+            self._reminder.enter_context(each_minute(lambda _: self._print()))
         return self
 
     def __exit__(self, *exception: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
+        self._reminder.close()
 
     def say(self, text: str) -> None:
         """Shows what is being done."""
@@ -63,7 +92,9 @@ class Progress:
     def _line(self, text: str) -> None:
         if self._log is not None and text != self._said:
             self._said = text
-            seconds = time.monotonic() - self._begin
-            self._log.print(
-                f"compress [{seconds:.0f} s] {text}", markup=False, highlight=False
-            )
+            self._print()
+
+    def _print(self) -> None:
+        seconds = time.monotonic() - self._begin
+        line = f"compress [{seconds:.0f} s] {self._said}"
+        self._log.print(line, markup=False, highlight=False)
