@@ -14,7 +14,7 @@ def demo(
         Path, typer.Option(help="Directory for artifacts, report and figures.")
     ] = Path("tfcompress-demo"),
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="Few images and epochs, under a minute.")
+        bool, typer.Option("--smoke", help="Few images and epochs, about a minute.")
     ] = False,
 ) -> None:
     """Distil, prune and quantize a model in one fit, ship it twice and check it.
