@@ -17,6 +17,7 @@ from tfcompress.core.errors import (
     ExportError,
 )
 from tfcompress.core.graph import is_graph_model
+from tfcompress.core.html import html_table, paragraph
 from tfcompress.core.ownership import scratch
 from tfcompress.core.samples import states_of
 from tfcompress.core.select import require_built, walk
@@ -102,10 +103,22 @@ class Diagnosis:
         ]
         return "\n".join([head, *rows])
 
-    def __str__(self) -> str:
+    def _repr_html_(self) -> str:
+        text = paragraph(self._verdict(), strong=True)
+        rows = [
+            [f.layer or f.kind, f.kind, f.severity, f.problem, f.fix]
+            for f in self.findings
+        ]
+        headings = ["layer", "kind", "severity", "problem", "what to do"]
+        return text + (html_table(headings, rows) if rows else "")
+
+    def _verdict(self) -> str:
         asked = f"{self.format}, {self.scheme or 'float'}, in {self.runtime}"
         verdict = "will deploy" if self.deployable else "will not deploy"
-        return "\n".join([f"{verdict} ({asked})", *map(str, self.findings)])
+        return f"{verdict} ({asked})"
+
+    def __str__(self) -> str:
+        return "\n".join([self._verdict(), *map(str, self.findings)])
 
 
 def doctor(

@@ -102,9 +102,9 @@ def test_names_are_text_and_nothing_else(read):
 
 def test_what_is_said_first(read):
     words = " ".join(" ".join(read.words).split())
-    assert "4.4x smaller 4.00 kB → 900 B" in words
-    assert "-0.0100 metric 0.9000 → 0.8900" in words
-    assert "2.0x faster 0.4 → 0.2 ms" in words
+    assert "4.4x smaller 4.00 kB → 900 B b.tflite" in words
+    assert "-0.0100 metric 0.9000 → 0.8900 b.tflite" in words
+    assert "2.0x faster 0.4 → 0.2 ms b.tflite" in words
     assert "75.00% same answers 2 of 8 changed" in words
     assert "FAILED on 8 samples: top-1 agreement is 0.7500, below 0.99." in words
 

@@ -15,6 +15,7 @@ from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.scenario import Considered, Scenario
 from tfcompress.compression.sensitivity import Sensitivity
 from tfcompress.core.errors import VerificationError
+from tfcompress.core.html import html_table, paragraph
 from tfcompress.core.tables import table
 from tfcompress.core.text_json import dumps
 from tfcompress.exporters.artifact import Artifact
@@ -156,7 +157,7 @@ class Result:
             )
             for row, one in zip(rows, (self.baseline, self.best))
         ]
-        return tuple(compared(row, measured[0]) for row in measured)
+        return tuple(compared(row, measured[:i]) for i, row in enumerate(measured))
 
     def to_json(self) -> str:
         """Returns all figures as JSON."""
@@ -177,6 +178,23 @@ class Result:
         return dumps(content)
 
     def __str__(self) -> str:
+        lines = [self._verdict(), "", table(*self._table()), ""]
+        lines += [f"- {one}" for one in self.considered]
+        lines += [f"- not built: {failure}" for failure in self.failures]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return paragraph(self._verdict(), strong=True) + html_table(*self._table())
+
+    def _verdict(self) -> str:
+        if self.met:
+            return f"The budget is met by {self.best.name}."
+        return (
+            f"No candidate meets the budget. The nearest is {self.best.name}: "
+            f"{'; '.join(self.misses)}."
+        )
+
+    def _table(self) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
         marks = {id(self.best): "chosen" if self.met else "nearest"}
         rows = []
         front = {id(one) for one in self.front}
@@ -194,16 +212,7 @@ class Result:
                 )
             )
         head = ("name", "bytes", "packed", "ms", self.metric, "", "recipe")
-        verdict = (
-            f"The budget is met by {self.best.name}."
-            if self.met
-            else f"No candidate meets the budget. The nearest is {self.best.name}: "
-            f"{'; '.join(self.misses)}."
-        )
-        lines = [verdict, "", table(head, rows), ""]
-        lines += [f"- {one}" for one in self.considered]
-        lines += [f"- not built: {failure}" for failure in self.failures]
-        return "\n".join(lines)
+        return head, rows
 
     def _beaten(self, one: Candidate) -> bool:
         others = (*self.candidates, self.baseline)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -223,16 +224,19 @@ def _history(panels: dict, figure: Any, palette: Palette) -> None:
     rows = -(-len(panels) // 3)
     grid = figure.subplots(rows, min(len(panels), 3), squeeze=False)
     colours = {"training": palette.original, "validation": palette.compressed}
+    others = [
+        {"color": colour, "linestyle": line}
+        for line in ("-", "--", ":", "-.")
+        for colour in (palette.compressed, palette.accent, palette.original)
+    ]
     for axes, (measure, curves) in zip(grid.flat, panels.items()):
         axes.set_title(short(measure, 34))
-        for kind, values in curves:
-            epochs = np.arange(1, len(values) + 1)
+        for (kind, values), other in zip(curves, itertools.cycle(others)):
             axes.plot(
-                epochs,
+                np.arange(1, len(values) + 1),
                 values,
-                color=colours.get(kind, palette.compressed),
-                alpha=1.0 if kind in colours else 0.5,
-                label=kind if kind in colours else None,
+                **({"color": colours[kind]} if kind in colours else other),
+                label=short(kind, 24),
                 linewidth=1.8,
                 marker="o" if len(values) < 15 else None,
                 markersize=3.5,
@@ -241,8 +245,7 @@ def _history(panels: dict, figure: Any, palette: Palette) -> None:
         longest = max(len(values) for _, values in curves)
         axes.set_xlim(0.8, longest + 0.2)
         axes.set_xlabel("epoch")
-    if any(kind in colours for curves in panels.values() for kind, _ in curves):
-        first = next(a for a in grid.flat if a.get_legend_handles_labels()[0])
-        first.legend(loc="best")
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend(handles[: len(others)], labels[: len(others)], loc="best")
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()

@@ -57,10 +57,9 @@ def write_png(
 
 def _contents(rows: tuple[Row, ...], evidence: Evidence) -> dict[str, Any]:
     """Returns what the template shows; all of it text, which it escapes."""
-    headings, body = tables.cells(rows)
-    if len(body) <= _ABREAST:
-        # A page is wide enough for a few models, not for a dozen measures.
-        headings, *body = map(list, zip(headings, *body))
+    # A page is wide enough for a few models, not for a dozen measures.
+    abreast = len(rows) <= _ABREAST
+    headings, body = (tables.side_by_side if abreast else tables.cells)(rows)
     trust = evidence.trust
     return {
         "title": rows[0].name,
@@ -88,12 +87,14 @@ class Card:
         label: what it is.
         detail: what it comes from.
         tone: "good", "bad" or "".
+        subject: of which model.
     """
 
     value: str
     label: str
     detail: str
     tone: str = ""
+    subject: str = ""
 
 
 def _cards(rows: tuple[Row, ...], evidence: Evidence) -> Iterator[Card]:
@@ -102,26 +103,32 @@ def _cards(rows: tuple[Row, ...], evidence: Evidence) -> Iterator[Card]:
     trust = evidence.trust
     if others:
         best = min(others, key=lambda row: row.packed_size or row.size)
-        yield _size_card(best, baseline)
+        yield dataclasses.replace(_size_card(best, baseline), subject=best.name)
         if best.metric_change is not None:
             change = best.metric_change
             tone = "bad" if change < -0.01 else "good" if change >= 0 else ""
             detail = f"{baseline.metric:.4f} → {best.metric:.4f}"
-            yield Card(f"{change:+.4f}", "metric", detail, tone)
+            yield Card(f"{change:+.4f}", "metric", detail, tone, best.name)
         if best.latency_ratio is not None:
-            detail = f"{baseline.latency:.3g} → {best.latency:.3g} ms"
+            alike = (row for row in rows if row.format == best.format and row.latency)
+            peer = next((row for row in alike if row is not best), baseline)
+            detail = f"{peer.latency:.3g} → {best.latency:.3g} ms"
+            if peer is not baseline:
+                detail += f", against {peer.name}"
             tone = "good" if best.latency_ratio > 1 else "bad"
-            yield Card(f"{best.latency_ratio:.1f}x", "faster", detail, tone)
+            yield Card(f"{best.latency_ratio:.1f}x", "faster", detail, tone, best.name)
     if trust is not None:
         yield Card(
             f"{trust.agreement:.2%}",
             "same answers",
             f"{len(trust.changed):,} of {trust.samples:,} changed",
+            subject=trust.compressed,
         )
         worst = trust.worst_class
         change = 100 * worst.recall.change
         tone = "bad" if change < -2 else ""
-        yield Card(f"{change:+.1f}", "points of recall, worst class", worst.name, tone)
+        label = "points of recall, worst class"
+        yield Card(f"{change:+.1f}", label, worst.name, tone, trust.compressed)
 
 
 def _size_card(row: Row, baseline: Row) -> Card:

@@ -12,6 +12,7 @@ import keras
 
 from tfcompress.benchmarking import benchmark
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.html import html_table
 from tfcompress.core.text_json import dumps
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
@@ -37,9 +38,9 @@ class Report:
     Example:
 
     >>> print(Report((Row("teacher", "keras", size=4000, gzip_size=3000),)))
-    | model   | format | bytes | gzip bytes |
-    | ------- | ------ | ----: | ---------: |
-    | teacher | keras  | 4,000 |      3,000 |
+    | model   | format | weight bytes | gzip bytes |
+    | ------- | ------ | -----------: | ---------: |
+    | teacher | keras  |        4,000 |      3,000 |
     """
 
     rows: tuple[Row, ...]
@@ -58,7 +59,14 @@ class Report:
         """Returns rows and evidence as a JSON object, unrounded; NaN becomes null."""
         trust = self.evidence.trust
         everything = {
-            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "rows": [
+                {
+                    **dataclasses.asdict(row),
+                    "file_size": row.file_size,
+                    "weight_size": row.weight_size,
+                }
+                for row in self.rows
+            ],
             **dataclasses.asdict(dataclasses.replace(self.evidence, trust=None)),
             "trust": None if trust is None else json.loads(trust.to_json()),
         }
@@ -95,9 +103,18 @@ class Report:
     def __str__(self) -> str:
         return self.to_markdown()
 
+    def _repr_html_(self) -> str:
+        trust = self.evidence.trust
+        parts = [html_table(*tables.side_by_side(self.rows))]
+        if self.evidence.front:
+            parts.append(html_table(*tables.candidate_cells(self.evidence.front)))
+        if trust is not None:
+            parts.append(trust._repr_html_())
+        return "".join(parts)
+
 
 def report(
-    baseline: keras.Model | Artifact,
+    baseline: Any,
     *artifacts: Artifact | keras.Model,
     evaluate: Callable[[Callable[[Any], Any]], float] | None = None,
     latency_inputs: Any = None,
@@ -111,7 +128,8 @@ def report(
     Use it last, to see what compression gained against the model it began with.
 
     Args:
-        baseline: what the ratios refer to: a Keras model or an artifact.
+        baseline: what the ratios refer to: a Keras model or an artifact. Alone, it may
+            be what `compress` returned, whose own report this is.
         *artifacts: what is compared with it: artifacts or Keras models.
         evaluate: is called with a function from input arrays to output arrays for
             each row, and returns the metric, for example an accuracy.
@@ -152,6 +170,13 @@ def report(
             received=repr(evaluate),
             expected="a function from a function of arrays to a number",
         )
+    own = getattr(type(baseline), "report", None)
+    if callable(own) and not artifacts and evaluate is None and latency_inputs is None:
+        made = own(baseline)
+        more = {name: getattr(Evidence.of(evidence), name) for name in evidence}
+        return dataclasses.replace(
+            made, evidence=dataclasses.replace(made.evidence, **more)
+        )
     shown = Evidence.of(evidence)
     subjects = [checked(subject) for subject in (baseline, *artifacts)]
     runners: list[Runner | None] = [None] * len(subjects)
@@ -169,7 +194,7 @@ def report(
         row = dataclasses.replace(_measure(subject), metric=metric, latency=latency)
         if packed:
             row = dataclasses.replace(row, **_sizes(subject))
-        rows.append(compared(row, rows[0] if rows else row))
+        rows.append(compared(row, rows))
     return Report(tuple(rows), shown)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfcompress.reporting.measures import LayerWeights
@@ -24,7 +25,9 @@ class Row:
         latency: median milliseconds of one call.
         size_ratio: how many times smaller than the baseline, by `size`.
         gzip_ratio: how many times smaller than the baseline, by `gzip_size`.
-        latency_ratio: how many times faster than the baseline.
+        latency_ratio: how many times faster than the first row of the same format:
+            Keras' `predict` and LiteRT cannot be compared. None for that row itself,
+            unless it is the baseline.
         metric_change: `metric` minus the baseline's.
         path: where the artifact is; None for a Keras model.
         zip_size: bytes in a zip archive such as an APK.
@@ -55,8 +58,25 @@ class Row:
     packed_ratio: float | None = None
     layers: tuple[LayerWeights, ...] = ()
 
+    @property
+    def file_size(self) -> int | None:
+        """Bytes on disk; None of a Keras model, which is in memory."""
+        return None if self.format == "keras" else self.size
 
-def compared(row: Row, baseline: Row) -> Row:
+    @property
+    def weight_size(self) -> int | None:
+        """Bytes of the weights, of an artifact of its kernels; None if hidden."""
+        if self.format == "keras":
+            return self.size
+        bits = sum(layer.count * layer.bits for layer in self.layers)
+        return -(-bits // 8) if self.layers else None
+
+
+def compared(row: Row, rows: Sequence[Row]) -> Row:
+    """Returns a row with its ratios to rows before it, the baseline first."""
+    baseline = rows[0] if rows else row
+    alike = (one for one in rows if one.format == row.format)
+    peer = next(alike, row if row is baseline else None)
     change = None
     if row.metric is not None and baseline.metric is not None:
         change = row.metric - baseline.metric
@@ -64,7 +84,7 @@ def compared(row: Row, baseline: Row) -> Row:
         row,
         size_ratio=_ratio(baseline.size, row.size),
         gzip_ratio=_ratio(baseline.gzip_size, row.gzip_size),
-        latency_ratio=_ratio(baseline.latency, row.latency),
+        latency_ratio=_ratio(peer.latency if peer else None, row.latency),
         metric_change=change,
         packed_ratio=_ratio(baseline.size, row.packed_size),
     )

@@ -21,7 +21,8 @@ def _ratio(value: float) -> str:
 _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("model", "name", str),
     ("format", "format", str),
-    ("bytes", "size", _bytes),
+    ("file bytes", "file_size", _bytes),
+    ("weight bytes", "weight_size", _bytes),
     ("smaller", "size_ratio", _ratio),
     ("gzip bytes", "gzip_size", _bytes),
     ("smaller (gzip)", "gzip_ratio", _ratio),
@@ -81,19 +82,25 @@ def candidates(front: Sequence[FrontPoint]) -> str:
     return table(*candidate_cells(front), names=2)
 
 
+def side_by_side(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and cells with a column for each model, and a row a measure."""
+    headings, body = cells(rows)
+    first, *rest = (list(line) for line in zip(headings, *body))
+    return first, rest
+
+
 def terminal(rows: Sequence[Any]) -> Any:
     """Returns a `rich` table."""
     from rich.table import Table
     from rich.text import Text
 
-    headings, body = cells(rows)
-    # Models side by side: a terminal is wide enough for a few models, not for a
-    # dozen measures.
-    side_by_side = Table(title="tfcompress report")
-    side_by_side.add_column(headings[0], justify="left", no_wrap=True)
-    for line in body:
+    # A terminal is wide enough for a few models, not for a dozen measures.
+    headings, body = side_by_side(rows)
+    shown = Table(title="tfcompress report")
+    shown.add_column(headings[0], justify="left", no_wrap=True)
+    for name in headings[1:]:
         # Text, because a name may hold what rich takes for markup.
-        side_by_side.add_column(Text(line[0]), justify="right", overflow="fold")
-    for position, heading in enumerate(headings[1:], start=1):
-        side_by_side.add_row(heading, *(Text(line[position]) for line in body))
-    return side_by_side
+        shown.add_column(Text(name), justify="right", overflow="fold")
+    for measure, *values in body:
+        shown.add_row(measure, *map(Text, values))
+    return shown

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.core.errors import VerificationError
+from tfcompress.core.html import html_table, paragraph
 from tfcompress.core.tables import table
 from tfcompress.core.text_json import dumps
 from tfcompress.trustworthiness.changes import (
@@ -112,6 +113,12 @@ class TrustReport:
     def class_rows(self) -> list[list[str]]:
         """Returns headings and a row for each class: samples, recall and accuracy."""
         return [list(CLASS_HEADINGS), *_classes(self)]
+
+    def _repr_html_(self) -> str:
+        headings = ["measure", self.original, self.compressed, "change"]
+        parts = [paragraph(self.verdict, strong=True)]
+        parts += [html_table(headings, self.measures()), *map(paragraph, self.notes)]
+        return "".join(parts)
 
     def raise_if_failed(self) -> TrustReport:
         """Returns itself if all thresholds are met.
