@@ -51,7 +51,7 @@ def test_only_true_overwrites(place, tmp_path, word):
         assert "Option 'overwrite' is true or false" in str(done.exception)
     else:
         assert isinstance(done.exception, ExportError)
-        assert "pass `--option overwrite=true`" in str(done.exception)
+        assert "pass `--overwrite`" in str(done.exception)
 
 
 @pytest.mark.export

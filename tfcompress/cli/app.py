@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -16,7 +17,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tfcompress.cli.pixels import PIXELS_HELP
-from tfcompress.core.errors import CompressionError
+from tfcompress.cli.quiet import load_tensorflow
+from tfcompress.cli.units import with_units
+from tfcompress.core.errors import CompressionError, CompressionWarning
 
 # Results go to standard output, all else to standard error: `--json | jq` works.
 output = Console()
@@ -34,32 +37,63 @@ Modules = Annotated[
 
 Pixels = Annotated[str | None, typer.Option("--pixels", help=PIXELS_HELP)]
 
-_ARGUMENT = re.compile(r"`(\w+)=([^`]+)`")
+# Those of the command that runs, by their names in Python.
+_parameters: dict[str, Any] = {}
+
+# `name=value`, in a message for callers of functions; `name` alone.
+_ARGUMENT = re.compile(
+    r"""`(\w+)(?:=([^`]+))?`|(?<![\w.-])(\w+)=("[^"]*"|'[^']*'|True|False|None)"""
+)
 
 
-class _Commands(typer.core.TyperGroup):
-    """The commands; their errors say arguments of Python as options."""
+# Functions that are commands too.
+_FUNCTION = re.compile(
+    r"`tfcompress\.(benchmark|compress|doctor|export|pack|report|unpack|verify)`"
+)
+
+
+class _Command(typer.core.TyperCommand):
+    """A command; its errors say arguments of Python as options."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command that was asked for."""
+        """Runs the command."""
+        load_tensorflow()
+        _parameters.clear()
+        _parameters.update({one.name: one for one in self.params})
         try:
             return super().invoke(ctx)
         except CompressionError as error:
-            # They are written for callers of functions.
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            known = {one.name: one for one in getattr(command, "params", ())}
-            text = _ARGUMENT.sub(lambda said: _as_option(said, known), str(error))
-            error.args = (text,)
+            error.args = (in_options(str(error)),)
             raise
+
+
+class _Commands(typer.Typer):
+    """The commands."""
+
+    def command(self, *args: Any, **options: Any) -> Any:
+        """Adds one."""
+        return super().command(*args, cls=_Command, **options)
+
+
+def in_options(text: str) -> str:
+    """Returns a message, which is written for callers of functions, for the command."""
+    text = _ARGUMENT.sub(lambda said: _as_option(said, _parameters), text)
+    return _FUNCTION.sub(r"`tfcompress \1`", text)
 
 
 def _as_option(said: re.Match[str], known: dict[str, Any]) -> str:
     """Returns `name=value` of Python as it is said on the command line."""
-    name, value = said[1], said[2].strip("\"'")
-    if name in known:
-        option = max(known[name].opts, key=len)
-        return f"`{option}`" if value == "True" else f"`{option} {value}`"
-    if "option" in known and name in _format_options():
+    name, value = said[1] or said[3], said[2] or said[4]
+    option = known.get(name)
+    # A flag alone may be the function of its name.
+    flag = option is not None and value is None and option.is_flag
+    if option is not None and option.param_type_name == "option" and not flag:
+        words = [max(option.opts, key=len)]
+        if value is not None and not option.is_flag:
+            words.append(value.strip("\"'"))
+        return f"`{' '.join(words)}`"
+    if value is not None and "option" in known and name in _format_options():
+        value = value.strip("\"'")
         value = value.lower() if value in ("True", "False", "None") else value
         return f"`--option {name}={value}`"
     return said[0]  # an argument of a layer, or of something else
@@ -72,8 +106,7 @@ def _format_options() -> set[str]:
     return {field.name for one in formats for field in dataclasses.fields(one)}
 
 
-app = typer.Typer(
-    cls=_Commands,
+app = _Commands(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -100,11 +133,32 @@ def _options(
 def main() -> None:
     """Runs the command; a user's mistake ends in one message and exit code 2."""
     try:
-        app()
+        with _our_warnings():
+            app()
     except CompressionError as error:
         messages.print("[red]Error:[/red]", end=" ")
         messages.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(MISTAKE) from error
+
+
+@contextlib.contextmanager
+def _our_warnings() -> Iterator[None]:
+    """Prints warnings of tfcompress as messages, without a place in its source."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def say(
+            message: Any, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
+            if not issubclass(category, CompressionWarning):
+                others(message, category, *where, **more)
+                return
+            messages.print("[yellow]Warning:[/yellow]", end=" ")
+            text = in_options(str(message))
+            messages.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        warnings.showwarning = say
+        yield
 
 
 def show(text: Any, as_json: bool, content: Any = None) -> None:
@@ -113,12 +167,22 @@ def show(text: Any, as_json: bool, content: Any = None) -> None:
         output.print(text, markup=False, highlight=False, soft_wrap=True)
         return
     found = content if isinstance(content, str) else json.dumps(content, default=str)
-    sys.stdout.write(json.dumps(json.loads(found), indent=2) + "\n")
+    sys.stdout.write(json.dumps(with_units(json.loads(found)), indent=2) + "\n")
 
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-    """Shows that something is being done, and for how long."""
+    """Shows that something is being done, and for how long; in a log each minute."""
+    if not messages.is_terminal:
+        from tfcompress.compression.progress import each_minute
+
+        def say(seconds: float) -> None:
+            line = f"{text} [{seconds:.0f} s]"
+            messages.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        with each_minute(say):
+            yield
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=messages, transient=True) as progress:
         progress.add_task(text, total=None)

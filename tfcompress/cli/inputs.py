@@ -17,7 +17,7 @@ from tfcompress.child.process import JAIL, ConverterFailure
 from tfcompress.cli.app import messages
 from tfcompress.cli.pixels import chosen_pixels, scaled
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError, one_line
-from tfcompress.exporters.publishing import is_inside
+from tfcompress.core.ownership import scratch
 
 DATA_HELP = (
     "module:function that returns it, an .npz file with x (or the inputs by name) and "
@@ -43,7 +43,7 @@ _ALL = 1 << 62  # more samples than there are
 
 def is_keras(path: Path) -> bool:
     """Returns whether a path is that of a Keras model."""
-    return path.suffix in _KERAS
+    return path.suffix.lower() in _KERAS
 
 
 def load_model(path: Path, compiled: bool = False) -> Any:
@@ -54,7 +54,7 @@ def load_model(path: Path, compiled: bool = False) -> Any:
     """
     import keras
 
-    import tfcompress  # noqa: F401  (registers its layers)
+    import tfcompress.public  # noqa: F401  (registers its layers)
 
     if not path.is_file() or not is_keras(path):
         missing = not path.exists()
@@ -63,6 +63,11 @@ def load_model(path: Path, compiled: bool = False) -> Any:
             received=str(path),
             expected=f"a file that ends in {' or '.join(_KERAS)}",
         )
+    if path.suffix != path.suffix.lower():  # which Keras does not know
+        with scratch() as folder:
+            same = Path(folder) / f"{path.stem}{path.suffix.lower()}"
+            same.symlink_to(path.absolute())
+            return load_model(same, compiled)
     try:
         weights = _check_members(path)
         probe(path, "HDF5", job="read_hdf5")  # which may read a damaged one for ever
@@ -87,6 +92,8 @@ def _check_members(path: Path) -> int | None:
     """
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         return None
+    from tfcompress.exporters.publishing import is_inside
+
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -261,7 +268,7 @@ def _import(name: str) -> Any:
 
 
 def _is_file(where: str) -> bool:
-    return Path(where).suffix == ".npz"
+    return Path(where).suffix.lower() == ".npz"
 
 
 def _arrays(path: Path) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def export(
     option: Annotated[
         list[str], typer.Option(help="name=value of the format; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it)
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there.")
+    ] = False,
+    save_finalized: Annotated[
+        Path | None,
+        typer.Option(help="Write the model here that `verify` compares with, .keras."),
+    ] = None,
     pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
@@ -42,14 +49,27 @@ def export(
     """Write a model for where it will live, in floats or calibrated integers.
 
     Example: tfcompress export m.keras m.tflite --scheme w8a8 --calibration train.npz
+    --save-finalized final.keras
     """
     import tfcompress
     from tfcompress.cli.commands.inspect import described
     from tfcompress.exporters.artifact import get_exporter
+    from tfcompress.exporters.publishing import staged
 
     import_modules(modules)
     options = dict(map(named_value, option))
-    get_exporter(format).with_options(options)  # refused before the work
+    exporter = get_exporter(format)
+    if overwrite and hasattr(exporter, "overwrite"):
+        options["overwrite"] = True
+    elif overwrite and save_finalized is None:
+        raise InvalidArgumentError(
+            f"An export to {format} replaces nothing: it makes a new directory.",
+            received="--overwrite",
+            expected="a path where nothing exists yet, or a base of versions",
+        )
+    if save_finalized is not None:
+        _check_keras(save_finalized, overwrite)
+    exporter.with_options(options)  # refused before the work
     loaded = load_model(model)
     if scheme is not None and calibration is None:
         raise InvalidArgumentError(
@@ -63,10 +83,26 @@ def export(
         with working("Calibrating"):
             loaded = tfcompress.calibrate(loaded, typical, scheme)
     with working(f"Writing {path}"):
-        artifact = tfcompress.export(
-            tfcompress.finalize(loaded), path, format=format, **options
-        )
+        finalized = tfcompress.finalize(loaded)
+        artifact = tfcompress.export(finalized, path, format=format, **options)
+    if save_finalized is not None:
+        with staged(save_finalized, overwrite) as stage:
+            finalized.save(stage)
     text = f"{artifact}, gzip {artifact.gzip_size:,}"
     if artifact.integer_coverage is not None:
         text += f", {artifact.integer_coverage:.0%} in integers"
     show(text, as_json, described(artifact.path) if as_json else None)
+
+
+def _check_keras(path: Path, overwrite: bool) -> None:
+    """Raises unless a finalized model can be saved here."""
+    from tfcompress.exporters.publishing import check_free, check_writable
+
+    if path.suffix != ".keras":
+        raise InvalidArgumentError(
+            "A finalized model is saved as Keras does.",
+            received=f"--save-finalized {path}",
+            expected="a path that ends in .keras",
+        )
+    check_free(path, overwrite)
+    check_writable(path)

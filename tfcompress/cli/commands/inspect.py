@@ -36,7 +36,7 @@ def described(path: Path) -> dict[str, Any]:
     from tfcompress.packing import unpack
     from tfcompress.reporting import report
 
-    if path.suffix == ".tfc":
+    if path.suffix.lower() == ".tfc":
         with scratch() as folder:
             inner = described(unpack(path, Path(folder) / "unpacked"))
         return {**inner, "name": path.name, "packed_size": path.stat().st_size}
@@ -65,16 +65,19 @@ def described(path: Path) -> dict[str, Any]:
 def _of_model(model: Any) -> dict[str, Any]:
     from collections import Counter
 
+    from tfcompress.core.graph import is_graph_model
     from tfcompress.core.select import walk
+    from tfcompress.exporters.tracing import tensor_names
 
     kinds = Counter(type(layer).__name__ for _, layer in walk(model))
     counts = [{"name": name, "count": count} for name, count in kinds.most_common()]
+    names = tensor_names(model) if is_graph_model(model) else ([], [])
     tensors = {
         side: [
-            {"name": t.name, "shape": list(t.shape), "dtype": t.dtype}
-            for t in getattr(model, side, None) or []
+            {"name": name, "shape": list(t.shape), "dtype": t.dtype}
+            for name, t in zip(given, getattr(model, side, None) or ())
         ]
-        for side in ("inputs", "outputs")
+        for side, given in zip(("inputs", "outputs"), names)
     }
     return {**tensors, "operators": counts}
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, Modules, Pixels, app, show, working
+from tfcompress.cli.app import (
+    FAILED,
+    Json,
+    Modules,
+    Pixels,
+    app,
+    in_options,
+    show,
+    working,
+)
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
@@ -20,7 +29,9 @@ from tfcompress.cli.inputs import (
 @app.command()
 def verify(
     artifact: Annotated[Path, typer.Argument(help="What was exported.")],
-    reference: Annotated[Path, typer.Argument(help="The model it should equal.")],
+    reference: Annotated[
+        Path, typer.Argument(help="The model it should equal: the finalized one.")
+    ],
     inputs: Annotated[str, typer.Option(help=f"Real inputs: {DATA_HELP}")],
     samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
     max_abs_error: Annotated[
@@ -38,23 +49,28 @@ def verify(
 ) -> None:
     """Compare an artifact with its model on real samples; ends with 1 if they differ.
 
-    Example: tfcompress verify m.tflite m.keras --inputs test.npz
+    The model is what was exported: of compressed ones not the float model, but the one
+    that `export --save-finalized` writes.
+
+    Example: tfcompress verify m.tflite final.keras --inputs test.npz
     """
+    from tfcompress.exporters.artifact import Artifact
     from tfcompress.verification import verify as compare
 
     import_modules(modules)
+    written = Artifact.read(artifact)
     expected = load_subject(reference)
     data = read_data(inputs, [expected], pixels, samples)
     found = only_inputs(data, samples, expected)
     with working("Running both"):
         result = compare(
-            artifact,
+            written,
             expected,
             found,
             max_abs_error,
             min_agreement,
             min_integer_coverage,
         )
-    show(str(result), as_json, result.to_json())
+    show(in_options(str(result)), as_json, result.to_json())
     if not result.passed:
         raise typer.Exit(FAILED)
