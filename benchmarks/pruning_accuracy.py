@@ -56,7 +56,7 @@ def compiled(keras, model, steps):
 def callbacks(row, sparsity, steps):
     """Returns the callbacks of a row; none for the dense control."""
     import tfcompress
-    from tfcompress.criteria import Grasp, Snip, Taylor
+    from tfcompress.pruning.criteria import Grasp, Snip, Taylor
     from tfcompress.pruning.sparse_training import SparseTraining
 
     if row == "dense":

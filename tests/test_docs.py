@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import tfcompress
-from tfcompress.criteria import CRITERIA
 from tfcompress.datasets import load_images
 from tfcompress.layers.rules import _rules
+from tfcompress.pruning.criteria import CRITERIA
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [

@@ -33,17 +33,6 @@ from tfcompress.core.keras_2 import (
 )
 from tfcompress.core.once_final import OnceFinal
 from tfcompress.core.workers import is_chief
-from tfcompress.criteria import (
-    BatchNormScale,
-    Criterion,
-    Grasp,
-    Lamp,
-    Magnitude,
-    Movement,
-    Random,
-    Snip,
-    Taylor,
-)
 from tfcompress.diagnosis import Diagnosis, Finding, doctor
 from tfcompress.distillation import (
     BoostedTrees,
@@ -80,6 +69,17 @@ from tfcompress.packing import (
     unpack,
 )
 from tfcompress.pruning.callback import PruneWeights
+from tfcompress.pruning.criteria import (
+    BatchNormScale,
+    Criterion,
+    Grasp,
+    Lamp,
+    Magnitude,
+    Movement,
+    Random,
+    Snip,
+    Taylor,
+)
 from tfcompress.pruning.patterns import (
     Block,
     Channel,

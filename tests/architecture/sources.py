@@ -2,11 +2,22 @@
 
 import ast
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tfcompress"
+
+
+# Folders of a room that others read without it, with a rank of their own.
+_ROOMS_WITHIN = {("pruning", "criteria"): "criteria"}
+
+
+def room_of(parts: Sequence[str]) -> str:
+    """Returns the room of a module, by the parts of its name below the package."""
+    if not parts:
+        return "__init__"
+    return _ROOMS_WITHIN.get(tuple(parts[:2]), parts[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Source:
         for line, name in self.imports():
             parts = name.split(".")
             if parts[0] == "tfcompress":
-                room = parts[1] if len(parts) > 1 else "__init__"
+                room = room_of(parts[1:])
                 if room != self.room:
                     yield line, room
 
@@ -52,7 +63,7 @@ class Source:
 
 def parse(path: str, text: str) -> Source:
     """Returns the `Source` of a module at `path` (as `tfcompress/room/module.py`)."""
-    room = Path(path).with_suffix("").parts[1]
+    room = room_of(Path(path).with_suffix("").parts[1:])
     return Source(path, room, text, ast.parse(text, path))
 
 

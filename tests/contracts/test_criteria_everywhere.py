@@ -8,7 +8,7 @@ from keras import layers, ops
 from tfcompress import PruneChannels, PruneWeights, shrink
 from tfcompress.compression import Recipe
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.criteria import CRITERIA, NEEDS, Criterion, GradientCriterion
+from tfcompress.pruning.criteria import CRITERIA, NEEDS, Criterion, GradientCriterion
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = X.sum(-1, keepdims=True)

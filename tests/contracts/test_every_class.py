@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 from tfcompress import ConstantSparsity, PolynomialSparsity
-from tfcompress.criteria import CRITERIA
 from tfcompress.layers import TRAINING_ONLY, rows, rule_of
+from tfcompress.pruning.criteria import CRITERIA
 from tfcompress.pruning.patterns import PATTERNS
 from tfcompress.quantization.calibration.observers import OBSERVERS
 from tfcompress.quantization.quantizers import QUANTIZERS, UniformQuantizer

@@ -15,7 +15,7 @@ from tests.pruning.pruned import (
     sparsities,
 )
 from tfcompress import InvalidArgumentError, PruneWeights, UnsupportedLayerError
-from tfcompress.criteria import (
+from tfcompress.pruning.criteria import (
     CRITERIA,
     BatchNormScale,
     Grasp,

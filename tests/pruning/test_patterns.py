@@ -15,8 +15,8 @@ from tfcompress import (
     UnsupportedLayerError,
 )
 from tfcompress.core.callback import ProjectionChain
-from tfcompress.criteria import CRITERIA
 from tfcompress.layers import kernels_of
+from tfcompress.pruning.criteria import CRITERIA
 from tfcompress.pruning.kernels import PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks
 from tfcompress.pruning.patterns import (

@@ -6,7 +6,7 @@ import pytest
 
 from tests.pruning.pruned import compiled, mlp, sparsity
 from tfcompress import InvalidArgumentError, PruneWeights
-from tfcompress.criteria import Magnitude
+from tfcompress.pruning.criteria import Magnitude
 from tfcompress.pruning.patterns import Block, Channel, Unstructured
 from tfcompress.pruning.penalty import PenalizeWeights
 from tfcompress.schedules import MagnitudeThreshold

@@ -11,8 +11,8 @@ from tfcompress.channels.dependencies import ChannelGroup, channel_groups
 from tfcompress.channels.shrink import shrink
 from tfcompress.channels.widths import Widths
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
-from tfcompress.criteria import Magnitude
 from tfcompress.layers import macs
+from tfcompress.pruning.criteria import Magnitude
 
 
 def mlp(*units):

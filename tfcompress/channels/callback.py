@@ -21,7 +21,7 @@ from tfcompress.channels.widths import Widths, meet
 from tfcompress.core.callback import FitCallback, Left, Restored, attach, detach
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
-from tfcompress.criteria import Magnitude
+from tfcompress.pruning.criteria import Magnitude
 from tfcompress.schedules import FitSpan, Schedule, schedule_of
 
 

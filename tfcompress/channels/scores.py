@@ -12,7 +12,7 @@ from keras import ops
 from tfcompress.channels.call import Site
 from tfcompress.channels.dependencies import ChannelGroup, Dependencies
 from tfcompress.core.errors import InvalidArgumentError, one_line
-from tfcompress.criteria import NEEDS, Criterion, criteria_with
+from tfcompress.pruning.criteria import NEEDS, Criterion, criteria_with
 
 Importance = Callable[[keras.Variable], np.ndarray]
 """The score of every weight of a variable."""

@@ -14,7 +14,7 @@ from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, Left, Occasional, Restored
 from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
 from tfcompress.core.select import Filters
-from tfcompress.criteria import CRITERIA, Criterion
+from tfcompress.pruning.criteria import CRITERIA, Criterion
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
 from tfcompress.pruning.patterns import PATTERNS, Pattern

@@ -12,7 +12,7 @@ from keras import ops
 
 from tfcompress.core.callback import ProjectionChain, Restored, attach, detach
 from tfcompress.core.gradient_tap import tap, untap
-from tfcompress.criteria import Criterion, GradientCriterion
+from tfcompress.pruning.criteria import Criterion, GradientCriterion
 from tfcompress.pruning.patterns import Pattern
 from tfcompress.pruning.sites import Site
 

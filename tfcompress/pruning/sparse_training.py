@@ -11,7 +11,7 @@ from keras import ops
 from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, Left, Occasional
 from tfcompress.core.select import Filters
-from tfcompress.criteria import GradientCriterion, Random
+from tfcompress.pruning.criteria import GradientCriterion, Random
 from tfcompress.pruning.kernels import PrunedKernel
 from tfcompress.pruning.masks import top_masks
 from tfcompress.pruning.patterns import Unstructured

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfcompress.criteria import NEEDS, GradientCriterion
 from tfcompress.pruning.callback import PruneWeights
+from tfcompress.pruning.criteria import NEEDS, GradientCriterion
 from tfcompress.pruning.sites import select_sites
 from tfcompress.schedules import ConstantSparsity
 from tfcompress.testing.tools import KERNELS, compiled, dtype_of, require, round_trip

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tfcompress.compression.run import Run
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
-from tfcompress.criteria import CRITERIA, NEEDS, criteria_with
+from tfcompress.pruning.criteria import CRITERIA, NEEDS, criteria_with
 
 Schema = dict[str, Any]
 

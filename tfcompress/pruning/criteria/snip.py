@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from tfcompress.core.arguments import integer
-from tfcompress.criteria.base import CRITERIA, GradientCriterion
+from tfcompress.pruning.criteria.base import CRITERIA, GradientCriterion
 
 
 @CRITERIA.register("snip")

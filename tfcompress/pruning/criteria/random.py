@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.arguments import integer
-from tfcompress.criteria.base import CRITERIA, Criterion
+from tfcompress.pruning.criteria.base import CRITERIA, Criterion
 
 
 @CRITERIA.register("random")

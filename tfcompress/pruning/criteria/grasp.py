@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.criteria.base import CRITERIA
-from tfcompress.criteria.snip import Snip
+from tfcompress.pruning.criteria.base import CRITERIA
+from tfcompress.pruning.criteria.snip import Snip
 
 
 @CRITERIA.register("grasp")

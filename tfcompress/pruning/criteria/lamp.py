@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.criteria.base import CRITERIA, Criterion
+from tfcompress.pruning.criteria.base import CRITERIA, Criterion
 
 
 @CRITERIA.register("lamp")

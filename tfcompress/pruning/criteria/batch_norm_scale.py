@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.errors import UnsupportedLayerError
-from tfcompress.criteria.base import CRITERIA, Criterion
-from tfcompress.criteria.magnitude import Magnitude
+from tfcompress.pruning.criteria.base import CRITERIA, Criterion
+from tfcompress.pruning.criteria.magnitude import Magnitude
 
 
 @CRITERIA.register("batch_norm_scale", "batch_norm")

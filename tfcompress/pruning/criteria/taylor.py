@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.criteria.base import CRITERIA, GradientCriterion
+from tfcompress.pruning.criteria.base import CRITERIA, GradientCriterion
 
 
 @CRITERIA.register("taylor")
