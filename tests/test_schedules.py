@@ -140,7 +140,7 @@ def test_begin_must_be_a_step(step):
         ConstantSparsity(0.5, begin_step=step)
 
 
-@pytest.mark.parametrize("frequency", [0, -1, 1.5, None])
+@pytest.mark.parametrize("frequency", [0, -1, 1.5, "often"])
 def test_frequency_must_be_positive(frequency):
     with pytest.raises(InvalidArgumentError, match="frequency"):
         ConstantSparsity(0.5, frequency=frequency)

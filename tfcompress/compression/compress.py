@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def compress(
     ```
     """
     require_chief("compress a model", model)
-    search = search or Search()
+    search, began = search or Search(), time.monotonic()
     if not isinstance(budget, Budget):
         raise InvalidArgumentError(
             "`budget` is no budget.",
@@ -99,7 +100,9 @@ def compress(
     EXPORTERS.get(target)
     if given is not None:
         given = dataclasses.replace(given, target=target)
-    task = Task(model, train, validation, metric, search.batch_size)
+    task = Task(
+        model, train, validation, metric, search.batch_size, search.learning_rate
+    )
     with Progress(bool(search.verbose)) as progress:
         workshop = Workshop(task, Path(search.directory), progress.say)
         progress.say("baseline")
@@ -119,11 +122,14 @@ def compress(
                 baseline.measures,
                 _weights(task.model),
                 found,
-                max(search.epochs // search.trials, 1),
+                search.epochs_of_each(task.train.steps),
                 search.seed,
             )
             tried = run_search(search, space, budget, workshop, progress.count)
-    made = [one.candidate for one in tried if one.candidate is not None]
+            tried += _trained_longer(
+                tried, search, budget, workshop, baseline.measures, began
+            )
+    made = _made(tried)
     failures = tuple(f"{one.number}: {one.failure}" for one in tried if one.failure)
     if not made:
         raise InvalidArgumentError(
@@ -177,6 +183,29 @@ def _recipe(recipe: Recipe | str | os.PathLike) -> Recipe | None:
         expected="'auto', a Recipe, the path of a file, or one of "
         + ", ".join(map(repr, Recipe.ready_names())),
     )
+
+
+def _made(tried: list[Tried]) -> list[Candidate]:
+    return [one.candidate for one in tried if one.candidate is not None]
+
+
+def _trained_longer(
+    tried: list[Tried],
+    search: Search,
+    budget: Budget,
+    workshop: Workshop,
+    baseline: Measures,
+    began: float,
+) -> list[Tried]:
+    """Returns the best candidate once more, trained for longer than in the search."""
+    made, times = _made(tried), search.times_as_long
+    late = time.monotonic() - began > 60 * (search.minutes or float("inf"))
+    if not made or times == 1 or late:
+        return []
+    best, _ = _best(made, budget, baseline, workshop.task.higher_is_better)
+    name = f"{best.name}, {times} times as long"
+    longer = dataclasses.replace(best.recipe.trained_longer(times), name=name)
+    return [Tried(len(tried), workshop.build(longer))]
 
 
 def _best(

@@ -89,6 +89,16 @@ class Recipe:
                 expected="a stage 'fit' after it",
             )
 
+    def trained_longer(self, times: int) -> Recipe:
+        """Returns the recipe with so many times the epochs in each fit."""
+        stages = tuple(
+            dataclasses.replace(stage, epochs=times * stage.epochs)
+            if isinstance(stage, Fit)
+            else stage
+            for stage in self.stages
+        )
+        return dataclasses.replace(self, stages=stages)
+
     @property
     def epochs(self) -> int:
         """Passes over the training data, all fits together."""

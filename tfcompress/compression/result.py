@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from tfcompress.compression.budget import Budget
+from tfcompress.compression.budget import COSTS, Budget
 from tfcompress.compression.candidate import Candidate
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.scenario import Considered, Scenario
@@ -181,6 +182,7 @@ class Result:
         lines = [self._verdict(), "", table(*self._table()), ""]
         lines += [f"- {one}" for one in self.considered]
         lines += [f"- not built: {failure}" for failure in self.failures]
+        lines += [] if self.met else [self._what_would_help()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -214,6 +216,41 @@ class Result:
         head = ("name", "bytes", "packed", "ms", self.metric, "", "recipe")
         return head, rows
 
+    def _what_would_help(self) -> str:
+        """Returns which limits would be met, and what trains candidates better."""
+        limits = self.budget.limits(self.baseline.measures)
+        beyond = {id(c): self._excess(c) for c in self.candidates}
+        lines = []
+        for name in ("max_metric_drop", *limits):
+            # Those that keep all other limits.
+            others = [
+                c
+                for c in self.candidates
+                if all(v <= 0 for n, v in beyond[id(c)].items() if n != name)
+            ]
+            if not others or name not in beyond[id(self.best)]:
+                continue
+            if name == "max_metric_drop":
+                sign = 1 if self.higher_is_better else -1
+                least = max(others, key=lambda c: sign * c.measures.metric)
+                drop = sign * (self.baseline.measures.metric - least.measures.metric)
+                lines.append(f"`max_metric_drop={_rounded_up(drop)}` ({least.name})")
+            else:
+                least = min(others, key=lambda c: getattr(c.measures, COSTS[name]))
+                cost = getattr(least.measures, COSTS[name])
+                lines.append(f"`{name}={_rounded_up(cost)}` ({least.name})")
+        would = f"Would be met: {', or '.join(lines)}. " if lines else ""
+        return (
+            f"{would}Or try more: `Search(trials=..., epochs=...)`; these were "
+            f"{len(self.candidates)} candidates, the nearest with "
+            f"{self.best.recipe.epochs} epochs."
+        )
+
+    def _excess(self, one: Candidate) -> dict[str, float]:
+        return self.budget.excess(
+            one.measures, self.baseline.measures, self.higher_is_better
+        )
+
     def _beaten(self, one: Candidate) -> bool:
         others = (*self.candidates, self.baseline)
         mine = self._merits(one)
@@ -223,6 +260,12 @@ class Result:
         # The front is that of the cost which the budget limits, be it bytes or time.
         cost = getattr(one.measures, self.budget.cost)
         return dataclasses.replace(self._point(one), size=cost)
+
+
+def _rounded_up(value: float) -> str:
+    """Returns a number with three digits that is no smaller."""
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{math.ceil(value * 10**digits) / 10**digits:.10g}"
 
 
 def _figures(candidate: Candidate) -> dict[str, Any]:

@@ -25,6 +25,9 @@ _RETRIES = 2
 _STUCK = 2
 _REFUSALS = 3
 _TOO_FEW = 4
+# What each candidate is trained by default: steps, and the fewest and most passes.
+_STEPS = 2000
+_PASSES = (4, 100)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Search:
     Args:
         trials: candidates that are built, all processes together.
         epochs: passes over the training data, all candidates together. Each gets an
-            equal share, at least one for each of its fits.
+            equal share, at least one for each of its fits. None for as many as make
+            some 2,000 steps of each, from 4 to 100 passes.
         minutes: no candidate is begun after so many minutes; None for no limit.
         directory: for artifacts, trained stages and the study. Calling `compress` with
             the same arguments again goes on where it was, also after `kill -9`;
@@ -42,7 +46,12 @@ class Search:
         storage: URL of Optuna's storage, for several machines; None for a file in
             `directory`.
         seed: of everything random.
-        batch_size: for data in arrays.
+        batch_size: for data in arrays; None for that of the model's own `fit`, if this
+            process made it, else 32 for less than 10,000 samples and 128 for more.
+        learning_rate: with which candidates begin; None for the one that the model's
+            own training began with.
+        final: how many times as long the best candidate is trained once more in the
+            end. None for 3, or 1 (not at all) where `epochs` says how much there is.
         verbose: 1 shows progress.
 
     Raises:
@@ -55,20 +64,46 @@ class Search:
     """
 
     trials: int = 8
-    epochs: int = 32
+    epochs: int | None = None
     minutes: float | None = None
     directory: str = "compressed"
     storage: str | None = None
     seed: int = 0
-    batch_size: int = 128
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    final: int | None = None
     verbose: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("trials", "epochs", "batch_size"):
-            integer(getattr(self, name), f"Bad `{name}`.", low=1)
+        for name in ("trials", "epochs", "batch_size", "final"):
+            if getattr(self, name) is not None:
+                integer(getattr(self, name), f"Bad `{name}`.", low=1)
         integer(self.seed, "Bad `seed`.", low=0, high=2**31 - 1)
         if self.minutes is not None:
             number(self.minutes, "Bad `minutes`.", "(0, inf]")
+        if self.learning_rate is not None:
+            number(self.learning_rate, "Bad `learning_rate`.", "(0, inf)")
+
+    @property
+    def times_as_long(self) -> int:
+        """How many times as long the best candidate is trained in the end."""
+        return self.final or (3 if self.epochs is None else 1)
+
+    def epochs_of_each(self, steps: int) -> int:
+        """Returns how often each candidate sees the training data.
+
+        Args:
+            steps: batches of the training data.
+
+        Example:
+
+        >>> Search().epochs_of_each(15), Search(trials=4, epochs=8).epochs_of_each(15)
+        (100, 2)
+        """
+        if self.epochs is None:
+            fewest, most = _PASSES
+            return min(max(round(_STEPS / steps), fewest), most)
+        return max(self.epochs // self.trials, 1)
 
 
 @dataclasses.dataclass(frozen=True)

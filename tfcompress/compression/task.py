@@ -33,7 +33,9 @@ from tfcompress.layers import rule_of
 _HIGHER = ("acc", "auc", "precision", "recall", "f1", "iou", "score", "r2", "dice")
 _LOWER = ("loss", "error", "mse", "mae", "mape", "msle", "entropy", "hinge", "perplex")
 _REGRESSION = ("mse", "mae", "squared", "absolute", "huber", "logcosh")
-_SMALL_RATE = 1e-6
+_SMALL_SHARE = 0.01  # of the rate that an optimizer has by default
+_FEW_SAMPLES = 10_000
+_LARGEST_BATCH = 4096
 _SCORED_AT_ONCE = 1024
 _LOOKED_AT = 64
 _MADE_BY = ("tfcompress", "keras", "tensorflow")
@@ -70,7 +72,10 @@ class Task:
         validation: likewise; the metric is measured on it.
         metric: name of a metric, or `(name, "max")` or `(name, "min")` where the name
             does not say what is better. None for the first compiled metric.
-        batch_size: for arrays.
+        batch_size: for arrays; None for that of the model's own `fit`, as far as this
+            process knows it.
+        learning_rate: with which training begins; None for the one that the model's own
+            began with.
 
     Raises:
         InvalidArgumentError: if the model is not compiled or does not report the
@@ -84,21 +89,27 @@ class Task:
         train: Any,
         validation: Any,
         metric: str | tuple[str, str] | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
     ):
         self._config = _compile_config(model)
         self.model = _as_graph(model)
+        self._rate = learning_rate or _first_rate(model)
         warn_of_own_training(model, "compressed", stacklevel=5)
-        if self.learning_rate < _SMALL_RATE:
+        usual = _usual_rate(self._optimizer())
+        if learning_rate is None and self.learning_rate < _SMALL_SHARE * usual:
             warnings.warn(
                 f"The learning rate of the optimizer is {self.learning_rate:.1e}, with "
                 "which candidates would learn next to nothing: a schedule of the "
-                "training may have left it there. Compile the model anew, with the "
-                "rate that its training began with.",
+                "training may have left it there. Pass the rate that the training "
+                "began with, `search=Search(learning_rate=...)`.",
                 CompressionWarning,
                 stacklevel=4,
             )
-        self.train = Data("train", train, batch_size, self.model)
+        self.train = Data("train", train, batch_size or 1, self.model)
+        if batch_size is None:
+            batch_size = _batch_size_of(model, self.train)
+            self.train.batch_size = batch_size
         self.validation = Data("validation", validation, batch_size, self.model)
         inputs, _ = self.train.head(1)
         self._check_labels()
@@ -141,8 +152,8 @@ class Task:
 
     @property
     def learning_rate(self) -> float:
-        """The rate with which the model's optimizer began."""
-        return float(self._optimizer().learning_rate)
+        """The rate with which the model's training began."""
+        return self._rate or float(self._optimizer().learning_rate)
 
     @functools.cached_property
     def teaches(self) -> str:
@@ -276,6 +287,38 @@ class Task:
         """Returns fresh arguments of `compile`, without the optimizer."""
         rest = {k: v for k, v in self._config.items() if k != "optimizer"}
         return keras.saving.deserialize_keras_object(rest)
+
+
+def _first_rate(model: keras.Model) -> float | None:
+    """Returns the rate of the first epoch of the model's last `fit`, if it is known.
+
+    Callbacks that change the rate say so in the history, and leave the optimizer with
+    the last one.
+    """
+    history = getattr(getattr(model, "history", None), "history", None) or {}
+    rates = history.get("learning_rate")
+    went_on = int(model.optimizer.iterations) > 0  # and not compiled anew since
+    return float(max(rates)) if rates and went_on else None
+
+
+def _usual_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    try:
+        return float(type(optimizer)().learning_rate)
+    except Exception:  # an optimizer of the user's, which takes arguments
+        return 0.0
+
+
+def _batch_size_of(model: keras.Model, train: Data) -> int:
+    """Returns the batch size of the model's last `fit`, if that was on as much data."""
+    params = getattr(getattr(model, "history", None), "params", None) or {}
+    steps = params.get("steps") or 0
+    if 1 < steps < train.count:
+        # All of these make as many steps; the roundest is the likeliest.
+        least, above = (math.ceil(train.count / n) for n in (steps, steps - 1))
+        sizes = [b for b in range(least, above) if b < 10 or b % 8 == 0 or b % 10 == 0]
+        if sizes and sizes[0] <= _LARGEST_BATCH:
+            return max(sizes, key=lambda size: (size & -size, -size))
+    return 32 if train.count < _FEW_SAMPLES else 128
 
 
 @contextlib.contextmanager

@@ -15,6 +15,9 @@ from tfcompress.core.registry import Registry
 
 Step = int | float
 
+# By default. In few updates weights go before others can take over.
+_UPDATES = 50
+
 
 @dataclasses.dataclass(frozen=True)
 class FitSpan:
@@ -40,7 +43,9 @@ class Schedule(Configured):
         end_step: last step at which it acts, likewise. `None` means: hold to the
             end for schedules that are constant; finish at three quarters of the fit
             for those that grow, so that fine-tuning remains.
-        frequency: steps from one update to the next.
+        frequency: steps from one update to the next. `None` makes some fifty updates:
+            a fiftieth of the way from the first to the last step of the schedule, or
+            of the fit where it is constant.
     """
 
     grows = True
@@ -50,12 +55,14 @@ class Schedule(Configured):
         self,
         begin_step: Step = 0.0,
         end_step: Step | None = None,
-        frequency: int = 100,
+        frequency: int | None = None,
     ):
         self.begin_step = checked_step("begin_step", begin_step)
         self.end_step = None if end_step is None else checked_step("end_step", end_step)
         problem = "`frequency` must be a positive number of steps."
-        self.frequency = integer(frequency, problem, low=1)
+        self.frequency = (
+            None if frequency is None else integer(frequency, problem, low=1)
+        )
         same_unit = type(self.begin_step) is type(self.end_step)
         if same_unit and self.end_step <= self.begin_step:  # type: ignore[operator]
             raise InvalidArgumentError(
@@ -80,7 +87,7 @@ class Schedule(Configured):
         """Returns whether an update falls on `step` (a bool for an int)."""
         begin, end = self._resolved()
         position = ops.cast(step, "int32") - begin
-        due = ops.logical_and(position >= 0, position % self.frequency == 0)
+        due = ops.logical_and(position >= 0, position % self._every() == 0)
         if end is not None:
             length = end - begin
             due = ops.logical_and(due, position <= length)
@@ -119,13 +126,14 @@ class Schedule(Configured):
             )
         copy = type(self).from_config(self.get_config())
         copy.begin_step, copy.end_step = begin, end
+        copy.frequency = self._every((span.last if end is None else end) - begin)
         return copy
 
     def update_steps(self, span: FitSpan) -> range:
         """Returns the regular update steps within `span` (the end may be one more)."""
         begin, end = self._resolved()
         last = span.last if end is None else min(end, span.last)
-        return range(begin, last + 1, self.frequency)
+        return range(begin, last + 1, self._every(last - begin))
 
     def describe(self, span: FitSpan) -> str:
         """Returns the plan for `span` in words."""
@@ -179,6 +187,20 @@ class Schedule(Configured):
                 stacklevel=2,
             )
         return short
+
+    def _every(self, steps: int | None = None) -> int:
+        """Returns how many steps lie between two updates.
+
+        Args:
+            steps: from the first update to the last; None where the schedule ends by
+                itself.
+        """
+        if self.frequency is not None:
+            return self.frequency
+        begin, end = self._resolved()
+        if steps is None:
+            steps = _UPDATES if end is None else end - begin
+        return max(steps // _UPDATES, 1)
 
     def _resolved(self) -> tuple[int, int | None]:
         begin, end = self.begin_step, self.end_step

@@ -31,7 +31,7 @@ class ConstantSparsity(Schedule):
         begin_step: first update; int = step of the optimizer, float = fraction of
             the fit.
         end_step: last update; `None` = updates go on to the end of the fit.
-        frequency: steps between updates of the mask.
+        frequency: steps between updates of the mask; `None` makes some fifty of them.
 
     Example:
 
@@ -47,7 +47,7 @@ class ConstantSparsity(Schedule):
         target_sparsity: float,
         begin_step: Step = 0.0,
         end_step: Step | None = None,
-        frequency: int = 100,
+        frequency: int | None = None,
     ):
         super().__init__(begin_step, end_step, frequency)
         self.target_sparsity = checked_sparsity("target_sparsity", target_sparsity)
@@ -71,7 +71,7 @@ class GrowingSparsity(Schedule):
         final_sparsity: float,
         begin_step: Step = 0.0,
         end_step: Step | None = None,
-        frequency: int = 100,
+        frequency: int | None = None,
     ):
         super().__init__(begin_step, end_step, frequency)
         self.initial_sparsity = checked_sparsity("initial_sparsity", initial_sparsity)
@@ -101,7 +101,7 @@ class PolynomialSparsity(GrowingSparsity):
             the fit.
         end_step: last update; `None` = three quarters of the fit.
         power: exponent, > 0; 1 is linear, 3 the paper's cubic.
-        frequency: steps between updates of the mask.
+        frequency: steps between updates of the mask; `None` makes some fifty of them.
 
     Example:
 
@@ -117,7 +117,7 @@ class PolynomialSparsity(GrowingSparsity):
         begin_step: Step = 0.0,
         end_step: Step | None = None,
         power: float = 3,
-        frequency: int = 100,
+        frequency: int | None = None,
     ):
         super().__init__(
             initial_sparsity, final_sparsity, begin_step, end_step, frequency
@@ -144,7 +144,7 @@ class CosineSparsity(GrowingSparsity):
         final_sparsity: sparsity from `end_step` on, in [0, 1).
         begin_step: first update; int = step, float = fraction of the fit.
         end_step: last update; `None` = three quarters of the fit.
-        frequency: steps between updates of the mask.
+        frequency: steps between updates of the mask; `None` makes some fifty of them.
 
     Example:
 
@@ -176,7 +176,7 @@ class OneCycleSparsity(GrowingSparsity):
             the fit.
         end_step: last update; `None` = three quarters of the fit; the paper uses all
             of it, `1.0`.
-        frequency: steps between updates of the mask.
+        frequency: steps between updates of the mask; `None` makes some fifty of them.
 
     Example:
 

@@ -25,7 +25,7 @@ class MagnitudeThreshold(Schedule):
         begin_step: first update; int = step of the optimizer, float = fraction of
             the fit.
         end_step: last update; `None` = three quarters of the fit.
-        frequency: steps between updates of the mask.
+        frequency: steps between updates of the mask; `None` makes some fifty of them.
 
     Example:
 
@@ -41,7 +41,7 @@ class MagnitudeThreshold(Schedule):
         threshold: float,
         begin_step: Step = 0.0,
         end_step: Step | None = None,
-        frequency: int = 100,
+        frequency: int | None = None,
     ):
         super().__init__(begin_step, end_step, frequency)
         self.threshold = number(
