@@ -149,6 +149,13 @@ def test_what_replaces_nothing_says_so(place, tmp_path):
         )
 
 
+def test_data_without_labels(place, tmp_path):
+    path = tmp_path / "m.tflite"
+    run("export", place / "m.keras", path)
+    done = run("report", place / "m.keras", path, "--data", place / "x.npz")
+    assert "have no labels" in str(done.exception)
+
+
 def test_suffixes_in_capitals(place, tmp_path):
     model, data = tmp_path / "M.KERAS", tmp_path / "X.NPZ"
     model.write_bytes((place / "m.keras").read_bytes())

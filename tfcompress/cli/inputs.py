@@ -214,6 +214,13 @@ def labelled(data: Any) -> tuple[Any, Any]:
     """Returns all inputs of data, and their labels."""
     from tfcompress.compression.data import Data
 
+    if isinstance(data, tuple) and len(data) == 1:
+        raise InvalidArgumentError(
+            "The data have no labels.",
+            received="inputs alone",
+            expected="y beside them",
+            fix="np.savez(path, x=..., y=...)",
+        )
     return Data("data", data, _BATCH).head(_ALL)
 
 
