@@ -291,7 +291,7 @@ def started(action, folder, temporary, mark):
         [sys.executable, __file__, "act", action, str(folder)],
         env={**os.environ, "TMPDIR": str(temporary), "PROMISES_MARK": mark},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=open(folder.parent / "stderr.txt", "w"),
         text=True,
     )
 
@@ -345,7 +345,8 @@ def kills(count, seed):
             after = started(action, place, temporary, mark)
             after.stdout.read()
             if after.wait():
-                findings.append([number, action, "the next call failed"])
+                said = (place.parent / "stderr.txt").read_text().splitlines()[-1:]
+                findings.append([number, action, "the next call failed", *said])
             if left := left_behind(place, temporary):
                 findings.append([number, action, sign.name, left[:4]])
         if number % 20 == 19:
