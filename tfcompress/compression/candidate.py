@@ -22,6 +22,7 @@ from tfcompress.compression.kept import (
 )
 from tfcompress.compression.pipeline import History, carry_out
 from tfcompress.compression.recipe import Recipe
+from tfcompress.compression.steady import steady
 from tfcompress.compression.task import Task
 from tfcompress.core.errors import ArtifactError
 from tfcompress.core.ownership import owned_name
@@ -37,7 +38,7 @@ _PLACES = {"tflite": "model.tflite", "onnx": "model.onnx", "saved_model": "model
 _INNER = {"micro": "model/model.tflite", "web": "model/model.tflite"}
 _MEASURES = "measures.json"
 _VERIFIED = 64
-_RUNS = 30
+_RUNS = 15  # of each measurement, of which there are several
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,13 +192,17 @@ class Workshop:
         metric = self.task.evaluate(made.runner())[self.task.metric]
         own = made.runner(threads=1)
         if self._reference is None:
-            latency = benchmark(own, inputs, runs=_RUNS).median
+            latency, error = steady(lambda: benchmark(own, inputs, runs=_RUNS).median)
         else:
             reference = self._reference.runner(threads=1)
-            theirs, ours = benchmark([reference, own], inputs, runs=_RUNS)
+
+            def ratio() -> float:
+                theirs, ours = benchmark([reference, own], inputs, runs=_RUNS)
+                return ours.median / theirs.median
+
             # The ratio holds on a busy machine, two times of different hours do not.
-            ratio = ours.median / theirs.median
-            latency = ratio * self._reference.measures.latency_ms
+            baseline = self._reference.measures.latency_ms
+            latency, error = (baseline * value for value in steady(ratio))
         if math.isnan(metric):
             raise ArtifactError(
                 "The compressed model's metric is not a number.",
@@ -206,7 +211,7 @@ class Workshop:
                 fix="train more gently: a lower learning rate, or less compression",
             )
         size = stored.stat().st_size if micro else made.artifact.size
-        return Measures(metric, size, packed.size, latency)
+        return Measures(metric, size, packed.size, latency, error)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -190,10 +190,22 @@ class Result:
 
     def _verdict(self) -> str:
         if self.met:
-            return f"The budget is met by {self.best.name}."
+            return f"The budget is met by {self.best.name}.{self._doubt()}"
         return (
             f"No candidate meets the budget. The nearest is {self.best.name}: "
-            f"{'; '.join(self.misses)}."
+            f"{'; '.join(self.misses)}.{self._doubt()}"
+        )
+
+    def _doubt(self) -> str:
+        """Returns what to think of a latency that is as near to its limit as errors."""
+        limit = self.budget.limits(self.baseline.measures).get("max_latency_ms")
+        measures = self.best.measures
+        latency, error = measures.latency_ms, measures.latency_error
+        if limit is None or abs(latency - limit) > error:
+            return ""
+        return (
+            f" Its latency of {latency:.3g} ± {error:.2g} ms is too near to the limit "
+            f"of {limit:.3g} ms to tell: measure on a quiet machine, or allow more."
         )
 
     def _table(self) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:

@@ -56,7 +56,8 @@ class PruneWeights(FitCallback):
         pattern: allowed shape of zeros; instance or name.
         scope: `"layer"` gives every kernel the scheduled sparsity; `"global"` ranks
             the weights of all kernels together, so that layers that matter keep
-            more.
+            more. `None` is `"global"` for single weights, and `"layer"` for patterns,
+            whose units of different layers do not compare.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
         verbose: 1 prints the plan before training and the outcome after it.
@@ -86,7 +87,7 @@ class PruneWeights(FitCallback):
         schedule: Schedule | dict | float,
         criterion: Criterion | dict | str = "magnitude",
         pattern: Pattern | dict | str = "unstructured",
-        scope: str = "layer",
+        scope: str | None = None,
         filters: Filters = None,
         verbose: int = 0,
     ):
@@ -94,9 +95,10 @@ class PruneWeights(FitCallback):
         self.schedule = schedule_of(schedule)
         self.criterion = CRITERIA.get(criterion)
         self.pattern = PATTERNS.get(pattern)
-        one_of(scope, "Unknown `scope`.", _SCOPES)
+        if scope is not None:
+            one_of(scope, "Unknown `scope`.", _SCOPES)
         self.pattern.check(self.schedule)
-        self.scope = scope
+        self.scope = scope or self.pattern.scope
         self.filters = filters
         self.verbose = verbose
         self._kernels: list[PrunedKernel] = []
@@ -144,6 +146,7 @@ class PruneWeights(FitCallback):
         if not self._schedule.warn_if_cut_short(self.current_step(), "PruneWeights"):
             self._warn_if_missed(zeros, restored)
         self._warn_of_nan()
+        self._warn_of_nothing_left(restored)
         self.release()
 
     def is_final(self) -> bool:
@@ -234,6 +237,23 @@ class PruneWeights(FitCallback):
                 f"PruneWeights: kernels hold NaN or infinite values, in "
                 f"{', '.join(broken)}. Which weights to prune cannot be told from "
                 "them; look for NaN in the data, or train with a lower learning rate.",
+                CompressionWarning,
+                stacklevel=4,
+            )
+
+    def _warn_of_nothing_left(self, restored: Restored | None) -> None:
+        """Warns of kernels that have no weight left, which a global scope may do."""
+        gone = [
+            kernel.site.path
+            for kernel, held in zip(self._kernels, self._held)
+            if held < 1 and kernel.zeros(restored) == kernel.site.size
+        ]
+        if gone:
+            warnings.warn(
+                f"PruneWeights: no weight is left in {', '.join(gone)}, which put out "
+                "what does not depend on their inputs. Pass scope='layer', or "
+                "criterion='lamp', which compare weights within their layer; or leave "
+                "these layers out by `filters`.",
                 CompressionWarning,
                 stacklevel=4,
             )

@@ -27,9 +27,11 @@ class Pattern(Configured):
 
     Attributes:
         granule: the number of units that a kernel keeps is a multiple of it.
+        scope: the scope that suits it where nobody says another.
     """
 
     granule = 1
+    scope = "layer"
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         """Returns one score per unit, the mean of its weights'.
@@ -96,6 +98,8 @@ class Unstructured(Pattern):
     >>> Unstructured().reduce([0.1, 0.2], Kernel("kernel"))
     [0.1, 0.2]
     """
+
+    scope = "global"
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         return scores

@@ -197,8 +197,8 @@ class Schedule(Configured):
         """
         if self.frequency is not None:
             return self.frequency
-        begin, end = self._resolved()
         if steps is None:
+            begin, end = self._resolved()
             steps = _UPDATES if end is None else end - begin
         return max(steps // _UPDATES, 1)
 
