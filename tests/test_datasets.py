@@ -10,7 +10,7 @@ import pytest
 
 from tfcompress import datasets
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.datasets import load_images, read_fashion_mnist, read_idx
+from tfcompress.datasets import load_digits, load_images, read_fashion_mnist, read_idx
 
 
 def idx(array):
@@ -135,6 +135,12 @@ def test_without_a_network_the_digits_are_taken(no_files, monkeypatch):
     )
     assert (data.x_train.min(), data.x_train.max()) == (0.0, 1.0)
     assert np.unique(data.y_test).tolist() == list(range(10))
+
+
+def test_the_digits_say_what_they_need(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InvalidArgumentError, match="pip install scikit-learn"):
+        load_digits()
 
 
 def unreachable():

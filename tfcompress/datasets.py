@@ -96,15 +96,19 @@ def load_images(limit: int | None = None) -> ImageData:
         return read_fashion_mnist(named).first(limit)
     if _find(DEBIAN_DIRECTORY, _IDX_FILES["x_train"]) is not None:
         return read_fashion_mnist(DEBIAN_DIRECTORY).first(limit)
+    sources = {
+        "keras.datasets.fashion_mnist": _from_keras,
+        "scikit-learn's digits": load_digits,
+    }
     tried = []
-    for source in (_from_keras, _digits):
+    for name, source in sources.items():
         try:
-            return source().first(limit)
+            found = source()
         # Keras raises a bare Exception where a download fails.
         except Exception as error:
-            if isinstance(error, InvalidArgumentError):
-                raise
-            tried.append(f"{source.__doc__}: {one_line(error)}")
+            tried.append(f"{name}: {one_line(error)}")
+        else:
+            return found.first(limit)
     raise InvalidArgumentError(
         "No images to work with.",
         received="; ".join(tried),
@@ -113,6 +117,50 @@ def load_images(limit: int | None = None) -> ImageData:
         f"`pip install scikit-learn`, or set {DIRECTORY_VARIABLE} to a folder with "
         "the IDX files",
     )
+
+
+def load_digits(limit: int | None = None) -> ImageData:
+    """Returns scikit-learn's handwritten digits: 1797 images of 8x8 pixels.
+
+    When to use: in examples that take seconds and never reach for a network.
+
+    Source: the test part of the UCI data set "Optical Recognition of Handwritten
+    Digits". The file goes writer by writer, so it is mixed, always in the same order,
+    before the last fifth becomes the test part.
+
+    Args:
+        limit: at most so many training and so many test images; `None` for all.
+
+    Raises:
+        InvalidArgumentError: if scikit-learn is not installed.
+
+    Example:
+
+    >>> digits = load_digits()
+    >>> digits.x_train.shape, digits.x_test.shape
+    ((1437, 8, 8, 1), (360, 8, 8, 1))
+    """
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise InvalidArgumentError(
+            "The digits come with scikit-learn, which is not installed.",
+            received=one_line(error),
+            expected="scikit-learn",
+            fix="pip install scikit-learn",
+        ) from error
+    bunch = datasets.load_digits()
+    order = np.random.default_rng(0).permutation(len(bunch.images))
+    x, y = _images(bunch.images, 16.0)[order], bunch.target.astype("int64")[order]
+    split = len(x) * 4 // 5
+    return ImageData(
+        "digits 8x8 (scikit-learn)",
+        x[:split],
+        y[:split],
+        x[split:],
+        y[split:],
+        tuple(str(name) for name in bunch.target_names),
+    ).first(limit)
 
 
 def training_images() -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +283,6 @@ def _images(values: np.ndarray, largest: float = 255.0) -> np.ndarray:
 
 
 def _from_keras() -> ImageData:
-    """keras.datasets.fashion_mnist"""
     import keras
 
     (x, y), (x_test, y_test) = keras.datasets.fashion_mnist.load_data()
@@ -246,23 +293,4 @@ def _from_keras() -> ImageData:
         _images(x_test),
         y_test.astype("int64"),
         _FASHION_CLASSES,
-    )
-
-
-def _digits() -> ImageData:
-    """scikit-learn's digits"""
-    from sklearn import datasets
-
-    bunch = datasets.load_digits()
-    # The file goes writer by writer: mix, so that both parts have all of them.
-    order = np.random.default_rng(0).permutation(len(bunch.images))
-    x, y = _images(bunch.images, 16.0)[order], bunch.target.astype("int64")[order]
-    split = len(x) * 4 // 5
-    return ImageData(
-        "digits 8x8 (scikit-learn)",
-        x[:split],
-        y[:split],
-        x[split:],
-        y[split:],
-        tuple(str(name) for name in bunch.target_names),
     )
