@@ -8,7 +8,7 @@ import tensorflow as tf
 import tfcompress
 from tfcompress import CompressionWarning, calibrate, export, finalize
 from tfcompress.core.errors import ExportError, UnsupportedLayerError
-from tfcompress.exporters.manifest import read_manifest
+from tfcompress.exporters.manifest_file import read_manifest
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 
 L = keras.layers

@@ -12,7 +12,7 @@ from tests.scripts import load_script
 from tfcompress import ArtifactError, load
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.exporters import Artifact
-from tfcompress.exporters.manifest import manifest_path, read_manifest
+from tfcompress.exporters.manifest_file import manifest_path, read_manifest
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.exporters.tflite.metadata import read_labels
 

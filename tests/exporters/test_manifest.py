@@ -11,11 +11,11 @@ import pytest
 import tfcompress
 from tfcompress.core.errors import ArtifactError, CompressionWarning, ExportError
 from tfcompress.exporters import export, load
-from tfcompress.exporters.manifest import (
+from tfcompress.exporters.manifest import record
+from tfcompress.exporters.manifest_file import (
     changed_files,
     manifest_path,
     read_manifest,
-    record,
 )
 
 pytestmark = pytest.mark.export

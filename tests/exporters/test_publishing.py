@@ -18,7 +18,7 @@ from tfcompress import CompressionWarning, ExportError, export, load, verify
 from tfcompress.child import process
 from tfcompress.child.process import ConverterFailure, ConverterProcess
 from tfcompress.exporters import publishing
-from tfcompress.exporters.manifest import manifest_path, read_manifest
+from tfcompress.exporters.manifest_file import manifest_path, read_manifest
 from tfcompress.exporters.publishing import staged
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tfcompress
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import Artifact, export, load
-from tfcompress.exporters.manifest import manifest_path
+from tfcompress.exporters.manifest_file import manifest_path
 
 L = keras.layers
 pytestmark = pytest.mark.export

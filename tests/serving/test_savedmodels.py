@@ -12,7 +12,7 @@ import pytest
 from tests.scripts import load_script
 from tfcompress.core.errors import ServingError
 from tfcompress.datasets import load_images
-from tfcompress.exporters.manifest import changed_files, read_manifest
+from tfcompress.exporters.manifest_file import changed_files, read_manifest
 from tfcompress.serving import Client, versions
 
 pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")

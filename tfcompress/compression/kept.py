@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcompress.core.ownership import owned_name
-from tfcompress.exporters.manifest import sha256_of
+from tfcompress.exporters.manifest_file import sha256_of
 from tfcompress.exporters.publishing import staged
 
 

@@ -14,7 +14,7 @@ from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.run import Run
 from tfcompress.compression.task import Task, seeded
 from tfcompress.core.errors import ExportError
-from tfcompress.exporters.manifest import sha256_of
+from tfcompress.exporters.manifest_file import sha256_of
 from tfcompress.exporters.publishing import staged
 from tfcompress.finalization import finalize
 

@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from tfcompress.core.arguments import one_of, path_of
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.exporters.limits import Limits
+from tfcompress.exporters.model_card import model_card
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tensors import OperatorCount, TensorInfo
 
@@ -81,6 +83,45 @@ class Artifact:
         if len(self.files) == 1 and self.files[0] == self.path:
             return gzip_bytes(self.path.read_bytes())
         return gzip_bytes(_tar(self.path, self.files))
+
+    def model_card(
+        self,
+        *,
+        license: str | None = None,
+        datasets: Sequence[str] = (),
+        base_model: str | None = None,
+        description: str | None = None,
+    ) -> str:
+        """Returns a model card: a README.md for the place where the model is shared.
+
+        When to use: before an artifact is given to others. All figures are those of its
+        manifest; what nobody recorded stands under "What is not known". Read it, and
+        fill the gaps by hand.
+
+        Source: the format of the Hugging Face Hub's model cards, a YAML head and
+        Markdown; Mitchell et al., "Model Cards for Model Reporting", 2019.
+
+        Args:
+            license: the license of the model, as the Hub writes it: "apache-2.0".
+            datasets: names of the data that it was trained on.
+            base_model: name of the model that was compressed.
+            description: Markdown: what the model is for, and what it is not for.
+
+        Returns:
+            The text, to be written to a README.md beside the artifact.
+
+        Raises:
+            ArtifactError: if the files are not those of the manifest.
+
+        Example:
+
+        ```python
+        phone = tfcompress.export(deployable, "student.tflite")
+        card = phone.model_card(license="mit", datasets=["fashion_mnist"])
+        pathlib.Path("README.md").write_text(card, encoding="utf-8")
+        ```
+        """
+        return model_card(self, license, datasets, base_model, description)
 
     def moved(self, path: Path) -> Artifact:
         """Returns the description of the same files after they went to `path`."""

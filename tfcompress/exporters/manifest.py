@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import warnings
 from collections import Counter
@@ -24,39 +22,24 @@ import numpy as np
 from tfcompress.core.errors import ArtifactError, CompressionWarning, ExportError
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact, Format
-from tfcompress.exporters.publishing import LONGEST_PART, is_inside, staged, staging
+from tfcompress.exporters.manifest_file import (
+    SCHEMA,
+    changed_since,
+    manifest_path,
+    read_manifest,
+    sha256_of,
+)
+from tfcompress.exporters.publishing import staged, staging
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
-SCHEMA = 1
 #: What is not known yet when an artifact is written.
 RECORDS = ("recipe", "parity")
-_NAME = "manifest.json"
 _FEW_VALUES = 256
 # Fingerprints of the files of what this process wrote.
 _MADE_HERE: set[str] = set()
 _FILES_MADE_HERE: set[str] = set()
 _PACKAGES = ("tfcompress", "keras", "tensorflow", "numpy")
-
-
-def manifest_path(path: Path) -> Path:
-    """Returns where the manifest of the artifact at `path` is.
-
-    >>> print(manifest_path(Path("student.tflite")))
-    student.tflite.manifest.json
-    """
-    if (path / "saved_model.pb").exists():
-        return path / "assets.extra" / _NAME  # the folder that servers do not read
-    if path.is_dir():
-        return path / _NAME
-    name = f"{path.name}.{_NAME}"
-    if len(os.fsencode(name)) > LONGEST_PART:
-        # Whole names of files of such names would be too long themselves.
-        known = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        most = LONGEST_PART - len(f"-{known}.{_NAME}")
-        start = os.fsencode(path.name)[:most].decode("utf-8", "ignore")
-        name = f"{start}-{known}.{_NAME}"
-    return path.with_name(name)
 
 
 def publish(
@@ -139,56 +122,6 @@ def manifest_text(
     return json.dumps(content, indent=1) + "\n"
 
 
-def read_manifest(artifact: Artifact | Path) -> dict[str, Any] | None:
-    """Returns the manifest of an artifact, or None where there is none.
-
-    Raises:
-        ArtifactError: if it is no JSON of a known schema.
-    """
-    path = manifest_path(Path(artifact))
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}")
-        _check_entries(content["files"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArtifactError(
-            "The manifest cannot be read.",
-            received=f"{path} ({error})",
-            expected=f"a manifest of schema {SCHEMA}",
-            fix="export the model again, or remove the manifest",
-        ) from error
-    return content
-
-
-def _check_entries(files: Any) -> None:
-    """Raises if this is no list of files, or names one outside of the artifact."""
-    for entry in files:
-        for field, kind in (("path", str), ("sha256", str), ("size", int)):
-            if not isinstance(entry[field], kind):
-                raise TypeError(f"{field} is {entry[field]!r}")
-        if not is_inside(entry["path"]):
-            raise ValueError(f"it names the path {entry['path']!r}")
-
-
-def changed_files(path: Path) -> list[str] | None:
-    """Returns the files that are not as the manifest says; None without a manifest."""
-    manifest = read_manifest(path)
-    return None if manifest is None else _changed(path, manifest)
-
-
-def _changed(path: Path, manifest: dict[str, Any]) -> list[str]:
-    root = path if path.is_dir() else path.parent
-    return [
-        entry["path"]
-        for entry in manifest["files"]
-        if not (root / entry["path"]).is_file()
-        or sha256_of(root / entry["path"]) != entry["sha256"]
-    ]
-
-
 def check_files(path: Path) -> bool:
     """Returns whether this process made the directory, and it is as it was then.
 
@@ -201,7 +134,7 @@ def check_files(path: Path) -> bool:
     manifest = read_manifest(path)
     if manifest is None:
         return False
-    changed = _changed(path, manifest)
+    changed = changed_since(manifest, path)
     if changed:
         raise ArtifactError(
             "Files of the artifact are missing, or not as they were exported.",
@@ -229,7 +162,7 @@ def record(artifact: Artifact, **contents: Any) -> None:
         manifest = read_manifest(artifact)
         if manifest is None:
             return
-        changed = _changed(artifact.path, manifest)
+        changed = changed_since(manifest, artifact.path)
         if changed:
             warnings.warn(
                 f"The manifest {manifest_path(artifact.path)} is of other files: "
@@ -327,12 +260,3 @@ def _seeds(config: Any) -> Iterator[int]:
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:
     return {**dataclasses.asdict(info), "shape": list(info.shape)}
-
-
-def sha256_of(file: Path) -> str:
-    """Returns the SHA-256 of a file's content, read in parts."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

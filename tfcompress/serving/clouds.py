@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.manifest import check_files, manifest_path
+from tfcompress.exporters.manifest import check_files
+from tfcompress.exporters.manifest_file import manifest_path
 from tfcompress.exporters.publishing import check_free, staged
 from tfcompress.serving.configuration import IMAGE
 

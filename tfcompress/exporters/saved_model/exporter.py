@@ -18,7 +18,8 @@ from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
-from tfcompress.exporters.manifest import check_files, manifest_path
+from tfcompress.exporters.manifest import check_files
+from tfcompress.exporters.manifest_file import manifest_path
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import (
     ORDER_FILE,
