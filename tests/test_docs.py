@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from tfcompress.layers.rules import _rules
 from tfcompress.pruning.criteria import CRITERIA
@@ -21,6 +22,13 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
+]
+#: Pages without code that a newcomer follows links from.
+SIGNPOSTS = [
+    ROOT / "llms.txt",
+    ROOT / "SECURITY.md",
+    ROOT / "savedmodels/README.md",
+    *sorted((ROOT / ".github").rglob("*.md")),
 ]
 _BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -108,8 +116,23 @@ def test_the_readme_has_the_command_that_ci_runs(mark):
     assert found[0].startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, *SIGNPOSTS], ids=lambda path: path.name)
 def test_links_to_files_lead_somewhere(path):
     text = path.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
     assert [t for t in targets if not (path.parent / t).exists()] == []
+
+
+def test_llms_txt_leads_to_every_page():
+    text = (ROOT / "llms.txt").read_text(encoding="utf-8")
+    pages = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    assert [page for page in pages if f"(docs/{page})" not in text] == []
+
+
+def test_pre_commit_checks_what_ci_checks():
+    text = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (local,) = yaml.safe_load(text)["repos"]
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    checks = set(re.findall(r"^\.venv/bin/((?:ruff|mypy)\b.*)$", ci, re.MULTILINE))
+    assert {hook["entry"] for hook in local["hooks"]} == checks
+    assert {hook["language"] for hook in local["hooks"]} == {"system"}
