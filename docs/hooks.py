@@ -1,0 +1,99 @@
+"""What the site has beside the pages of docs/: hooks for MkDocs, one for docstrings.
+
+    pip install -e ".[docs]"
+    mkdocs serve                # or: mkdocs build --strict
+
+The README is the front page, its neighbours are pages, and the reference is made from
+the docstrings. A link that leads nowhere, or a heading that is gone, ends the build.
+"""
+
+import re
+from pathlib import Path
+
+import griffe
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Pages of the repository that lie outside of docs/, and where the site has them.
+NEIGHBOURS = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SECURITY.md": "SECURITY.md",
+    "CODE_OF_CONDUCT.md": "CODE_OF_CONDUCT.md",
+    "savedmodels/README.md": "savedmodels/README.md",
+}
+#: Files that pages link to.
+FILES = ("LICENSE", "CITATION.cff", "examples/*.py")
+#: What the reference holds: all that `import tfcompress` gives, and the packages that
+#: have more than that.
+MODULES = (
+    "tfcompress",
+    "tfcompress.datasets",
+    "tfcompress.distillation.losses",
+    "tfcompress.exporters",
+    "tfcompress.interop",
+    "tfcompress.reporting",
+    "tfcompress.schedules",
+    "tfcompress.serving",
+    "tfcompress.testing",
+    "tfcompress.trustworthiness",
+)
+
+
+def on_files(files, config):
+    """Adds the pages and files that lie elsewhere."""
+    for source, page in NEIGHBOURS.items():
+        text = (ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=text))
+    for pattern in FILES:
+        for path in ROOT.glob(pattern):
+            name = path.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, content=path.read_bytes()))
+    for module in MODULES:
+        text = f"# {module}\n\n::: {module}\n"
+        page = f"reference/{module}.md"
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, **_):
+    """Lets links lead to where the site has what the repository has elsewhere."""
+    source = page.file.src_uri
+    if source in NEIGHBOURS.values():
+        markdown = re.sub(r"\]\(((?:\.\./)?)docs/", r"](\1", markdown)
+    elif not source.startswith("reference/"):
+        markdown = markdown.replace("](../", "](")
+    # The mark is for tests/test_docs.py; here it would be no fence at all.
+    return markdown.replace("```python no-run\n", "```python\n")
+
+
+class Doctests(griffe.Extension):
+    """Puts the examples of docstrings into fences; `>>>` is a quotation otherwise."""
+
+    def on_object(self, *, obj, **_):
+        """Rewrites the docstring of one class, function or module."""
+        if obj.docstring is not None:
+            obj.docstring.value = fenced(obj.docstring.value)
+
+
+def fenced(text):
+    """Returns a docstring with a fence around each block of doctests.
+
+    >>> for line in fenced("Example:\\n\\n>>> 1 + 1\\n2\\n\\nThe end.").split("\\n"):
+    ...     print(("| " + line.replace("`", "'")).rstrip())
+    | Example:
+    |
+    | '''pycon
+    | >>> 1 + 1
+    | 2
+    | '''
+    |
+    | The end.
+    """
+    block = r"^([ ]*)>>> .*(?:\n(?![ ]*$).*)*"
+    return re.sub(block, _fence, text, flags=re.MULTILINE)
+
+
+def _fence(match):
+    return f"{match[1]}```pycon\n{match[0]}\n{match[1]}```"
