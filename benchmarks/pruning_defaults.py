@@ -55,7 +55,11 @@ def network(shape):
     stack = [keras.Input(shape)]
     for filters in deep:
         stack += [layers.Conv2D(filters, 3, padding="same", use_bias=False)]
-        stack += [layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D()]
+        stack += [
+            layers.BatchNormalization(momentum=0.9),
+            layers.ReLU(),
+            layers.MaxPooling2D(),
+        ]
     stack += [layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(10)]
     return keras.Sequential(stack)
 
