@@ -53,6 +53,7 @@ def network(shape):
     layers = keras.layers
     deep = [16, 32, 64] if shape[0] > 16 else [16, 32]
     stack = [keras.Input(shape)]
+    # Averages with Keras' momentum of 0.99 lag behind for longer than these fits last.
     for filters in deep:
         stack += [layers.Conv2D(filters, 3, padding="same", use_bias=False)]
         stack += [
