@@ -3,7 +3,7 @@
     python docs/images/size_against_accuracy.py docs/images/size_against_accuracy.png
 
 Trains a small network on 20 000 images, gives `compress` a budget, and draws the figure
-"Candidates" of the report; ten minutes on two busy cores. The sizes are those of packed
+"Candidates" of the report; five to ten minutes on two cores. The sizes are those of packed
 .tflite files, the accuracy is that of LiteRT on 5000 validation images.
 """
 
