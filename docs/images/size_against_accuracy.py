@@ -3,8 +3,8 @@
     python docs/images/size_against_accuracy.py docs/images/size_against_accuracy.png
 
 Trains a small network on 20 000 images, gives `compress` a budget, and draws the figure
-"Candidates" of the report; five to ten minutes on two cores. The sizes are those of packed
-.tflite files, the accuracy is that of LiteRT on 5000 validation images.
+"Candidates" of the report; five to ten minutes on two cores. The sizes are those of
+packed .tflite files, the accuracy is that of LiteRT on 5000 validation images.
 """
 
 import sys
