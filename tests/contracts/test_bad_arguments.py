@@ -9,11 +9,11 @@ import pytest
 from keras import layers
 
 import tfcompress
-from tfcompress import criteria, distillation, exporters, schedules
+from tfcompress import distillation, exporters, schedules
 from tfcompress.compression import stages
 from tfcompress.core.errors import CompressionError
 from tfcompress.distillation import losses
-from tfcompress.pruning import patterns
+from tfcompress.pruning import criteria, patterns
 from tfcompress.quantization import calibration, quantizers
 
 NONSENSE = {
