@@ -63,7 +63,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/serving/client.py": "tensors of gRPC requests",
     "tfcompress/trustworthiness/gradients.py": "gradients with respect to inputs",
     "tfcompress/interop/_tf_keras_files_worker.py": "what a SavedModel's graph says",
-    "tfcompress/testing/tools.py": "compares compiled with eager",
+    "tfcompress/testing/tools.py": "compiled functions and gradients",
     "tfcompress/reporting/subjects.py": "reads variables from a checkpoint",
     "tfcompress/packing/spans.py": "reads which variables a checkpoint has",
 }

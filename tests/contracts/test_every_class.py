@@ -1,17 +1,43 @@
 """Every registered class keeps its contract."""
 
 import inspect
+import os
 
+import jsonschema
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from tfcompress import ConstantSparsity, PolynomialSparsity
+from tfcompress import (
+    ConstantSparsity,
+    PolynomialSparsity,
+    Recipe,
+    calibrate,
+    finalize,
+)
+from tfcompress.compression.stages import (
+    STAGES,
+    Cluster,
+    Distil,
+    Factorize,
+    Fit,
+    Prune,
+    Quantize,
+    Shrink,
+)
+from tfcompress.distillation import losses as L
+from tfcompress.distillation.losses import LOSSES
+from tfcompress.exporters.artifact import EXPORTERS
 from tfcompress.layers import TRAINING_ONLY, rows, rule_of
 from tfcompress.pruning.criteria import CRITERIA
 from tfcompress.pruning.patterns import PATTERNS
-from tfcompress.quantization.calibration.observers import OBSERVERS
+from tfcompress.quantization.calibration.observers import (
+    OBSERVERS,
+    MinMaxObserver,
+    MSEObserver,
+    PercentileObserver,
+)
 from tfcompress.quantization.quantizers import QUANTIZERS, UniformQuantizer
 from tfcompress.schedules import (
     SCHEDULES,
@@ -21,7 +47,10 @@ from tfcompress.schedules import (
 )
 from tfcompress.testing import (
     check_criterion,
+    check_exporter,
     check_layer_rule,
+    check_loss,
+    check_observer,
     check_pattern,
     check_quantizer,
     check_schedule,
@@ -234,6 +263,130 @@ def test_what_is_for_training_only_changes_nothing_afterwards(kind):
     x = np.random.default_rng(0).random((2, *(4,) * (rank - 1), 3)).astype("float32")
     y = kind(**given)(x, training=False)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(y), x)
+
+
+RNG = np.random.default_rng(0)
+SCORES = RNG.normal(size=(2, 8, 5)).astype("float32")
+STEPS = RNG.normal(size=(2, 8, 3, 5)).astype("float32")
+MAPS = RNG.normal(size=(8, 4, 4, 6)).astype("float32")
+FEATURES = RNG.normal(size=(8, 3)).astype("float32")
+
+# The loss, what teacher and student say (None: scores of classes), and the labels.
+LOSS_EXAMPLES = {
+    "soft_labels": [(L.SoftLabels(),), (L.SoftLabels(2.0), *STEPS)],
+    "hard_labels": [(L.HardLabels(),)],
+    "decoupled": [
+        (L.DecoupledKnowledge(),),
+        (L.DecoupledKnowledge(2.0), None, None, np.arange(8) % 5),
+    ],
+    "logits_mse": [(L.LogitsMSE(),), (L.LogitsMSE(center=True),)],
+    "multi_label": [(L.MultiLabel(2.0),)],
+    "bounded_regression": [(L.BoundedRegression(0.1), *SCORES[..., :3], FEATURES)],
+    "attention_transfer": [(L.AttentionTransfer("a", "b"), MAPS[:, :2, :2], MAPS)],
+    "similarity": [(L.SimilarityPreserving("a", "b"), MAPS, FEATURES)],
+    "relational_distance": [(L.RelationalDistance("a", "b"), MAPS, FEATURES)],
+    "relational_angle": [(L.RelationalAngle("a", "b"), MAPS, FEATURES)],
+    "hint": [(L.Hint("a", "b"), MAPS, MAPS[..., :3])],
+    "cosine": [(L.CosineDistance("a", "b"), FEATURES, FEATURES[::-1])],
+    "contrastive": [(L.Contrastive("a", "b", 4), MAPS, FEATURES)],
+    "deep_supervision": [
+        (L.DeepSupervision("b"), None, MAPS),
+        (L.DeepSupervision("b", 0.5), None, MAPS, np.arange(8) % 5),
+    ],
+    "for_output": [
+        (L.ForOutput("b", L.LogitsMSE()), *({"a": FEATURES, "b": s} for s in SCORES))
+    ],
+}
+OBSERVER_EXAMPLES = {
+    "min_max": [MinMaxObserver()],
+    "percentile": [PercentileObserver(), PercentileObserver(90)],
+    "mse": [MSEObserver()],
+}
+STAGE_EXAMPLES = {
+    "cluster": [Cluster(8, "linear")],
+    "distil": [Distil(2.0, 0.3)],
+    "factorize": [Factorize(energy=0.9, filters="dense")],
+    "fit": [Fit(3, 0.5)],
+    "prune": [Prune(0.8, pattern="n_of_m", scope="layer")],
+    "quantize": [Quantize("w4a8", keep="logits")],
+    "shrink": [Shrink(macs=0.5, criterion="random", max_layer_sparsity=0.6)],
+}
+FILES = {
+    "micro": "model_micro",
+    "onnx": "model.onnx",
+    "openvino": "model_openvino",
+    "saved_model": "1",
+    "tflite": "model.tflite",
+    "web": "model_web",
+}
+
+
+@pytest.mark.parametrize(
+    ("registry", "examples"),
+    [
+        (LOSSES, LOSS_EXAMPLES),
+        (OBSERVERS, OBSERVER_EXAMPLES),
+        (STAGES, STAGE_EXAMPLES),
+        (EXPORTERS, FILES),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_every_class_has_an_example_here(registry, examples):
+    assert sorted(examples) == registry.names()
+
+
+@pytest.mark.parametrize(
+    "example",
+    [example for examples in LOSS_EXAMPLES.values() for example in examples],
+    ids=lambda example: type(example[0]).__name__,
+)
+def test_loss(example):
+    assert check_loss(*example) is None
+
+
+@pytest.mark.parametrize(
+    "observer",
+    [observer for examples in OBSERVER_EXAMPLES.values() for observer in examples],
+    ids=lambda observer: type(observer).__name__,
+)
+def test_observer_keeps_its_contract(observer):
+    assert check_observer(observer) is None
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [stage for examples in STAGE_EXAMPLES.values() for stage in examples],
+    ids=lambda stage: stage.name,
+)
+def test_stage(stage):
+    """What it says of itself is what recipes are checked by, and brings it back."""
+    jsonschema.validate(stage.get_config(), stage.schema())
+    recipe = Recipe((stage, Fit(1)))
+    assert Recipe.from_text(recipe.to_yaml()) == recipe
+    assert Recipe.from_text(recipe.to_json()) == recipe
+    assert str(stage).startswith(stage.name)
+    assert all(argument in str(stage) for argument in stage.get_config())
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.browser) if n == "web" else n for n in FILES],
+)
+def test_exporter(name, tmp_path):
+    exporter = EXPORTERS.get(name)
+    pytest.importorskip(exporter.runtime_module.split(".")[0] or "keras")
+    if name == "web":
+        exporter = exporter.with_options({"litertjs": os.environ["LITERTJS"]})
+    if name != "micro":
+        assert check_exporter(exporter, tmp_path / FILES[name]) is None
+        return
+    # Microcontrollers have integers only, and their files steps.
+    model = keras.Sequential(
+        [keras.Input((4,), name="x"), layers.Dense(3, name="scores")]
+    )
+    integers = finalize(calibrate(model, RNG.normal(size=(64, 4)).astype("float32")))
+    assert check_exporter(exporter, tmp_path / "micro", integers, 0.05) is None
 
 
 @pytest.mark.parametrize("name", OBSERVERS.names())

@@ -25,7 +25,7 @@ from tfcompress.quantization.fake_quantize import FakeQuantize
 def export(
     model: keras.Model,
     filepath: str | os.PathLike,
-    format: str = "tflite",
+    format: str | Format = "tflite",
     input_signature: Any = None,
     calibration_data: Any = None,
     **options: Any,

@@ -52,6 +52,21 @@ def compiled(function: Callable) -> Callable:
     return tf.function(function, autograph=False)
 
 
+def gradients_of(function: Callable, arrays: Any) -> tuple[float, list[Any]]:
+    """Returns `function(arrays)`, and its gradient by each of the arrays."""
+    import tensorflow as tf
+
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
+    flat = keras.tree.flatten(tensors)
+    with tf.GradientTape() as tape:
+        tape.watch(flat)
+        value = function(tensors)
+    # Of what it does not depend on.
+    zero = tf.UnconnectedGradients.ZERO
+    gradients = tape.gradient(value, flat, unconnected_gradients=zero)
+    return float(value), [keras.ops.convert_to_numpy(one) for one in gradients]
+
+
 def dtype_of(tensor: Any) -> str:
     """Returns the name of a tensor's type."""
     return keras.backend.standardize_dtype(tensor.dtype)
