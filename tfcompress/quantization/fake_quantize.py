@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -119,16 +120,22 @@ class FakeQuantize(keras.layers.Layer):
         sites: int = 1,
         momentum: float = 0.99,
         frozen: bool = False,
+        *,
+        symmetric: bool = False,
+        learned: bool = False,
+        rows: int | None = None,
+        masked: float | None = None,
+        covers: bool = False,
+        within: Sequence[float] | None = None,
+        contains: Sequence[float] = (),
         **kwargs: Any,
     ):
-        # Not an argument like the others, of which there are many enough.
-        self.symmetric = bool(kwargs.pop("symmetric", False))
-        self.learned = bool(kwargs.pop("learned", False)) and fixed_range is None
-        self.rows = kwargs.pop("rows", None)
-        self.masked = kwargs.pop("masked", None)
-        self.covers = bool(kwargs.pop("covers", False))
-        self.contains = tuple(map(float, kwargs.pop("contains", ())))
-        within = kwargs.pop("within", None)
+        self.symmetric = bool(symmetric)
+        self.learned = bool(learned) and fixed_range is None
+        self.rows = rows
+        self.masked = masked
+        self.covers = bool(covers)
+        self.contains = tuple(map(float, contains))
         self.within = None if within is None else tuple(map(float, within))
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
@@ -288,6 +295,7 @@ class FakeQuantize(keras.layers.Layer):
         return float(low), float(high)
 
     def _seen(self, scores: Any) -> tuple[Any, Any]:
+        assert self.rows is not None
         return seen_by_softmax(scores, self.rows, self.masked)
 
     def _observe(self, inputs: Any, site: Any) -> None:
