@@ -204,7 +204,14 @@ def run(
             latency_inputs=data.x_test[:1],
         )
     result = DemoResult(
-        data.name, phone, server, reference, trained, phone_check, server_check, table
+        data=data.name,
+        phone=phone,
+        server=server,
+        control=reference,
+        trained_agreement=trained,
+        phone_check=phone_check,
+        server_check=server_check,
+        report=table,
     )
     console.print(f"Trained student and .tflite: {trained}")
     console.print(f"Finalized model and .tflite: {phone_check}")

@@ -117,13 +117,13 @@ def compress(
             tried = [Tried(0, workshop.build(given))]
         else:
             space = Space(
-                scenario,
-                techniques,
-                baseline.measures,
-                _weights(task.model),
-                found,
-                search.epochs_of_each(task.train.steps),
-                search.seed,
+                scenario=scenario,
+                considered=techniques,
+                baseline=baseline.measures,
+                weights=_weights(task.model),
+                sensitivity=found,
+                epochs=search.epochs_of_each(task.train.steps),
+                seed=search.seed,
             )
             tried = run_search(search, space, budget, workshop, progress.count)
             tried += _trained_longer(
@@ -140,21 +140,21 @@ def compress(
     made.sort(key=lambda one: getattr(one.measures, budget.cost))
     best, excess = _best(made, budget, baseline.measures, task.higher_is_better)
     return Result(
-        best,
-        not excess,
-        tuple(
+        best=best,
+        met=not excess,
+        misses=tuple(
             _missed(budget, baseline.measures, best.measures, name) for name in excess
         ),
-        baseline,
-        tuple(made),
-        failures,
-        budget,
-        task.metric,
-        task.higher_is_better,
-        scenario,
-        techniques,
-        found,
-        task.model,
+        baseline=baseline,
+        candidates=tuple(made),
+        failures=failures,
+        budget=budget,
+        metric=task.metric,
+        higher_is_better=task.higher_is_better,
+        scenario=scenario,
+        considered=techniques,
+        sensitivity=found,
+        original=task.model,
     )
 
 
