@@ -42,23 +42,17 @@ _RUNS = 15  # of each measurement, of which there are several
 
 
 @dataclasses.dataclass(frozen=True)
-class Candidate:
-    """One recipe, what it made, and what that costs.
+class Place:
+    """Where what a recipe makes is written.
 
     Attributes:
         recipe: the stages.
         folder: directory with the artifact (`model...`), the same packed
             (`model.tfc`), the finalized Keras model and the recipe.
-        measures: what was measured of the artifact.
-        history: logs of all fits.
-        verified: what `verify` said of the artifact and the finalized model.
     """
 
     recipe: Recipe
     folder: Path
-    measures: Measures
-    history: History = dataclasses.field(default_factory=dict, repr=False)
-    verified: str = ""
 
     @property
     def name(self) -> str:
@@ -75,11 +69,6 @@ class Candidate:
         return exporter_for(self.path).inspect(self.path)
 
     @property
-    def model(self) -> keras.Model:
-        """The finalized Keras model from which the artifact was exported."""
-        return keras.saving.load_model(self.folder / "model.keras", compile=False)
-
-    @property
     def runnable(self) -> Path:
         """What is run here: the artifact, or the .tflite file inside it."""
         inner = _INNER.get(self.recipe.target)
@@ -88,6 +77,29 @@ class Candidate:
     def runner(self, threads: int | None = None) -> Runner:
         """Returns the artifact, ready to run here."""
         return load(self.runnable, threads)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate(Place):
+    """One recipe, what it made, and what that costs.
+
+    Attributes:
+        recipe: the stages.
+        folder: directory with the artifact (`model...`), the same packed
+            (`model.tfc`), the finalized Keras model and the recipe.
+        measures: what was measured of the artifact.
+        history: logs of all fits.
+        verified: what `verify` said of the artifact and the finalized model.
+    """
+
+    measures: Measures
+    history: History = dataclasses.field(default_factory=dict, repr=False)
+    verified: str = ""
+
+    @property
+    def model(self) -> keras.Model:
+        """The finalized Keras model from which the artifact was exported."""
+        return keras.saving.load_model(self.folder / "model.keras", compile=False)
 
 
 class Workshop:
@@ -141,11 +153,11 @@ class Workshop:
                 fix="search in another directory",
             )
         return Candidate(
-            recipe,
-            folder,
-            Measures(**content["measures"]),
-            content["history"],
-            content["verified"],
+            recipe=recipe,
+            folder=folder,
+            measures=Measures(**content["measures"]),
+            history=content["history"],
+            verified=content["verified"],
         )
 
     def key(self, recipe: Recipe) -> str:
@@ -163,11 +175,11 @@ class Workshop:
             building = candidates / name
             building.mkdir()
             model, history = carry_out(recipe, self.task, self.folder, self.report)
-            self._write(Candidate(recipe, building, None, history), model)  # type: ignore
+            self._write(Place(recipe, building), model, history)
             if _read(folder) is None:
                 put_in_place(building, folder)
 
-    def _write(self, made: Candidate, model: keras.Model) -> None:
+    def _write(self, made: Place, model: keras.Model, history: History) -> None:
         recipe = made.recipe
         self.report(f"{recipe.name}: exporting and measuring")
         artifact = export(model, made.path, format=recipe.target, **recipe.export)
@@ -176,7 +188,7 @@ class Workshop:
         check = verify(made.runnable, model, inputs)
         content = {
             "measures": dataclasses.asdict(self._measured(made, inputs)),
-            "history": made.history,
+            "history": history,
             "verified": str(check),
         }
         model.save(made.folder / "model.keras")
@@ -184,7 +196,7 @@ class Workshop:
         content["files"] = sums_of(made.folder)
         write_kept(made.folder / _MEASURES, content)
 
-    def _measured(self, made: Candidate, inputs: Any) -> Measures:
+    def _measured(self, made: Place, inputs: Any) -> Measures:
         # Of a microcontroller, what is flashed: its sources hold the same once more.
         micro = made.recipe.target == "micro"
         stored = made.runnable if micro else made.path
