@@ -50,8 +50,12 @@ class Pattern(Configured):
         """Returns why a kernel of `shape` cannot have this pattern, or `None`."""
         return None
 
+    def is_companion(self, site: Site) -> bool:
+        """Returns whether a kernel goes with another one, and has no units itself."""
+        return False
+
     def exclusion(self, site: Site) -> str | None:
-        """Returns why a kernel is left out, `""` for no need to tell, or `None`."""
+        """Returns why a kernel is left out, or `None`."""
         return self.misfit(tuple(site.variable.shape), site.kernel)
 
     def companions(self, site: Site) -> list[keras.Variable]:
@@ -66,10 +70,12 @@ class Pattern(Configured):
         kept: list[Site] = []
         reasons: dict[str, list[str]] = {}
         for site in sites:
+            if self.is_companion(site):
+                continue
             reason = self.exclusion(site)
             if reason is None:
                 kept.append(site)
-            elif reason:
+            else:
                 reasons.setdefault(reason, []).append(site.name)
         for reason, names in reasons.items():
             fix = "choose another pattern for these layers, or leave them out"
@@ -270,9 +276,10 @@ class Channel(Pattern):
             return f"they have no more than round_to={self.round_to} channels"
         return None
 
+    def is_companion(self, site: Site) -> bool:
+        return site.kernel.attribute == "cell.recurrent_kernel"
+
     def exclusion(self, site: Site) -> str | None:
-        if site.kernel.attribute == "cell.recurrent_kernel":
-            return ""  # a companion of the cell's kernel
         if site.kernel.input_axes and site.makes_output():
             return "their channels are the model's outputs"
         return super().exclusion(site)
