@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from keras import layers
 
 from tfcompress.channels import nested
 from tfcompress.channels.call import Call, Count, fixed, flow, flow_of
+from tfcompress.core.equation import Equation
 from tfcompress.core.graph import Tensor, is_graph_model
 
 _RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
@@ -223,22 +224,13 @@ def _attention_sources(call: Call) -> dict[str, tuple[Tensor, dict]]:
     return {name: (tensor, axes_of[id(tensor)]) for name, tensor in given.items()}
 
 
-def _letters(spec: str, rank: int) -> list[str]:
-    """Spells a term of an equation with one letter per axis, `...` included."""
-    before, dots, after = spec.partition("...")
-    free = rank - len(before) - len(after) if dots else 0
-    # Numbers stand for the axes of an ellipsis, counted from its right end.
-    return [*before, *(str(free - i) for i in range(free)), *after]
-
-
 @flow(layers.EinsumDense)
 def einsum_dense(call: Call) -> None:
     """EinsumDense: every letter of the equation is an axis; shared letters agree."""
     layer = call.layer
-    terms = re.split(r",|->", layer.equation.replace(" ", ""))
-    source = _letters(terms[0], call.rank())
-    kernel = list(terms[1])
-    target = _letters(terms[2], len(call.output_tensors[0].shape))
+    equation = Equation.of(layer.equation)
+    equation = equation.spelled((call.rank(), len(layer.kernel.shape)))
+    (source, kernel), target = equation.terms, equation.target
     found = {name: call.inputs[0].get(a) for a, name in enumerate(source)}
     sizes = dict(zip(kernel, layer.kernel.shape))
     fresh = {n: call.ids.fresh(sizes[n]) for n in kernel if n not in source}
@@ -262,8 +254,8 @@ def einsum_dense(call: Call) -> None:
         letters = [n for n in target if n in layer.bias_axes]
         for axis, size in enumerate(layer.bias.shape):
             offset = len(layer.bias.shape) - len(letters)
-            name = letters[axis - offset] if axis >= offset else None
-            members = members_of.get(name) if name else None
+            owner = letters[axis - offset] if axis >= offset else None
+            members = members_of.get(owner) if owner else None
             if members is not None and size == len(members):
                 call.weight(layer.bias, {axis: members}, "channel")
 
@@ -290,15 +282,14 @@ def contraction(call: Call) -> None:
         return
     if subscripts is None:
         batch = [str(i) for i in range(max(ranks) - 2, 0, -1)]
-        terms = [
+        terms: list[Sequence[str]] = [
             [*batch[len(batch) - ranks[0] + 2 :], "i", "k"],
             [*batch[len(batch) - ranks[1] + 2 :], "k", "j"],
             [*batch, "i", "j"],
         ]
     else:
-        specs = re.split(r",|->", subscripts.replace(" ", ""))
-        output_rank = len(call.output_tensors[0].shape)
-        terms = [_letters(s, r) for s, r in zip(specs, [*ranks, output_rank])]
+        equation = Equation.of(subscripts).spelled(ranks)
+        terms = [*equation.terms, equation.target]
     members_of: dict[str, np.ndarray] = {}
     unknown = set()
     for term, axes in zip(terms, call.inputs):

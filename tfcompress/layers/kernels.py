@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.equation import Equation
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -47,8 +49,8 @@ class EinsumKernel(Kernel):
     """The kernel of an EinsumDense, whose equation says what its axes are."""
 
     def of(self, layer: Any) -> Kernel:
-        equation = layer.equation.replace("...", "").replace(" ", "")
-        _, kernel, outputs = equation.replace("->", ",").split(",")
+        equation = Equation.of(layer.equation)
+        (_, kernel), outputs = equation.terms, equation.target
         rank = len(kernel)
         out = tuple(i - rank for i, axis in enumerate(kernel) if axis in outputs)
         summed = tuple(i - rank for i, axis in enumerate(kernel) if axis not in outputs)

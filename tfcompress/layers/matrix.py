@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.core.equation import Equation
 from tfcompress.layers.rules import cell, fill
 
 
@@ -113,16 +114,14 @@ def _reason_against_equation(layer: Any) -> str | None:
     return None
 
 
-def _terms(layer: Any, rank: int | None = None) -> tuple[str, str, str]:
+def _terms(layer: Any, rank: int | None = None) -> tuple[str, ...]:
     """Returns the axes of inputs, kernel and outputs; "..." becomes letters."""
-    left, outputs = layer.equation.replace(" ", "").split("->")
-    inputs, kernel = left.split(",")
-    if "..." in inputs:
-        named = len(inputs) - 3
-        free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in layer.equation]
-        rest = "".join(free[: (rank or named) - named])
-        inputs, outputs = inputs.replace("...", rest), outputs.replace("...", rest)
-    return inputs, kernel, outputs
+    equation = Equation.of(layer.equation)
+    if rank is None:
+        equation = equation.named()
+    else:
+        equation = equation.spelled((rank, len(layer.kernel.shape)))
+    return (*equation.terms, equation.target)
 
 
 fill((layers.Dense,), matrix=Matrix(_by_last_axis))

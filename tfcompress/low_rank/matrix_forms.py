@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import string
 from typing import Any
 
 import numpy as np
 from keras import layers
 
+from tfcompress.core.equation import Equation
 from tfcompress.core.graph import Node
 from tfcompress.layers import column
 from tfcompress.layers.matrix import kernel_matrix
@@ -58,15 +58,15 @@ def embedding_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Fo
 
 @column("factors", layers.EinsumDense)
 def einsum_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form | None:
-    sources, outputs = layer.equation.replace(" ", "").split("->")
-    source, kernel = sources.split(",")
+    equation = Equation.of(layer.equation)
+    (source, kernel), outputs = equation.terms, equation.target
     summed = [k for k in kernel if k not in outputs]
     made = [k for k in kernel if k not in source]
     if len(summed) + len(made) < len(kernel) or not summed or not made:
         return None  # an axis that is neither, such as one kernel per head of the input
     sizes = dict(zip(kernel, layer.kernel.shape))
     inner = [sizes[k] for k in summed]
-    new = next(letter for letter in string.ascii_letters if letter not in sources)
+    new = equation.free_letters()[0]
     between = "".join(k for k in source if k not in summed) + new
     shape = dict(zip(source.replace("...", ""), _last_axes(source, nodes)))
 
@@ -78,9 +78,9 @@ def einsum_form(layer: Any, nodes: list[Node], moments: Moments | None) -> Form 
             known if "..." in source else known[1:],
             **{k: v for k, v in first_arguments(layer).items() if k != "use_bias"},
         )
-        equation = f"{between},{new}{''.join(made)}->{outputs}"
+        second = f"{between},{new}{''.join(made)}->{outputs}"
         b = b.reshape(rank, *[sizes[k] for k in made])
-        last = last_link(layer, b, equation=equation)
+        last = last_link(layer, b, equation=second)
         return [(first, [a.reshape(*inner, rank)]), last]
 
     calls = sum(

@@ -18,6 +18,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.copies import clone_operation
+from tfcompress.core.equation import Equation
 from tfcompress.core.errors import one_line
 from tfcompress.core.graph import (
     Graph,
@@ -218,13 +219,16 @@ def _product(operation: Any, part: Any, x: Any, kernel: Any) -> Any:
 
 
 def _einsum(operation: Any, part: Any, x: Any, kernel: Any) -> Any:
-    equation = operation.subscripts.replace(" ", "")
-    if not _is_symbolic(x) or "->" not in equation or equation.count(",") != 1:
+    equation = Equation.of(operation.subscripts)
+    if not _is_symbolic(x) or not equation.is_whole or len(equation.terms) != 2:
         return None
-    fixed = len(equation.split("->")[1].replace("...", "")) - 1
+    fixed = len(equation.named().target) - 1
     shape = operation.compute_output_spec(x, _like(kernel)).shape[-fixed:]
     layer = part(
-        layers.EinsumDense, weights=[kernel], equation=equation, output_shape=shape
+        layers.EinsumDense,
+        weights=[kernel],
+        equation=operation.subscripts.replace(" ", ""),
+        output_shape=shape,
     )
     return layer(x)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import layers
 
+from tfcompress.core.equation import Equation
 from tfcompress.layers.kernels import EinsumKernel, Kernel
 from tfcompress.layers.rules import fill
 from tfcompress.layers.sizes import Shape, adapter, size
@@ -18,7 +19,7 @@ def dense(layer: Any, inputs: list[Shape], output: Shape) -> int:
 
 def einsum_dense(layer: Any, inputs: list[Shape], output: Shape) -> int:
     # Every letter of the equation is a loop: those of the input, and the kernel's own.
-    source, kernel = layer.equation.split("->")[0].replace(" ", "").split(",")
+    source, kernel = Equation.of(layer.equation).terms
     own = (n for name, n in zip(kernel, layer.kernel.shape) if name not in source)
     return math.prod(inputs[0]) * math.prod(own) + adapter(layer)
 

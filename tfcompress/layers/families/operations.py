@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.core.equation import Equation
 from tfcompress.layers.rules import Unknown, fill
 from tfcompress.layers.sizes import Shape, no_products
 
@@ -37,7 +38,8 @@ def _einsum(operation: Any, shapes: list[Shape], output: Shape) -> int:
     """Every letter is a loop; of more than two tensors, pair by pair as TensorFlow."""
     if len(shapes) < 2:
         return 0  # it moves axes, or sums
-    terms, target = _spelled(operation.subscripts.replace(" ", ""), shapes)
+    equation = Equation.of(operation.subscripts).spelled([*map(len, shapes)])
+    terms, target = [*equation.terms], equation.target
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, shapes):
         for name, size in zip(term, shape, strict=True):
@@ -51,25 +53,6 @@ def _einsum(operation: Any, shapes: list[Shape], output: Shape) -> int:
         later = set(target).union(*terms)
         terms.append("".join(sorted(names & later)))
     return total
-
-
-def _spelled(subscripts: str, shapes: list[Shape]) -> tuple[list[str], str]:
-    """Returns the terms and the output with letters in place of an ellipsis."""
-    source, arrow, target = subscripts.partition("->")
-    free = [chr(0x3B1 + number) for number in range(24)]
-    terms = []
-    for term, shape in zip(source.split(","), shapes):
-        count = len(shape) - len(term.replace("...", ""))
-        # Axes of an ellipsis are aligned at its right end.
-        terms.append(term.replace("...", "".join(free[:count][::-1])))
-    most = max(
-        (len(s) - len(t.replace("...", "")) for t, s in zip(source.split(","), shapes)),
-    )
-    if not arrow:
-        letters = "".join(terms)
-        once = sorted(name for name in set(letters) if letters.count(name) == 1)
-        return terms, "".join(once)
-    return terms, target.replace("...", "".join(free[:most][::-1]))
 
 
 def _pairs(terms: list[str], target: str, shapes: list[Shape]) -> list[tuple]:

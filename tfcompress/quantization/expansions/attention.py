@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.core.equation import Equation
 from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.expansions.base import MASKED, expansion
 
@@ -17,12 +18,10 @@ from tfcompress.quantization.expansions.base import MASKED, expansion
 @expansion(layers.EinsumDense)
 def einsum_dense(layer: Any, parts: Parts, x: Any, **_: Any) -> Any:
     """A Dense layer, where the last axes are summed over and the new ones come last."""
-    source, kernel, target = (
-        layer.equation.replace(" ", "").replace("->", ",").split(",")
-    )
+    equation = Equation.of(layer.equation).named()
+    (source, kernel), target = equation.terms, equation.target
     summed = [a for a in kernel if a not in target]
     made = [a for a in kernel if a in target]
-    source, target = source.replace("...", ""), target.replace("...", "")
     as_dense = (
         kernel == "".join(summed + made)
         and source.endswith("".join(summed))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import string
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from tfcompress.core.equation import Equation
 from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.expansions.base import expansion
 
@@ -58,20 +58,15 @@ def _comes_first(one: str, other: str, made: str) -> bool:
 
 def _terms(subscripts: str, first: Any, second: Any) -> tuple[str, str, str]:
     """Returns the axes of both operands and of the result; "..." becomes letters."""
-    inputs, arrow, made = subscripts.replace(" ", "").partition("->")
-    left, _, right = inputs.partition(",")
-    if not arrow:
+    equation = Equation.of(subscripts)
+    if not equation.is_whole:
         raise StaysFloat("its equation does not say what comes out", "add `->`")
-    free = [letter for letter in string.ascii_letters if letter not in subscripts]
-    ranks = {
-        len(one.shape) - len(term) + 3
-        for term, one in ((left, first), (right, second))
-        if "..." in term
-    }
-    if len(ranks) > 1:
+    ranks = len(first.shape), len(second.shape)
+    hidden = zip(equation.terms, equation.hidden(ranks))
+    if len({count for term, count in hidden if "..." in term}) > 1:
         raise StaysFloat("its `...` stands for different numbers of axes", _FIX)
-    rest = "".join(free[: ranks.pop()]) if ranks else ""
-    left, right, made = (term.replace("...", rest) for term in (left, right, made))
+    equation = equation.spelled(ranks)
+    (left, right), made = equation.terms, equation.target
     if any(len({*term}) < len(term) for term in (left, right, made)):
         raise StaysFloat("it takes a diagonal", _FIX)
     return left, right, made
