@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
 
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 
 
 def distribute(strategy: Any) -> Any:
@@ -89,9 +88,7 @@ class _Reduce:
     def _say_it_can_go(self) -> None:
         if not self._told:
             self._told = True
-            warnings.warn(
+            warn(
                 f"Keras {keras.version()} trains under MultiWorkerMirroredStrategy by "
-                "itself. What to do: leave tfcompress.distribute out.",
-                CompressionWarning,
-                stacklevel=3,
+                "itself. What to do: leave tfcompress.distribute out."
             )

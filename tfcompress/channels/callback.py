@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
@@ -19,7 +18,7 @@ from tfcompress.channels.scores import (
 from tfcompress.channels.targets import Limits, eligible, limits_of, lowest
 from tfcompress.channels.widths import Widths, meet
 from tfcompress.core.callback import FitCallback, Left, Restored, attach, detach
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import Magnitude
 from tfcompress.schedules import FitSpan, Schedule, schedule_of
@@ -142,13 +141,11 @@ class PruneChannels(FitCallback):
             mask.variable.assign(mask(mask.variable))
         short = self._schedule.warn_if_cut_short(self.current_step(), "PruneChannels")
         if restored is not None and not short and not self._fit(restored):
-            warnings.warn(
+            warn(
                 f"PruneChannels: {restored.by} gives back the weights of epoch "
                 f"{restored.epoch}, of before the end of the schedule. Pass "
                 f"tfcompress.OnceFinal({restored.by}(...), PruneChannels(...)) in its "
-                "place, for the best of the epochs after it.",
-                CompressionWarning,
-                stacklevel=3,
+                "place, for the best of the epochs after it."
             )
         self._masks = []
 

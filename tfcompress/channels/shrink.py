@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-import warnings
 from typing import Any
 
 import keras
@@ -26,8 +25,8 @@ from tfcompress.channels.targets import (
 )
 from tfcompress.channels.widths import TOLERANCE, Counts, MacCost, Widths, meet
 from tfcompress.core.arguments import integer, number
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
-from tfcompress.core.kernel_values import two_of_four, warn
+from tfcompress.core.errors import InvalidArgumentError, warn
+from tfcompress.core.kernel_values import two_of_four, warn_of_loss
 from tfcompress.core.select import (
     Filters,
     refuse_quantized,
@@ -137,7 +136,7 @@ def _warn_of_patterns(model: keras.Model, smaller: keras.Model) -> None:
     """Names layers in which two of four weights were zero, and are so no longer."""
     broken = _in_pattern(model) - _in_pattern(smaller)
     if broken:
-        warn(
+        warn_of_loss(
             f"the pattern 2:4 of {', '.join(sorted(broken))}, whose input channels "
             "are other neighbours now. Shrink first, then prune to a pattern"
         )
@@ -303,11 +302,9 @@ def _steps(round_to: int) -> list[int]:
 
 
 def _say_nearest(target: str, reached: str, round_to: int, step: int) -> None:
-    warnings.warn(
+    warn(
         f"{target} cannot be met with round_to={round_to}: the widths that remain are "
-        f"multiples of {step} ({reached}).",
-        CompressionWarning,
-        stacklevel=4,
+        f"multiples of {step} ({reached})."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import keras
@@ -12,7 +11,7 @@ from tfcompress.channels.call import NO_RULE
 from tfcompress.channels.dependencies import ChannelGroup, Dependencies
 from tfcompress.channels.widths import Counts
 from tfcompress.core.arguments import number, pattern
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import Filters, matches, walk
 
 Limits = float | Mapping[str, float] | None
@@ -64,11 +63,7 @@ def warn_of_unknown(dependencies: Dependencies) -> None:
         if NO_RULE in reason
     ]
     if kept:
-        warnings.warn(
-            f"These channels are left as they are: {'; '.join(kept)}.",
-            CompressionWarning,
-            stacklevel=3,
-        )
+        warn(f"These channels are left as they are: {'; '.join(kept)}.")
 
 
 def limits_of(

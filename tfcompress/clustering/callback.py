@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from tfcompress.clustering.moments import calls_of
 from tfcompress.clustering.starts import STARTS
 from tfcompress.core.arguments import integer, one_of
 from tfcompress.core.callback import FitCallback, Left, Restored
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.gradient_tap import innermost
 from tfcompress.core.select import Filters, exclude, select, walk
 from tfcompress.layers import kernels_of
@@ -152,13 +151,11 @@ class ClusterWeights(FitCallback):
             count = len(np.unique(np.concatenate(values))) if values else 0
             most = max(most, count - book.count - 1)
         if most > 0:
-            warnings.warn(
+            warn(
                 f"ClusterWeights: {restored.by} gives back the weights of epoch "
                 f"{restored.epoch}, of before they were tied. Pass "
                 f"tfcompress.OnceFinal({restored.by}(...), ClusterWeights(...)) in its "
-                "place, for the best of the epochs after it.",
-                CompressionWarning,
-                stacklevel=4,
+                "place, for the best of the epochs after it."
             )
 
     def release(self) -> None:
@@ -213,12 +210,10 @@ class ClusterWeights(FitCallback):
                 if layer.one_scale is None and shared & {id(v) for v in layer.weights}:
                     parted.append(path)
         if parted:
-            warnings.warn(
+            warn(
                 "The layer behind each of these (such as BatchNormalization) scales "
                 f"every channel: {', '.join(parted)}. In integers they share values "
-                "within a channel, not across channels.",
-                CompressionWarning,
-                stacklevel=2,
+                "within a channel, not across channels."
             )
 
     def _first_step(self, epoch: int) -> int:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from tfcompress.compression.data import Data
 from tfcompress.core.arguments import one_of
 from tfcompress.core.copies import copy_model
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError, one_line
+from tfcompress.core.errors import InvalidArgumentError, one_line, warn
 from tfcompress.core.graph import build, is_graph_model, output_names, trace
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import warn_of_own_training
@@ -95,16 +94,14 @@ class Task:
         self._config = _compile_config(model)
         self.model = _as_graph(model)
         self._rate = learning_rate or _first_rate(model)
-        warn_of_own_training(model, "compressed", stacklevel=5)
+        warn_of_own_training(model, "compressed")
         usual = _usual_rate(self._optimizer())
         if learning_rate is None and self.learning_rate < _SMALL_SHARE * usual:
-            warnings.warn(
+            warn(
                 f"The learning rate of the optimizer is {self.learning_rate:.1e}, with "
                 "which candidates would learn next to nothing: a schedule of the "
                 "training may have left it there. Pass the rate that the training "
-                "began with, `search=Search(learning_rate=...)`.",
-                CompressionWarning,
-                stacklevel=4,
+                "began with, `search=Search(learning_rate=...)`."
             )
         self.train = Data("train", train, batch_size or 1, self.model)
         if batch_size is None:

@@ -8,7 +8,6 @@ it, so no layer is wrapped and nothing has to be stripped.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import require_built
 
 Projection = Callable[[Any], Any]
@@ -184,12 +183,10 @@ class _Reminder:
         if not held:
             for left in self.left:
                 if any(v.trainable for v in left.variables):
-                    warnings.warn(
+                    warn(
                         f"This fit has no {left.by}, and may undo {left.what} that an "
                         f"earlier one made. To keep them, add {left.keep} to "
-                        "`callbacks`.",
-                        CompressionWarning,
-                        stacklevel=3,
+                        "`callbacks`."
                     )
         return self.model.make_train_function(force=force)
 
@@ -283,11 +280,9 @@ class FitCallback(keras.callbacks.Callback):
             self.retrace()
             watch.remind()
         elif self._first is not None and self.current_step() > self._first:
-            warnings.warn(
+            warn(
                 f"{type(self).__name__} did nothing: it begins in `on_epoch_begin`, "
-                "which this loop of your own did not call.",
-                CompressionWarning,
-                stacklevel=2,
+                "which this loop of your own did not call."
             )
 
     def start(self, epoch: int) -> None:
@@ -335,13 +330,11 @@ class FitCallback(keras.callbacks.Callback):
             _, final = self._best.get(id(other), (None, True))
             if not final:
                 name, kind = type(self).__name__, type(other).__name__
-                warnings.warn(
+                warn(
                     f"{kind} kept the model of an epoch before {name} was done, in "
                     f"{getattr(other, 'filepath', '?')}: it has less of what is asked "
                     f"for than the last one. Pass tfcompress.OnceFinal({kind}(...), "
-                    f"{name}(...)) in its place, for the best of those that are done.",
-                    CompressionWarning,
-                    stacklevel=3,
+                    f"{name}(...)) in its place, for the best of those that are done."
                 )
 
     def retrace(self) -> None:

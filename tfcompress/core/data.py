@@ -17,7 +17,6 @@ decided by the model's own inputs, and what does not fit them is refused by name
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ from tfcompress.core.arrays import (
     is_array,
     listed,
 )
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 
 _BATCH = 64
 _KINDS = "arrays, a tf.data.Dataset, a keras.utils.PyDataset, or a list of batches"
@@ -192,11 +191,9 @@ class Inputs:
         if count == rest:
             self._refuse_size(count)
         if rest:
-            warnings.warn(
+            warn(
                 f"The model takes batches of {self._size}: the last {rest} of {count} "
-                f"samples of `{self._reader.name}` are not read.",
-                CompressionWarning,
-                stacklevel=5,
+                f"samples of `{self._reader.name}` are not read."
             )
         return {name: c[: count - rest] for name, c in self._columns.items()}
 

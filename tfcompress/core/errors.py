@@ -1,6 +1,12 @@
 """Errors that say what was received, what was expected and what to do."""
 
+import sys
+import warnings
+from types import FrameType
 from typing import Any
+
+# Who calls the package between its functions and the user's.
+_BETWEEN = ("tfcompress", "keras", "tensorflow", "contextlib", "functools")
 
 
 class CompressionError(Exception):
@@ -76,6 +82,22 @@ class VerificationError(CompressionError, RuntimeError):
 
 class CompressionWarning(UserWarning):
     """Something was left out of compression; training goes on."""
+
+
+def warn(text: str) -> None:
+    """Warns with a `CompressionWarning` that points at the user's own line.
+
+    That is the first which is neither of the package nor of those that call it, as
+    Keras does with callbacks.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and _room(frame) in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, CompressionWarning, stacklevel=level)
+
+
+def _room(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).split(".")[0]
 
 
 def one_line(error: Exception, longest: int = 200) -> str:

@@ -6,13 +6,12 @@ So whatever makes new kernels asks here what would be lost.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from tfcompress.core.errors import CompressionWarning
+from tfcompress.core.errors import warn
 
 _MOST_VALUES = 256
 # Trained weights are hardly ever exactly zero: a tenth of them has been pruned.
@@ -87,11 +86,9 @@ def warn_of_lost_values(
             count = len(np.unique(values[values != 0]))
             lost.append(f"{name} ({count} shared values)")
     if lost:
-        warn(f"{action} makes new weights of {', '.join(lost)}. {fix}")
+        warn_of_loss(f"{action} makes new weights of {', '.join(lost)}. {fix}")
 
 
-def warn(text: Any) -> None:
+def warn_of_loss(text: Any) -> None:
     """Warns that what an earlier step made will not last."""
-    warnings.warn(
-        f"What was made before is lost: {text}.", CompressionWarning, stacklevel=4
-    )
+    warn(f"What was made before is lost: {text}.")

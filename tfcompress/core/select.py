@@ -1,7 +1,6 @@
 """Walking a model's layers and choosing some of them by name, type or predicate."""
 
 import itertools
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -9,11 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress.core.arguments import pattern
-from tfcompress.core.errors import (
-    CompressionWarning,
-    InvalidArgumentError,
-    UnsupportedLayerError,
-)
+from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError, warn
 
 Filters = (
     str | type | Callable[[keras.Layer], bool] | Iterable[str | type | Callable] | None
@@ -284,23 +279,18 @@ def exclude(
             expected="filters that leave these layers out",
             fix=fix,
         )
-    warnings.warn(
-        f"Not {what}, because {reason}: {', '.join(names)}. What to do: {fix}.",
-        CompressionWarning,
-        stacklevel=3,
-    )
+    warn(f"Not {what}, because {reason}: {', '.join(names)}. What to do: {fix}.")
 
 
 _TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
 
-def warn_of_own_training(model: Any, what: str, stacklevel: int = 3) -> None:
+def warn_of_own_training(model: Any, what: str) -> None:
     """Warns of a model that says itself how it is trained, which a copy does not do.
 
     Args:
         model: what was copied.
         what: what the copy is called: "quantized".
-        stacklevel: of the warning; 3 is the caller of who calls this.
     """
     if not isinstance(model, keras.Model):
         return
@@ -311,11 +301,9 @@ def warn_of_own_training(model: Any, what: str, stacklevel: int = 3) -> None:
         or getattr(type(model), name) is not getattr(keras.Model, name)
     ]
     if own:
-        warnings.warn(
+        warn(
             f"Model '{model.name}' of type {type(model).__name__} has {', '.join(own)} "
             f"of its own. The {what} copy does not use them: `fit` trains it with the "
             "loss that it is compiled with. To keep them, train it inside a model "
-            "whose class has them and whose `call` calls the copy.",
-            CompressionWarning,
-            stacklevel=stacklevel,
+            "whose class has them and whose `call` calls the copy."
         )

@@ -7,7 +7,6 @@ take. Every export does this: converters leave out, saturate and reorder without
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import keras
 import numpy as np
 
 from tfcompress.child.probing import probe
-from tfcompress.core.errors import CompressionWarning, ExportError
+from tfcompress.core.errors import ExportError, warn
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.graph import trace as trace_graph
 from tfcompress.core.ownership import scratch
@@ -234,11 +233,7 @@ def compared(
                 expected=f"outputs within {steps[1] if steps else limit}",
                 fix=fix,
             )
-        warnings.warn(
-            f"The artifact is not equal to the model in {runtime}: {said}. {fix}.",
-            CompressionWarning,
-            stacklevel=2,
-        )
+        warn(f"The artifact is not equal to the model in {runtime}: {said}. {fix}.")
     count = len(next(iter(tried.inputs.values())))
     return {"samples": count, "bound": steps[0] if steps else limit}
 

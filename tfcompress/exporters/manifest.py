@@ -10,7 +10,6 @@ import dataclasses
 import importlib.metadata
 import json
 import platform
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.core.errors import ArtifactError, CompressionWarning, ExportError
+from tfcompress.core.errors import ArtifactError, ExportError, warn
 from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import Artifact, Format
 from tfcompress.exporters.manifest_file import (
@@ -164,12 +163,10 @@ def record(artifact: Artifact, **contents: Any) -> None:
             return
         changed = changed_since(manifest, artifact.path)
         if changed:
-            warnings.warn(
+            warn(
                 f"The manifest {manifest_path(artifact.path)} is of other files: "
                 f"{', '.join(changed)} changed since, or an export ended before its "
-                "manifest was written. Nothing is recorded in it; export again.",
-                CompressionWarning,
-                stacklevel=3,
+                "manifest was written. Nothing is recorded in it; export again."
             )
             return
         manifest.update({name: contents[name] for name in RECORDS if name in contents})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.core.errors import CompressionWarning
+from tfcompress.core.errors import warn
 from tfcompress.core.graph import trace
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.quantize import quantize_aware
@@ -43,11 +42,9 @@ def with_ranges(model: keras.Model, quantized: dict[str, Any]) -> keras.Model:
         else:
             _set(layer, *found)
     if missing:
-        warnings.warn(
+        warn(
             f"TFMOT kept no range for what passes through {', '.join(missing)}; fit "
-            "the model for a few steps before you export it.",
-            CompressionWarning,
-            stacklevel=4,
+            "the model for a few steps before you export it."
         )
     return result
 

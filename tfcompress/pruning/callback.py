@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from typing import Any
 
 import keras  # noqa: F401  (the docstring's example)
@@ -12,7 +11,7 @@ from keras import ops
 
 from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, Left, Occasional, Restored
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import CRITERIA, Criterion
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
@@ -207,23 +206,19 @@ class PruneWeights(FitCallback):
         if restored is None:
             if not all(bool(ops.all(kernel.kept())) for kernel in self._kernels):
                 return  # a pattern that rounds
-            warnings.warn(
+            warn(
                 f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} "
                 "are asked for: the training step made no masks. A "
                 "`tf.function` of your own must be traced after the first "
-                "`on_epoch_begin`, and call `optimizer.apply`.",
-                CompressionWarning,
-                stacklevel=4,
+                "`on_epoch_begin`, and call `optimizer.apply`."
             )
             return
-        warnings.warn(
+        warn(
             f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} are "
             f"asked for: {restored.by} gives back those of epoch {restored.epoch}, of "
             "before the end of the schedule. Pass tfcompress.OnceFinal("
             f"{restored.by}(...), PruneWeights(...)) in its place, for the best of the "
-            "epochs after it.",
-            CompressionWarning,
-            stacklevel=4,
+            "epochs after it."
         )
 
     def _warn_of_nan(self) -> None:
@@ -233,12 +228,10 @@ class PruneWeights(FitCallback):
             if not bool(ops.all(ops.isfinite(kernel.variable)))
         ]
         if broken:
-            warnings.warn(
+            warn(
                 f"PruneWeights: kernels hold NaN or infinite values, in "
                 f"{', '.join(broken)}. Which weights to prune cannot be told from "
-                "them; look for NaN in the data, or train with a lower learning rate.",
-                CompressionWarning,
-                stacklevel=4,
+                "them; look for NaN in the data, or train with a lower learning rate."
             )
 
     def _warn_of_nothing_left(self, restored: Restored | None) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from tfcompress.core.errors import CompressionWarning
+from tfcompress.core.errors import warn
 from tfcompress.core.graph import Graph, Node, Tensor, trace_function
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
@@ -182,12 +181,10 @@ def with_constants_on_grids(
 
     nodes = [made for node in graph.nodes for made in settled(node)]
     if in_float:
-        warnings.warn(
+        warn(
             f"These comparisons stay in float: {', '.join(in_float)}. Integer kernels "
             "compare multiples of 1/256, and these numbers lie closer together; "
-            "scale them up before they are compared.",
-            CompressionWarning,
-            stacklevel=4,
+            "scale them up before they are compared."
         )
     return dataclasses.replace(graph, nodes=nodes)
 

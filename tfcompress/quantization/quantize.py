@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfcompress.core.errors import CompressionWarning, UnsupportedLayerError
+from tfcompress.core.errors import UnsupportedLayerError, warn
 from tfcompress.core.graph import Graph, Node, build
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.kernel_values import shares_values
@@ -120,11 +119,7 @@ def _report(layers: list[FloatLayer], filters: Filters) -> None:
             expected="layers with a rule, such as Conv2D or Dense",
             fix="leave them out of `filters`; they then run in float",
         )
-    warnings.warn(
-        f"These layers have no integer form and stay in float: {listed}.",
-        CompressionWarning,
-        stacklevel=4,
-    )
+    warn(f"These layers have no integer form and stay in float: {listed}.")
 
 
 def _wrap_kernels(
@@ -159,12 +154,10 @@ def _wrap_kernels(
 
     graph = graph.with_operations(wrapped)
     if parted:
-        warnings.warn(
+        warn(
             f"These layers share values, and the layer behind each of them (such as "
             f"BatchNormalization) scales every channel: {', '.join(parted)}. In "
-            "integers they share values within a channel, not across channels.",
-            CompressionWarning,
-            stacklevel=5,
+            "integers they share values within a channel, not across channels."
         )
     return graph
 

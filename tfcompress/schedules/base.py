@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any
 
 from keras import ops
 
 from tfcompress.core.arguments import integer, number
 from tfcompress.core.configured import Configured
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.registry import Registry
 
 Step = int | float
@@ -178,13 +177,11 @@ class Schedule(Configured):
         last = begin if end is None else end
         short = not self.is_over(step)
         if short:
-            warnings.warn(
+            warn(
                 f"{callback}: the fit ended after {step} steps, and the schedule at "
                 f"step {last}. What is asked for in the end was not reached. Where "
                 "EarlyStopping ended it, pass OnceFinal(EarlyStopping(...), "
-                f"{callback}(...)) in its place.",
-                CompressionWarning,
-                stacklevel=2,
+                f"{callback}(...)) in its place."
             )
         return short
 

@@ -7,11 +7,10 @@ is broken: by a neighbour that shares a tensor, by arithmetic that it folds othe
 from __future__ import annotations
 
 import re
-import warnings
 
 import keras
 
-from tfcompress.core.errors import CompressionWarning
+from tfcompress.core.errors import warn
 from tfcompress.core.select import walk
 from tfcompress.exporters.tflite.flatbuffer import NOT_COMPUTE, Operator, TFLiteFile
 from tfcompress.quantization.integers.average import IntegerAverage
@@ -68,11 +67,9 @@ def check_promises(file: TFLiteFile, model: keras.Model) -> None:
     """Warns of layers that were to run in integers, and are in float in the file."""
     names = float_layers(file, model)
     if names:
-        warnings.warn(
+        warn(
             "The converter left these layers in float, "
             f"{1 - file.integer_coverage():.0%} of the work: {', '.join(names)}. They "
             "were quantized, and have integer kernels. Look at what else reads their "
-            "inputs, or tell us of it.",
-            CompressionWarning,
-            stacklevel=2,
+            "inputs, or tell us of it."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ from keras import ops
 
 from tfcompress.core.arguments import one_of
 from tfcompress.core.data import Inputs, inputs_of
-from tfcompress.core.errors import CompressionWarning, InvalidArgumentError, one_line
+from tfcompress.core.errors import InvalidArgumentError, one_line, warn
 from tfcompress.core.graph import build, is_graph_model, trace
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, walk
@@ -209,27 +208,21 @@ def _set_ranges(
         layer.ranges.assign(np.tile([[low, high]], (layer.sites, 1)))
         layer.batches.assign(np.ones(layer.sites))
     if cut:
-        warnings.warn(
+        warn(
             "Integer kernels prescribe the range of these, and cut off what lies "
             f"outside: {', '.join(cut)}. If that matters, leave them in float by "
-            "`filters`.",
-            CompressionWarning,
-            stacklevel=3,
+            "`filters`."
         )
     if constant:
-        warnings.warn(
+        warn(
             f"Always zero on the calibration data: {', '.join(constant)}. Their range "
-            "is a guess; are the data typical?",
-            CompressionWarning,
-            stacklevel=3,
+            "is a guess; are the data typical?"
         )
     if useless:
-        warnings.warn(
+        warn(
             "A few huge numbers leave all others one value of their range: "
             f"{', '.join(useless)}. If these are masks of attention, use "
-            "ops.where(mask, scores, -1e9) right before the softmax; else clip them.",
-            CompressionWarning,
-            stacklevel=3,
+            "ops.where(mask, scores, -1e9) right before the softmax; else clip them."
         )
 
 

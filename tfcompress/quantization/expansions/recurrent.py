@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tfcompress.core.errors import CompressionWarning
+from tfcompress.core.errors import warn
 from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.expansions.activations import KNOWN
 from tfcompress.quantization.expansions.base import expansion
@@ -386,9 +385,7 @@ def _check(layer: Any, x: Any) -> None:
             "give the Input a fixed length, such as keras.Input((64, 8))",
         )
     if any(cell.recurrent_dropout for cell in cells):
-        warnings.warn(
+        warn(
             f"'{layer.name}' has recurrent_dropout, which does nothing in a "
-            "quantization-aware model. To go on training with noise, use dropout.",
-            CompressionWarning,
-            stacklevel=2,
+            "quantization-aware model. To go on training with noise, use dropout."
         )

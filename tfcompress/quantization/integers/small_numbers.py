@@ -6,12 +6,10 @@ for kernels, however small all numbers are: what is smaller is rounded to few va
 
 from __future__ import annotations
 
-import warnings
-
 import keras
 import numpy as np
 
-from tfcompress.core.errors import CompressionWarning
+from tfcompress.core.errors import warn
 from tfcompress.core.select import walk
 from tfcompress.layers import kernels_of
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
@@ -37,12 +35,10 @@ def warn_of_small_numbers(model: keras.Model) -> None:
             if 0 < largest < SMALLEST_LARGEST_WEIGHT * _FEWEST / INT8:
                 said[f"{layer.layer.name} (weights up to {largest:.2g})"] = None
     if said:
-        warnings.warn(
+        warn(
             "Integer kernels have no scale for numbers so small, which are rounded to "
             f"few values: {', '.join(said)}. Scale the inputs, or the targets, so that "
-            "numbers are about 1, or leave these layers in float by `filters`.",
-            CompressionWarning,
-            stacklevel=3,
+            "numbers are about 1, or leave these layers in float by `filters`."
         )
 
 
