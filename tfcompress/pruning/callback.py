@@ -242,13 +242,11 @@ class PruneWeights(FitCallback):
             if held < 1 and kernel.zeros(restored) == kernel.site.size
         ]
         if gone:
-            warnings.warn(
+            warn(
                 f"PruneWeights: no weight is left in {', '.join(gone)}, which put out "
                 "what does not depend on their inputs. Pass scope='layer', or "
                 "criterion='lamp', which compare weights within their layer; or leave "
-                "these layers out by `filters`.",
-                CompressionWarning,
-                stacklevel=4,
+                "these layers out by `filters`."
             )
 
     def release(self) -> None:
