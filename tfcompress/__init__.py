@@ -1,8 +1,14 @@
 """tfcompress: make a Keras model smaller and faster during fit, and ship it."""
 
+import importlib.metadata
 import sys
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+
+try:
+    __version__ = importlib.metadata.version("tfcompress")
+except importlib.metadata.PackageNotFoundError:  # a copy that nobody installed
+    __version__ = "0+unknown"
 
 # What runs: "-m" while `python -m tfcompress` looks for what it is to run, or
 # `python -m` another package, which imports this one.

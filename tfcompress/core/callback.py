@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.configured import described
 from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import require_built
 
@@ -247,6 +248,9 @@ class FitCallback(keras.callbacks.Callback):
     """
 
     _running = False
+
+    def __repr__(self) -> str:
+        return described(self)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         require_built(self.model, f"use {type(self).__name__} in fit")

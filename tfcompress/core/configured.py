@@ -31,10 +31,38 @@ class Configured:
             if hasattr(self, name)
         }
 
+    def __repr__(self) -> str:
+        return described(self)
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Returns the object that was made with these arguments."""
         return cls(**config)
+
+
+def described(instance: Any) -> str:
+    """Returns the call that makes an object, without arguments that are the defaults.
+
+    Args:
+        instance: an object that keeps each argument of its `__init__` as an attribute.
+
+    Example:
+
+    >>> class Blur(Configured):
+    ...     def __init__(self, width, strength=1.0):
+    ...         self.width, self.strength = width, strength
+    >>> Blur(3), Blur(3, strength=2.0)
+    (Blur(width=3), Blur(width=3, strength=2.0))
+    """
+    shown = []
+    _, *parameters = inspect.signature(type(instance).__init__).parameters.values()
+    for parameter in parameters:
+        default = parameter.default
+        value = getattr(instance, parameter.name, default)
+        same = isinstance(value, int | float | str) and value == default
+        if parameter.kind not in _PACKED and value is not default and not same:
+            shown.append(f"{parameter.name}={value!r}")
+    return f"{type(instance).__name__}({', '.join(shown)})"
 
 
 def _arguments(kind: type) -> dict[str, None]:

@@ -16,7 +16,7 @@ from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import CRITERIA, Criterion
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
 from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
-from tfcompress.pruning.patterns import PATTERNS, Pattern
+from tfcompress.pruning.patterns import Pattern, pattern_of
 from tfcompress.pruning.sites import Site, select_sites
 from tfcompress.schedules import (
     FitSpan,
@@ -52,7 +52,7 @@ class PruneWeights(FitCallback):
         schedule: a `Schedule` instance, config or a number, which stands for
             `ConstantSparsity(number)`; or "keep", which holds the zeros that are there.
         criterion: what ranks weights; instance or name.
-        pattern: allowed shape of zeros; instance or name.
+        pattern: allowed shape of zeros; instance, name or a ratio such as "2:4".
         scope: `"layer"` gives every kernel the scheduled sparsity; `"global"` ranks
             the weights of all kernels together, so that layers that matter keep
             more. `None` is `"global"` for single weights, and `"layer"` for patterns,
@@ -93,7 +93,7 @@ class PruneWeights(FitCallback):
         super().__init__()
         self.schedule = schedule_of(schedule)
         self.criterion = CRITERIA.get(criterion)
-        self.pattern = PATTERNS.get(pattern)
+        self.pattern = pattern_of(pattern)
         if scope is not None:
             one_of(scope, "Unknown `scope`.", _SCOPES)
         self.pattern.check(self.schedule)

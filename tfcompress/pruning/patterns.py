@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import keras
@@ -295,6 +296,20 @@ class Channel(Pattern):
             found = [getattr(layer, "bias", None)]
             found += [norm.gamma, norm.beta] if norm is not None else []
         return [v for v in found if v is not None and v.trainable]
+
+
+def pattern_of(identifier: Pattern | dict | str) -> Pattern:
+    """Returns the pattern that an instance, a config, a name or a ratio means.
+
+    Example:
+
+    >>> pattern_of("2:4"), pattern_of("channel")
+    (NOfM(), Channel())
+    """
+    ratio = re.fullmatch(
+        r"(\d+):(\d+)", identifier if isinstance(identifier, str) else ""
+    )
+    return NOfM(int(ratio[1]), int(ratio[2])) if ratio else PATTERNS.get(identifier)
 
 
 def to_matrix(values: Any, kernel: Kernel) -> Any:

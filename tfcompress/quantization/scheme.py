@@ -71,18 +71,29 @@ _SCHEMES: dict[str, tuple[Callable[[], Quantizer], int]] = {
 }
 
 
+# Names that people know from elsewhere.
+_SPELLINGS = {
+    **{"int8": "w8a8", "int16": "w8a16", "int4": "w4a8", "w8": "w8a8", "w4": "w4a8"},
+    **{"ternary": "w2a8", "binary": "w1a8"},
+}
+_IN_FLOAT = "weights of 16 bits are a form of the file: export(..., quantize='float16')"
+
+
 def get_scheme(identifier: str | QuantizationScheme) -> QuantizationScheme:
     """Returns the scheme that a name or instance means."""
     if isinstance(identifier, QuantizationScheme):
         return identifier
-    if isinstance(identifier, str) and identifier in _SCHEMES:
-        quantizer, activations = _SCHEMES[identifier]
+    name = _SPELLINGS.get(identifier, identifier) if isinstance(identifier, str) else ""
+    if name in _SCHEMES:
+        quantizer, activations = _SCHEMES[name]
         return QuantizationScheme(quantizer(), activations)
+    half = name in ("float16", "fp16", "bfloat16", "bf16", "half")
     raise InvalidArgumentError(
         "Unknown quantization scheme.",
         received=repr(identifier),
         expected=f"one of {', '.join(map(repr, _SCHEMES))}, a QuantizationScheme, or "
         "a dict of regular expressions to these",
+        fix=_IN_FLOAT if half else None,
     )
 
 
