@@ -109,7 +109,7 @@ def benchmark(
     """
     _check_counts(runs=runs, threads=threads)
     many = isinstance(artifact, (list, tuple))
-    artifacts: Sequence[Any] = artifact if many else [artifact]  # type: ignore
+    artifacts: Any = artifact if many else [artifact]
     if not artifacts:
         raise InvalidArgumentError(
             "Nothing to measure.", received="an empty list", expected="artifacts"

@@ -44,7 +44,7 @@ def channel_criterion(identifier: AnyCriterion, *available: str) -> Criterion:
     criterion: Any = known.get(identifier) if named else identifier
     if not isinstance(criterion, Criterion):
         criterion = Criterion()
-        criterion.score = identifier.score  # type: ignore
+        criterion.score = identifier.score  # type: ignore[union-attr]
     elif named and criterion.needs != "weights":
         return criterion
     name = type(criterion if named else identifier).__name__

@@ -251,7 +251,7 @@ def _arguments(kind: type) -> set[str]:
     """Returns the names of what a layer class takes."""
     found: set[str] = set()
     for base in kind.__mro__:
-        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
         found |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

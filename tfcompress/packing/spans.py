@@ -6,6 +6,7 @@ import math
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -84,17 +85,15 @@ def _keras(path: Path) -> list[Span]:
     return found
 
 
-def _datasets(store: object, start: int) -> list[Span]:
+def _datasets(store: Any, start: int) -> list[Span]:
     found: list[Span] = []
 
-    def visit(name: str, dataset: object) -> None:
+    def visit(name: str, dataset: Any) -> None:
         place = getattr(getattr(dataset, "id", None), "get_offset", lambda: None)()
-        if place is not None and dataset.size:  # type: ignore[attr-defined]
-            found.append(
-                _span(start + place, str(dataset.dtype), dataset.shape)  # type: ignore
-            )
+        if place is not None and dataset.size:
+            found.append(_span(start + place, str(dataset.dtype), dataset.shape))
 
-    store.visititems(visit)  # type: ignore[attr-defined]
+    store.visititems(visit)
     return [span for span in found if span.width]
 
 

@@ -50,8 +50,9 @@ class QuantizedLayer(keras.layers.Wrapper):
         super().__init__(layer, **kwargs)
         self.quantizer = QUANTIZERS.get(quantizer)
         self.supports_masking = layer.supports_masking
-        whole = one_scale is None or isinstance(one_scale, str)
-        self.one_scale = one_scale if whole else tuple(one_scale)  # type: ignore
+        if not (one_scale is None or isinstance(one_scale, str)):
+            one_scale = tuple(one_scale)
+        self.one_scale = one_scale
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
@@ -94,8 +95,8 @@ class QuantizedLayer(keras.layers.Wrapper):
 
     def has_one_scale(self, kernel: Kernel) -> bool:
         """Returns whether all channels of a kernel have the same scale."""
-        known = isinstance(self.one_scale, tuple)
-        return known and kernel.attribute in self.one_scale  # type: ignore
+        known = self.one_scale
+        return isinstance(known, tuple) and kernel.attribute in known
 
     def share_scales(self, variables: Collection[int]) -> bool:
         """Gives kernels whose weights come to share values one scale each.

@@ -184,7 +184,7 @@ def report(
         runners = [_runner(subject, threads) for subject in subjects]
     metrics: list[float | None] = [None] * len(subjects)
     if evaluate is not None:
-        metrics = [float(evaluate(runner)) for runner in runners]  # type: ignore
+        metrics = [float(evaluate(runner)) for runner in runners if runner]
     latencies: list[float | None] = [None] * len(subjects)
     if latency_inputs is not None:
         measured = benchmark(runners, latency_inputs, threads, runs)
@@ -200,7 +200,7 @@ def report(
 
 def _measure(subject: keras.Model | Artifact) -> Row:
     layers = measures.layer_weights(subject)
-    common = {
+    common: dict[str, Any] = {
         "layers": layers,
         "sparsity": measures.sparsity(layers),
         "macs": measures.macs(subject),
@@ -213,10 +213,10 @@ def _measure(subject: keras.Model | Artifact) -> Row:
             size=subject.size,
             gzip_size=subject.gzip_size,
             integer_coverage=subject.integer_coverage,
-            **common,  # type: ignore[arg-type]
+            **common,
         )
     size, gzip_size = measures.weight_bytes(subject)
-    return Row(subject.name, "keras", size, gzip_size, **common)  # type: ignore
+    return Row(subject.name, "keras", size, gzip_size, **common)
 
 
 def _sizes(subject: keras.Model | Artifact) -> dict[str, Any]:

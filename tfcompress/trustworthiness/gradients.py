@@ -20,7 +20,7 @@ class InputGradients:
 
     def __init__(self, subject: Subject):
         self._subject = subject
-        self._traced = trace(subject.model, None, subject.signature)  # type: ignore
+        self._traced = trace(subject.model, None, subject.signature)
 
     def of_loss(self, columns: Columns, classes: np.ndarray) -> Columns | None:
         """Returns the gradient of the cross-entropy with the given classes."""
