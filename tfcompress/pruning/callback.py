@@ -204,7 +204,7 @@ class PruneWeights(FitCallback):
         if final is None or zeros >= final - self._rounding:
             return
         if restored is None:
-            if not all(bool(ops.all(kernel.kept())) for kernel in self._kernels):
+            if not all(bool(ops.all(kernel.mask)) for kernel in self._kernels):
                 return  # a pattern that rounds
             warn(
                 f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} "
@@ -263,4 +263,4 @@ class PruneWeights(FitCallback):
         granule = self.pattern.granule
         masks = choose(scores, schedule(self._step()), granule, self._held)
         for kernel, mask in zip(self._kernels, masks):
-            kernel.assign_mask(mask)
+            kernel.assign_units(mask)

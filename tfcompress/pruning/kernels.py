@@ -28,7 +28,8 @@ class MaskedVariable:
         self.variable = variable
         large = math.prod(variable.shape) > _LARGE
         dtype = "bool" if large else variable.dtype
-        self.mask = keras.Variable(ops.cast(mask, dtype), trainable=False, dtype=dtype)
+        mask = ops.cast(mask, dtype)
+        self._mask = keras.Variable(mask, trainable=False, dtype=dtype)
         self.before: Callable[[], None] | None = None
         self.chain: ProjectionChain
 
@@ -38,7 +39,7 @@ class MaskedVariable:
         return self.apply(weights)
 
     def apply(self, weights: Any) -> Any:
-        return weights * ops.cast(self.mask, weights.dtype)
+        return weights * ops.cast(self._mask, weights.dtype)
 
     def attach(self) -> None:
         self.chain = attach(self.variable, self)
@@ -52,15 +53,17 @@ class MaskedVariable:
         Products leave zeros with a sign, which files need not spend bits on. What is
         NaN or infinite stays: zeros would hide that the training failed.
         """
-        kept = ops.logical_or(self.kept(), ops.logical_not(ops.isfinite(self.variable)))
-        self.variable.assign(ops.where(kept, self.variable, 0.0))
+        stays = ops.logical_or(self.mask, ops.logical_not(ops.isfinite(self.variable)))
+        self.variable.assign(ops.where(stays, self.variable, 0.0))
 
-    def kept(self) -> Any:
-        """Returns the mask as booleans."""
-        return ops.cast(self.mask, "bool")
+    @property
+    def mask(self) -> Any:
+        """The mask as booleans: whether a weight is kept."""
+        return ops.cast(self._mask, "bool")
 
-    def assign_kept(self, mask: Any) -> None:
-        self.mask.assign(ops.cast(mask, self.mask.dtype))
+    def assign(self, mask: Any) -> None:
+        """Sets the mask."""
+        self._mask.assign(ops.cast(mask, self._mask.dtype))
 
     def weights(self) -> Any:
         """Returns the values after the user's own constraint, as float32."""
@@ -146,14 +149,14 @@ class PrunedKernel(MaskedVariable):
             units = units * (self.site.size / math.prod(units.shape))
         return units
 
-    def assign_mask(self, units: Any) -> None:
-        """Sets the mask to the units that are kept."""
+    def assign_units(self, units: Any) -> None:
+        """Sets the mask to the units that are kept, and those that go with it."""
         shape = tuple(self.variable.shape)
         mask = self.pattern.expand(units, shape, self.site.kernel)
-        self.assign_kept(mask)
+        self.assign(mask)
         for companion in self.companions:
             vector = companion.variable.shape
-            companion.assign_kept(self._companion_mask(vector, mask))
+            companion.assign(self._companion_mask(vector, mask))
 
     def zeros(self, restored: Restored | None = None) -> int:
         """Returns how many weights are zero, or will be of those that come back."""

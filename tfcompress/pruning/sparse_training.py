@@ -110,7 +110,7 @@ class SparseTraining(FitCallback):
         for kernel, count in zip(self._kernels, counts):
             if not goes_on:
                 lot = Random().for_site(kernel.site).score(kernel.variable)
-                kernel.assign_mask(*top_masks([lot], ops.array(count, "int32")))
+                kernel.assign_units(*top_masks([lot], ops.array(count, "int32")))
                 kernel.enforce()
             kernel.attach()
         masks = Occasional(lambda: self._move_masks(plan, counts))
@@ -143,13 +143,13 @@ class SparseTraining(FitCallback):
     def _move_masks(self, plan: Schedule, counts: list[int]) -> None:
         step = self._step()
         for kernel, count in zip(self._kernels, counts):
-            kernel.assign_mask(_moved_mask(kernel, count, plan(step)))
+            kernel.assign_units(_moved_mask(kernel, count, plan(step)))
         self._moved.assign(step)
 
 
 def _moved_mask(kernel: PrunedKernel, count: int, fraction: Any) -> Any:
     """Returns the mask after dropping and growing; it keeps `count` weights."""
-    mask = kernel.kept()
+    mask = kernel.mask
     moved = ops.cast(ops.round(float(count) * fraction), "int32")
     # A resumed run may find fewer weights than the budget: a grown weight that never
     # got a gradient is zero. Growing to the budget makes up for them.
