@@ -183,6 +183,9 @@ def main() -> None:
             # Of a file that has changed, or with other options, another key.
             key = [job.get(n) for n in ("script", "stamp", "threads", "arena")]
             job["kept"] = functools.partial(kept, repr(key))
+        if "samples" in job:
+            of_samples = beside("_samples_worker.py")["answer"]
+            job["answer"] = functools.partial(of_samples, job)
         answer({"id": job["id"], "accepted": True})
         try:
             with limited(job):

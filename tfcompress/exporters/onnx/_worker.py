@@ -1,9 +1,6 @@
 """Jobs of the child process for the "onnx" format."""
 
-import runpy
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 
@@ -35,7 +32,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     session = _session(job["path"], threads=1)
     if "samples" in job:
         _, outputs = job["names"]
-        return answer(job, lambda batch: session.run(outputs, _texts(batch)))
+        return job["answer"](lambda batch: session.run(outputs, _texts(batch)))
     feeds = {}
     for entry in session.get_inputs():
         free = [size for size in entry.shape[1:] if not isinstance(size, int)]
@@ -69,12 +66,6 @@ def call(job: dict[str, Any]) -> dict[str, Any]:
     found = session.run(job["outputs"], _texts(job["arrays"]))
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "arrays": dict(zip(job["outputs"], found))}
-
-
-def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
-    """Calls a model on the samples of a job, as `child/_samples_worker.py` says."""
-    script = Path(__file__).parents[2] / "child" / "_samples_worker.py"
-    return runpy.run_path(str(script))["answer"](job, call)
 
 
 def _texts(batch: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,6 @@
 """Jobs of the child process for the "openvino" format."""
 
-import runpy
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 # The default of some processors is bfloat16, which is another number.
@@ -186,7 +183,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
             outputs = compiled(batch)
             return [outputs[name] for name in job["names"][1]]
 
-        answer(job, call)
+        job["answer"](call)
     for port in compiled.inputs if "samples" not in job else ():
         shape = port.get_partial_shape()
         free = [axis for axis in list(shape)[1:] if axis.is_dynamic]
@@ -235,12 +232,6 @@ def call(job: dict[str, Any]) -> dict[str, Any]:
     found = request.infer(job["arrays"])
     arrays = {name: np.array(found[name]) for name in job["outputs"]}
     return {"seconds": time.perf_counter() - start, "arrays": arrays}
-
-
-def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
-    """Calls a model on the samples of a job, as `child/_samples_worker.py` says."""
-    script = Path(__file__).parents[2] / "child" / "_samples_worker.py"
-    return runpy.run_path(str(script))["answer"](job, call)
 
 
 def _described(port: Any) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """Jobs of the child process that load and run SavedModels."""
 
-import runpy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 
@@ -19,7 +16,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
         outputs = signature(**feeds)
         return [outputs[name].numpy() for name in job["names"][1]]
 
-    return answer(job, call)
+    return job["answer"](call)
 
 
 def open_(job: dict[str, Any]) -> dict[str, Any]:
@@ -50,12 +47,6 @@ def call(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": time.perf_counter() - start,
         "arrays": {name: found[name] for name in job["outputs"]},
     }
-
-
-def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
-    """Calls a model on the samples of a job, as `child/_samples_worker.py` says."""
-    script = Path(__file__).parents[2] / "child" / "_samples_worker.py"
-    return runpy.run_path(str(script))["answer"](job, call)
 
 
 JOBS = {"call": call, "open": open_, "probe": probe}

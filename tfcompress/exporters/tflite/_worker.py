@@ -1,8 +1,6 @@
 """Jobs of the child process that write and run .tflite files."""
 
-import runpy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -62,8 +60,8 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     interpreter = Interpreter(model_path=job["path"], num_threads=1)
     if "samples" in job:
         runner = interpreter.get_signature_runner()
-        return answer(
-            job, lambda batch: [runner(**batch)[name] for name in job["names"][1]]
+        return job["answer"](
+            lambda batch: [runner(**batch)[name] for name in job["names"][1]]
         )
     interpreter.allocate_tensors()
     details = interpreter.get_input_details()
@@ -154,12 +152,6 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     }
     np.savez(job["outputs"], **outputs)
     return {"latency": 1000 * sorted(times)[len(times) // 2]}
-
-
-def answer(job: dict[str, Any], call: Callable[[dict], list]) -> dict[str, Any]:
-    """Calls a model on the samples of a job, as `child/_samples_worker.py` says."""
-    script = Path(__file__).parents[2] / "child" / "_samples_worker.py"
-    return runpy.run_path(str(script))["answer"](job, call)
 
 
 JOBS = {
