@@ -166,3 +166,9 @@ def test_a_name_has_one_class():
         ):
             numbers.register(name)(made("Second"))
     assert numbers.names() == ["one"]
+
+
+def test_a_kind_has_its_own_article():
+    for kind, one in (("colour", "a colour"), ("export format", "an export format")):
+        with pytest.raises(InvalidArgumentError, match=f"an instance of {one}"):
+            Registry(kind).get("nothing")

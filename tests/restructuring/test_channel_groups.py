@@ -244,3 +244,14 @@ def test_bad_models():
         channel_groups(model)
     with pytest.raises(InvalidArgumentError, match="has not been built"):
         channel_groups(keras.Sequential([layers.Dense(2)]))
+
+
+def test_all_groups_print_as_lines_and_show_as_a_table():
+    model, _ = make("residual")
+    groups = channel_groups(model)
+    assert str(groups).splitlines() == lines(model)
+    assert groups == list(groups)
+    page = groups._repr_html_()
+    assert page.count("<tr>") == 1 + len(groups)
+    assert "<th>stem</th><td>12</td><td>stem, out0, out1</td>" in page
+    assert "<td>is an output of the model</td>" in page

@@ -19,6 +19,7 @@ from tfcompress.channels.call import Call, Count, Site, run
 from tfcompress.channels.channel_ids import Axes, ChannelIds
 from tfcompress.channels.opening import opened
 from tfcompress.core.graph import Graph, Tensor, tied_operations, trace
+from tfcompress.core.html import html_table
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.select import require_built, walk
 
@@ -73,6 +74,26 @@ class ChannelGroup:
         return "; ".join(parts)
 
 
+class ChannelGroups(list[ChannelGroup]):
+    """The groups of a model, which print as lines and show as a table in notebooks."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                group.name,
+                f"{group.channels:,}",
+                ", ".join(group.made_by),
+                ", ".join(group.read_by),
+                "; ".join(group.fixed),
+            ]
+            for group in self
+        ]
+        return html_table(["group", "channels", "made by", "read by", "fixed"], rows)
+
+
 @dataclasses.dataclass(eq=False)
 class Dependencies:
     """A traced model with the channels of all its tensors and weights.
@@ -96,7 +117,7 @@ class Dependencies:
     mixed: set[int]
 
 
-def channel_groups(model: keras.Model) -> list[ChannelGroup]:
+def channel_groups(model: keras.Model) -> ChannelGroups:
     """Returns the groups of channels that `shrink` can remove, or why it cannot.
 
     When to use: to see what a model's structure ties together, before choosing
@@ -109,7 +130,8 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
         model: a built Functional or Sequential model.
 
     Returns:
-        One `ChannelGroup` per set of interchangeable channels, in the model's order.
+        A list of one `ChannelGroup` per set of interchangeable channels, in the
+        model's order, which notebooks show as a table.
 
     Raises:
         InvalidArgumentError: for a model that is unbuilt, empty or subclassed.
@@ -122,12 +144,11 @@ def channel_groups(model: keras.Model) -> list[ChannelGroup]:
     >>> x = keras.layers.Add(name="add")([x, y])
     >>> x = keras.layers.GlobalAveragePooling2D()(x)
     >>> outputs = keras.layers.Dense(10, name="head")(x)
-    >>> for group in channel_groups(keras.Model(inputs, outputs)):
-    ...     print(group)
+    >>> print(channel_groups(keras.Model(inputs, outputs)))
     stem: 16 channels; tied: stem, branch; read by branch, head
     head: 10 channels; fixed: is an output of the model
     """
-    return analyse(model).groups
+    return ChannelGroups(analyse(model).groups)
 
 
 def analyse(model: keras.Model) -> Dependencies:

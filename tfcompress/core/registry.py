@@ -44,6 +44,11 @@ class Registry(Generic[T]):
         self._aliases: dict[str, str] = {}
         self._reason_against: Callable[[Any], str] = lambda cls: ""
 
+    @property
+    def _one(self) -> str:
+        """What one of them is, with its article."""
+        return f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
+
     def part(self, kind: str, reason_against: Callable[[Any], str]) -> "Registry[T]":
         """Returns the registry of those that fit one use, now and once registered.
 
@@ -69,7 +74,7 @@ class Registry(Generic[T]):
                 other = self._classes.get(self._aliases.get(taken, taken))
                 if other is not None and _place(other) != _place(cls):
                     raise InvalidArgumentError(
-                        f"There is a {self.kind} of this name already.",
+                        f"There is {self._one} of this name already.",
                         received=f"{taken!r} for {_place(cls)}",
                         expected=f"another name; {taken!r} is {_place(other)}",
                     )
@@ -102,7 +107,7 @@ class Registry(Generic[T]):
                 f"Unknown {self.kind}.",
                 received=f"{name!r}, which {reason}" if reason else repr(name),
                 expected=f"one of {', '.join(map(repr, self.names()))}",
-                fix=f"pass one of these names or an instance of a {self.kind}",
+                fix=f"pass one of these names or an instance of {self._one}",
             )
         return cls
 
@@ -132,7 +137,7 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # Keras raises what it meets
             raise InvalidArgumentError(
-                f"This is no config of a {self.kind}.",
+                f"This is no config of {self._one}.",
                 received=f"{dict(config)} ({one_line(error)})",
                 expected="what keras.saving.serialize_keras_object returns",
             ) from error
