@@ -18,7 +18,7 @@ from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.replicas import from_all
 from tfcompress.layers import fill, no_products
-from tfcompress.quantization.integers.grids import Grid, checked_range
+from tfcompress.quantization.integers.grids import Grid, checked_numbers, checked_range
 from tfcompress.quantization.integers.sums import half_away, is_plain
 from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
@@ -135,8 +135,8 @@ class FakeQuantize(keras.layers.Layer):
         self.rows = rows
         self.masked = masked
         self.covers = bool(covers)
-        self.contains = tuple(map(float, contains))
-        self.within = None if within is None else tuple(map(float, within))
+        self.contains = checked_numbers("contains", contains)
+        self.within = None if within is None else checked_numbers("within", within)
         # Ranges are kept and compared in full precision whatever the model computes in.
         kwargs["dtype"] = "float32"
         super().__init__(**kwargs)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
 
 # A range that is a single point has no scale.
@@ -90,6 +92,14 @@ def _span_of(grid: Grid, ranges: bytes) -> tuple[float, float]:
     values = np.frombuffer(ranges, "float32").reshape(-1, 2)
     low, high = grid.span(ops.convert_to_tensor(values))
     return float(low), float(high)
+
+
+def checked_numbers(name: str, given: Any) -> tuple[float, ...]:
+    """Returns numbers that a range has to do with, or raises."""
+    problem = f"`{name}` of FakeQuantize are numbers."
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | dict):
+        raise InvalidArgumentError(problem, received=repr(given), expected="a tuple")
+    return tuple(number(value, problem, "[-inf, inf]") for value in given)
 
 
 def checked_range(limits: Any) -> tuple[float, float]:
