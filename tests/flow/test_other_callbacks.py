@@ -233,7 +233,7 @@ def test_a_kernel_of_zeros_only_is_not_held():
         ]
     )
     model.compile("adam", "mse")
-    fit(model, PruneWeights(grows(0.5)), epochs=4)
+    fit(model, PruneWeights(grows(0.5), scope="layer"), epochs=4)
     assert zeros_of(model) == pytest.approx([0.5, 0.5])
 
 
@@ -396,7 +396,7 @@ def test_a_step_that_was_traced_before(early):
 
     if early:
         step(X[:32], Y[:32])
-    callbacks = callbacks_of(PruneWeights(grows()), model, epochs=3, steps=4)
+    callbacks = callbacks_of(PruneWeights(grows(), scope="layer"), model, epochs=3, steps=4)
     callbacks.on_train_begin()
     for epoch in range(3):
         callbacks.on_epoch_begin(epoch)
