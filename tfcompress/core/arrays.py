@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.types import Structure
 
 
 class Port(Protocol):
@@ -187,7 +188,7 @@ def columns(ordered: Sequence[Any], ports: Sequence[Port]) -> dict[str, np.ndarr
 
 
 def in_order(
-    value: Any, ports: Sequence[Port], structure: Any = None
+    value: Any, ports: Sequence[Port], structure: Structure = None
 ) -> list[Any] | None:
     """Returns one array for each input in their order; None if it is something else.
 
@@ -219,7 +220,7 @@ def in_order(
     return None
 
 
-def _alike(value: Any, structure: Any) -> bool:
+def _alike(value: Any, structure: Structure) -> bool:
     if is_array(value) or not isinstance(value, type(structure)):
         return False
     try:

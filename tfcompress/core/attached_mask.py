@@ -8,6 +8,7 @@ import keras
 
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
+from tfcompress.core.types import AnyTensor
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -34,7 +35,7 @@ class AttachedMask(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
 
-    def call(self, inputs: Any, mask: Any = None) -> Any:
+    def call(self, inputs: AnyTensor, mask: AnyTensor = None) -> AnyTensor:
         return inputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:

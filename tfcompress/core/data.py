@@ -33,6 +33,7 @@ from tfcompress.core.arrays import (
     listed,
 )
 from tfcompress.core.errors import InvalidArgumentError, warn
+from tfcompress.core.types import Structure
 
 _BATCH = 64
 _KINDS = "arrays, a tf.data.Dataset, a keras.utils.PyDataset, or a list of batches"
@@ -49,7 +50,7 @@ class Reader:
     """
 
     ports: Sequence[Port]
-    structure: Any = None
+    structure: Structure = None
     name: str = "data"
 
     @classmethod

@@ -20,6 +20,7 @@ from tfcompress.core.copies import Copies, clone_operation, copy_state, give_wei
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import stand_in
 from tfcompress.core.select import is_graph_model, require_built, unused_name
+from tfcompress.core.types import AnyTensor, Structure
 
 
 @dataclasses.dataclass(eq=False)
@@ -48,7 +49,7 @@ class Node:
     operation: Any
     args: tuple
     kwargs: dict
-    outputs: Any
+    outputs: Structure
     weights: Callable[[], list] | None = None
     source: Any = None
 
@@ -95,8 +96,8 @@ class Graph:
     """Nodes in an order in which they can be executed."""
 
     name: str
-    inputs: Any
-    outputs: Any
+    inputs: Structure
+    outputs: Structure
     nodes: list[Node]
 
     @property
@@ -198,14 +199,16 @@ def tied_operations(graph: Graph) -> dict[int, str]:
     return tied
 
 
-def map_tensors(function: Callable, structure: Any, kind: type = Tensor) -> Any:
+def map_tensors(
+    function: Callable, structure: Structure, kind: type = Tensor
+) -> Structure:
     """Returns a structure with what `function` returns for each of its tensors."""
     return keras.tree.map_structure(
         lambda leaf: function(leaf) if isinstance(leaf, kind) else leaf, structure
     )
 
 
-def _tensors(structure: Any) -> list[Tensor]:
+def _tensors(structure: Structure) -> list[Tensor]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
 
 
@@ -231,7 +234,7 @@ def trace_function(
     return inner.nodes, inner.output_tensors
 
 
-def symbolic_inputs(structure: Any) -> tuple[dict[Tensor, Any], Any]:
+def symbolic_inputs(structure: Structure) -> tuple[dict[Tensor, AnyTensor], Structure]:
     """Returns a fresh input for each tensor of a structure, and that of the inputs."""
     inputs = {
         tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
@@ -337,7 +340,7 @@ def _deep(operations: int) -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def _fresh_input(tensor: Any) -> Any:
+def _fresh_input(tensor: AnyTensor) -> AnyTensor:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
@@ -350,14 +353,14 @@ def build(graph: Graph) -> keras.Model:
     copies = Copies()
     made: dict[int, Any] = {}
     names = {tensor.name for tensor in _tensors(graph.inputs)}
-    symbolic: dict[Tensor, Any] = {
+    symbolic: dict[Tensor, AnyTensor] = {
         tensor: keras.Input(
             batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
         )
         for tensor in _tensors(graph.inputs)
     }
 
-    def find(structure: Any) -> Any:
+    def find(structure: Structure) -> Structure:
         return map_tensors(lambda t: symbolic[t], structure)
 
     for node in graph.nodes:

@@ -18,6 +18,7 @@ import numpy as np
 
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.select import places, unused_name, walk
+from tfcompress.core.types import AnyTensor, Structure
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -51,16 +52,16 @@ class HeldTensor(keras.layers.Layer):
             name="value",
         )
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Structure) -> AnyTensor:
         return keras.ops.convert_to_tensor(self.value)
 
-    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+    def compute_mask(self, inputs: Structure, mask: Structure = None) -> None:
         return None
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int, ...]:
         return self.shape
 
-    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+    def compute_output_spec(self, inputs: Structure) -> keras.KerasTensor:
         floats = keras.backend.is_float_dtype(self.held_dtype)
         dtype = self.compute_dtype if floats else self.held_dtype
         return keras.KerasTensor(self.shape, dtype)
@@ -99,7 +100,7 @@ class HeldTensors:
         self._symbolic = False
 
     @contextlib.contextmanager
-    def symbolic(self, layer: Any, inputs: Any) -> Iterator[None]:
+    def symbolic(self, layer: Any, inputs: Structure) -> Iterator[None]:
         """Inside, the weights that `layer` holds itself are symbolic tensors.
 
         Args:

@@ -27,6 +27,7 @@ from tfcompress.core.select import (
     unused_name,
     walk,
 )
+from tfcompress.core.types import AnyTensor, Structure
 
 _DEEPEST = 32
 
@@ -221,7 +222,9 @@ class _Opening:
             )
         return operation(*args, **kwargs)
 
-    def _with_masks(self, layer: Any, args: tuple, kwargs: dict, outputs: Any) -> Any:
+    def _with_masks(
+        self, layer: Any, args: tuple, kwargs: dict, outputs: Structure
+    ) -> Structure:
         """Returns outputs with the masks that Keras would give them."""
         flat = keras.tree.flatten(outputs)
         if not layer.supports_masking or all(_mask_of(one) is not None for one in flat):
@@ -245,7 +248,7 @@ class _Opening:
         return self.attached[key]
 
 
-def _mask_of(tensor: Any) -> Any:
+def _mask_of(tensor: AnyTensor) -> AnyTensor:
     return getattr(tensor, "_keras_mask", None)
 
 
@@ -292,7 +295,7 @@ def as_it_was_built(model: keras.Model) -> Any:
     return None if shapes is None else _inputs(shapes)
 
 
-def _symbolic_inputs(model: keras.Model, purpose: str) -> Any:
+def _symbolic_inputs(model: keras.Model, purpose: str) -> Structure:
     inputs = as_it_was_built(model)
     if inputs is None:
         raise InvalidArgumentError(
@@ -305,7 +308,7 @@ def _symbolic_inputs(model: keras.Model, purpose: str) -> Any:
     return inputs
 
 
-def _inputs(shapes: Any, name: str | None = None) -> Any:
+def _inputs(shapes: Any, name: str | None = None) -> Structure:
     if isinstance(shapes, dict):
         return {name: _inputs(shape, name) for name, shape in shapes.items()}
     if all(size is None or isinstance(size, int) for size in shapes):
@@ -313,7 +316,7 @@ def _inputs(shapes: Any, name: str | None = None) -> Any:
     return [_inputs(shape) for shape in shapes]
 
 
-def _like(tensor: Any) -> Any:
+def _like(tensor: AnyTensor) -> AnyTensor:
     return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.types import Structure
+
 # Layers whose outputs have a shape and type that follow from those of their inputs, and
 # from nothing else that a call could say.
 _L = keras.layers
@@ -71,7 +73,7 @@ def stand_in(operation: Any, args: tuple, kwargs: dict) -> _StandIn | None:
     return known_call
 
 
-def _specs(tensors: Any) -> list[tuple]:
+def _specs(tensors: Structure) -> list[tuple]:
     return [
         (tuple(tensor.shape), tensor.dtype, tensor.sparse)
         for tensor in keras.tree.flatten(tensors)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tfcompress.core.samples import untouched
+from tfcompress.core.types import Structure
 
 
 class _Enough(BaseException):
@@ -36,7 +37,7 @@ class InputRecorder:
     def __enter__(self) -> InputRecorder:
         own = self.layer.call
 
-        def call(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        def call(inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
             del self.layer.call  # for those who run the layer on what they are shown
             try:
                 self.show(inputs)

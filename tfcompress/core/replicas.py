@@ -12,8 +12,10 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.core.types import AnyTensor
 
-def from_all(value: Any) -> Any:
+
+def from_all(value: AnyTensor) -> AnyTensor:
     """Returns the values of all replicas, along a new first axis."""
     value = ops.expand_dims(value, 0)
     context = _context()
@@ -23,7 +25,7 @@ def from_all(value: Any) -> Any:
     return ops.reshape(gathered, (context.num_replicas_in_sync, *value.shape[1:]))
 
 
-def summed(value: Any) -> Any:
+def summed(value: AnyTensor) -> AnyTensor:
     """Returns the sum of `value` over all replicas."""
     context = _context()
     return value if context is None else context.all_reduce("SUM", value)

@@ -19,6 +19,7 @@ from tfcompress.core.arrays import widened
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.core.select import walk
+from tfcompress.core.types import AnyTensor, Structure
 
 #: Sizes to try for axes that a model leaves free.
 FREE_SIZES = (16, 32, 64, 8, 4)
@@ -147,7 +148,7 @@ def _limits(
     return max(low for low, _ in bounds), min(high for _, high in bounds)
 
 
-def run(model: Any, structure: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
+def run(model: Any, structure: Structure, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """Returns the outputs of a model's inference pass; the model stays as it was.
 
     Args:
@@ -247,7 +248,7 @@ def attempts(
 
 
 def swing(
-    model: Any, structure: Any, arrays: list[np.ndarray], nudge: float
+    model: Any, structure: Structure, arrays: list[np.ndarray], nudge: float
 ) -> list[np.ndarray]:
     """Returns how far outputs move when float inputs move by next to nothing.
 
@@ -280,7 +281,7 @@ def swing(
     return [distance(a, b) for a, b in zip(first, second)]
 
 
-def shaken(tensor: Any) -> Any:
+def shaken(tensor: AnyTensor) -> AnyTensor:
     """Returns a tensor, which `swing` moves by next to nothing here.
 
     >>> float(shaken(keras.ops.ones((1,)))[0])

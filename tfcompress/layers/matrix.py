@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from tfcompress.core.equation import Equation
+from tfcompress.core.types import AnyTensor
 from tfcompress.layers.rules import cell, fill
 
 
@@ -47,7 +48,7 @@ def reason_against(layer: keras.Layer) -> str | None:
     return matrix.reason(layer)
 
 
-def rows(layer: keras.Layer, inputs: Any) -> np.ndarray:
+def rows(layer: keras.Layer, inputs: AnyTensor) -> np.ndarray:
     """Returns the inputs as (n, rows of the kernel matrix), float32."""
     inputs = ops.cast(ops.convert_to_tensor(inputs), "float32")
     return np.asarray(ops.convert_to_numpy(cell(layer, "matrix").rows(layer, inputs)))
@@ -66,11 +67,11 @@ def kernel_matrix(layer: Any) -> np.ndarray:
     return kernel.transpose(order).reshape(size, -1)
 
 
-def _by_last_axis(layer: Any, inputs: Any) -> Any:
+def _by_last_axis(layer: Any, inputs: AnyTensor) -> AnyTensor:
     return ops.reshape(inputs, (-1, inputs.shape[-1]))
 
 
-def _patches(layer: Any, inputs: Any) -> Any:
+def _patches(layer: Any, inputs: AnyTensor) -> AnyTensor:
     """The unfolded patches of a convolution, in the order of its kernel."""
     window, strides = layer.kernel_size, layer.strides
     dilation = layer.dilation_rate
@@ -98,7 +99,7 @@ def _reason_against_convolution(layer: Any) -> str | None:
     return None
 
 
-def _summed_last(layer: Any, inputs: Any) -> Any:
+def _summed_last(layer: Any, inputs: AnyTensor) -> AnyTensor:
     terms, kernel, outputs = _terms(layer, len(inputs.shape))
     summed = [axis for axis in kernel if axis not in outputs]
     order = [axis for axis in terms if axis not in summed] + summed
