@@ -98,31 +98,24 @@ def _datasets(store: Any, start: int) -> list[Span]:
 
 
 def _checkpoint(path: Path) -> list[Span]:
-    """Returns the arrays of a checkpoint shard: one after the other, sorted by name."""
+    """Returns the arrays of a checkpoint shard: where their bytes are in it.
+
+    In which order TensorFlow writes them is its own business.
+    """
     import tensorflow as tf
 
     prefix = str(path).split(".data-", maxsplit=1)[0]
     reader = tf.train.load_checkpoint(prefix)
-    shapes = reader.get_variable_to_shape_map()
-    dtypes = reader.get_variable_to_dtype_map()
-    found, place = [], 0
-    for name in sorted(shapes):
+    dtypes, content = reader.get_variable_to_dtype_map(), path.read_bytes()
+    found = []
+    for name, shape in reader.get_variable_to_shape_map().items():
         dtype = dtypes[name].name
-        if not _width(dtype):
+        if not _width(dtype) or math.prod(shape) * _width(dtype) < _SMALLEST:
             continue
-        span = _span(place, dtype, shapes[name])
-        found.append(span)
-        place = span.end
-    # Strings have no fixed size; arrays are only where they are if there are none
-    # in front, which one look at the largest confirms.
-    if not found:
-        return []
-    largest = max(found, key=lambda span: span.size)
-    name = sorted(n for n in shapes if _width(dtypes[n].name))[found.index(largest)]
-    with path.open("rb") as file:
-        file.seek(largest.start)
-        same = file.read(largest.size) == reader.get_tensor(name).tobytes()
-    return found if same else []
+        place = content.find(reader.get_tensor(name).tobytes())
+        if place >= 0:
+            found.append(_span(place, dtype, shape))
+    return found
 
 
 def _span(start: int, dtype: str, shape: tuple) -> Span:
