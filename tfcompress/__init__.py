@@ -14,7 +14,11 @@ except importlib.metadata.PackageNotFoundError:  # a copy that nobody installed
 # `python -m` another package, which imports this one.
 _PROGRAM = PurePath((getattr(sys, "argv", None) or [""])[0]).stem
 _IS_COMMAND = _PROGRAM == "tfcompress" or (
-    _PROGRAM == "-m" and "tfcompress" in sys.orig_argv
+    _PROGRAM == "-m"
+    and any(
+        argument.removeprefix("-m").partition(".")[0] == "tfcompress"
+        for argument in sys.orig_argv
+    )
 )
 
 if TYPE_CHECKING or not _IS_COMMAND:

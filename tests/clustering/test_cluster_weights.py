@@ -155,7 +155,7 @@ def test_trained_members_in_every_step(fit, optimizer, how):
     optimizer = optimizer if isinstance(optimizer, str) else optimizer()
     model = compiled(mlp(), optimizer, **how)
     schedule = tfcompress.PolynomialSparsity(0.0, 0.5, frequency=2)
-    prune = tfcompress.PruneWeights(schedule)
+    prune = tfcompress.PruneWeights(schedule, scope="layer")
     fit(model, prune, ClusterWeights(CLUSTERS, members="trained"), epochs=3)
     assert 1 < min(distinct(model)) <= max(distinct(model)) <= CLUSTERS
     zeros = [float(np.mean(kernel.numpy() == 0)) for kernel in kernels(model)]
@@ -164,8 +164,9 @@ def test_trained_members_in_every_step(fit, optimizer, how):
 
 @pytest.mark.parametrize("first", ["prune", "cluster"])
 def test_zeros_stay_and_are_one_of_the_values(fit, first):
+    schedule = tfcompress.PolynomialSparsity(0.0, 0.75, frequency=2)
     callbacks = [
-        tfcompress.PruneWeights(tfcompress.PolynomialSparsity(0.0, 0.75, frequency=2)),
+        tfcompress.PruneWeights(schedule, scope="layer"),
         ClusterWeights(CLUSTERS),
     ]
     if first == "cluster":

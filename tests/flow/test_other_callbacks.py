@@ -396,7 +396,9 @@ def test_a_step_that_was_traced_before(early):
 
     if early:
         step(X[:32], Y[:32])
-    callbacks = callbacks_of(PruneWeights(grows(), scope="layer"), model, epochs=3, steps=4)
+    callbacks = callbacks_of(
+        PruneWeights(grows(), scope="layer"), model, epochs=3, steps=4
+    )
     callbacks.on_train_begin()
     for epoch in range(3):
         callbacks.on_epoch_begin(epoch)

@@ -15,15 +15,24 @@ from tfcompress.pruning.masks import layer_masks
 pytestmark = pytest.mark.oracle
 
 POLYNOMIALS = {
-    "cubic": ((0.0, 0.8), {"begin_step": 0, "end_step": 1000}),
+    "cubic": ((0.0, 0.8), {"begin_step": 0, "end_step": 1000, "frequency": 100}),
     "late": ((0.2, 0.95), {"begin_step": 137, "end_step": 761, "frequency": 25}),
-    "linear": ((0.1, 0.6), {"begin_step": 5, "end_step": 55, "power": 1}),
-    "steep": ((0.0, 0.99), {"begin_step": 10, "end_step": 500, "power": 7.5}),
+    "linear": (
+        (0.1, 0.6),
+        {"begin_step": 5, "end_step": 55, "power": 1, "frequency": 100},
+    ),
+    "steep": (
+        (0.0, 0.99),
+        {"begin_step": 10, "end_step": 500, "power": 7.5, "frequency": 100},
+    ),
     "each": ((0.3, 0.7), {"begin_step": 0, "end_step": 40, "frequency": 1}),
-    "shrinking": ((0.9, 0.4), {"begin_step": 0, "end_step": 300, "power": 2}),
+    "shrinking": (
+        (0.9, 0.4),
+        {"begin_step": 0, "end_step": 300, "power": 2, "frequency": 100},
+    ),
 }
 CONSTANTS = {
-    "half": (0.5, {"begin_step": 0}),
+    "half": (0.5, {"begin_step": 0, "frequency": 100}),
     "from_100": (0.9, {"begin_step": 100, "end_step": 700, "frequency": 50}),
 }
 STEPS = sorted({*range(0, 60), *range(60, 1101, 13), 500, 700, 761, 1000})

@@ -21,7 +21,7 @@ def fit(data):
     def run(model, *callbacks, epochs=2, **kwargs):
         if not model.compiled:
             compiled(model)
-        callbacks = callbacks or (tfcompress.PruneWeights(schedule()),)
+        callbacks = callbacks or (tfcompress.PruneWeights(schedule(), scope="layer"),)
         kwargs = {"batch_size": 8, "verbose": 0, **kwargs}
         model.fit(*data, epochs=epochs, callbacks=list(callbacks), **kwargs)
         return model

@@ -189,7 +189,7 @@ def test_taylor_in_a_fit_keeps_what_its_formula_keeps(fit, data):
 def test_gradient_criteria_under_loss_scaling_and_xla(fit):
     keras.config.set_dtype_policy("mixed_float16")
     model = compiled(mlp(), jit_compile=True, steps_per_execution=2)
-    fit(model, PruneWeights(schedule(0.8), criterion="taylor"))
+    fit(model, PruneWeights(schedule(0.8), "taylor", scope="layer"))
     assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.8))
 
 

@@ -54,7 +54,7 @@ def test_optimizer(fit, optimizer):
 
 def test_gradient_accumulation_counts_updates_not_batches(fit, capsys):
     optimizer = keras.optimizers.Adam(gradient_accumulation_steps=2)
-    callback = PruneWeights(schedule(), verbose=1)
+    callback = PruneWeights(schedule(), verbose=1, scope="layer")
     model = fit(compiled(mlp(), optimizer), callback)
     assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
     # 2 epochs of 8 batches are 8 updates, three quarters of which end at step 5.
@@ -78,7 +78,7 @@ def test_a_plain_fit_afterwards_trains_all_weights_again(fit, data):
 
 
 def test_initial_epoch_counts_as_done(fit, capsys):
-    callback = PruneWeights(schedule(end_step=1.0), verbose=1)
+    callback = PruneWeights(schedule(end_step=1.0), verbose=1, scope="layer")
     model = fit(compiled(mlp()), callback, epochs=4, initial_epoch=2)
     assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
     assert "final sparsity 0.75" in capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_a_generator_needs_steps_per_epoch(data):
         epochs=2,
         verbose=0,
         shuffle=False,
-        callbacks=[PruneWeights(schedule())],
+        callbacks=[PruneWeights(schedule(), scope="layer")],
     )
     assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
 
@@ -108,14 +108,17 @@ def test_data_of_unknown_length_is_an_error(data):
 
     with pytest.raises(ValueError, match="pass steps_per_epoch to fit"):
         compiled(mlp()).fit(
-            batches(), verbose=0, shuffle=False, callbacks=[PruneWeights(schedule())]
+            batches(),
+            verbose=0,
+            shuffle=False,
+            callbacks=[PruneWeights(schedule(), scope="layer")],
         )
 
 
 def test_killed_and_resumed_equals_the_unbroken_run(fit, tmp_path):
     def callbacks():
         return (
-            PruneWeights(schedule(end_step=0.9)),
+            PruneWeights(schedule(end_step=0.9), scope="layer"),
             keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
         )
 
@@ -140,7 +143,7 @@ def test_a_loop_of_ones_own_prunes(data):
     x, y = data
     model = compiled(mlp())
     callbacks = keras.callbacks.CallbackList(
-        [PruneWeights(schedule())], model=model, epochs=2, steps=STEPS
+        [PruneWeights(schedule(), scope="layer")], model=model, epochs=2, steps=STEPS
     )
     callbacks.on_train_begin()
     for epoch in range(2):
@@ -162,4 +165,4 @@ def test_a_fit_that_ends_early_is_told(fit):
     )
     message = r"PruneWeights: the fit ended after .* and the schedule at step"
     with pytest.warns(CompressionWarning, match=message):
-        fit(compiled(mlp()), PruneWeights(schedule()), stop, epochs=9)
+        fit(compiled(mlp()), PruneWeights(schedule(), scope="layer"), stop, epochs=9)

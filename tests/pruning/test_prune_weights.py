@@ -34,7 +34,7 @@ def sorted_mask(values, target):
 def test_layer_scope_keeps_what_a_sort_keeps(fit, target):
     model = still(mlp())
     before = [kernel.numpy() for kernel in kernels(model)]
-    fit(model, PruneWeights(target))
+    fit(model, PruneWeights(target, scope="layer"))
     for kernel, values in zip(kernels(model), before):
         np.testing.assert_array_equal(kernel, values * sorted_mask(values, target))
 
@@ -51,7 +51,7 @@ def test_global_scope_keeps_what_one_sort_keeps(fit):
 
 def test_equal_weights_are_pruned_to_the_exact_count(fit):
     model = still(mlp(kernel_initializer=keras.initializers.Constant(0.1)))
-    fit(model, PruneWeights(0.75))
+    fit(model, PruneWeights(0.75, scope="layer"))
     assert sparsity(model.layers[0].kernel) == 0.75
 
 
@@ -64,7 +64,7 @@ def test_biases_and_normalization_are_left_alone(fit):
             keras.layers.Dense(3),
         ]
     )
-    fit(still(model), PruneWeights(0.75))
+    fit(still(model), PruneWeights(0.75, scope="layer"))
     for variable in (model.layers[0].bias, model.layers[1].gamma):
         assert sparsity(variable) == 0.0
 
@@ -167,7 +167,7 @@ def test_sparsity_follows_the_schedule_step_by_step(fit):
             seen.append(sparsity(self.model.layers[0].kernel))
 
     plan = PolynomialSparsity(0.25, 0.75, 2, 10, power=1, frequency=4)
-    fit(mlp(), PruneWeights(plan), Watch())
+    fit(mlp(), PruneWeights(plan, scope="layer"), Watch())
     size = 12 * 16
     expected = [0, 0] + [0.25] * 4 + [0.5] * 4 + [0.75] * 6
     assert seen == [1 - round(size * (1 - value)) / size for value in expected]
@@ -193,7 +193,7 @@ def test_the_first_kernel_may_have_no_gradient():
     model = keras.Model(inputs, x)
     model.compile(keras.optimizers.SGD(0.1), "mse")
     data = np.ones((32, 6), "float32"), np.zeros((32, 4), "float32")
-    pruning = PruneWeights(ConstantSparsity(0.5, frequency=1))
+    pruning = PruneWeights(ConstantSparsity(0.5, frequency=1), scope="layer")
     with pytest.warns(UserWarning, match="Gradients do not exist"):
         model.fit(*data, epochs=2, verbose=0, callbacks=[pruning])
     for name in ("unreached", "trained"):
@@ -252,7 +252,7 @@ def test_a_fit_that_died_leaves_no_projection_behind(fit, data):
 
 def test_a_fit_after_one_that_died_prunes_as_ever(fit):
     model = compiled(mlp())
-    callback = PruneWeights(0.5)
+    callback = PruneWeights(0.5, scope="layer")
     with pytest.raises(RuntimeError, match="power cut"):
         fit(model, callback, _Die())
     fit(model, callback)

@@ -156,7 +156,7 @@ def test_trains_and_prunes_in_every_mode(arguments, digits):
     quantized = tfcompress.quantize_aware(model)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     quantized.compile(keras.optimizers.Adam(1e-2), loss, **arguments)
-    prune = tfcompress.PruneWeights(0.5)
+    prune = tfcompress.PruneWeights(0.5, scope="layer")
     history = quantized.fit(
         digits[0][:512],
         digits[1][:512],

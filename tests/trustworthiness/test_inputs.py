@@ -64,7 +64,7 @@ def broken():
         ({"corruptions": "contrast"}, "inputs cannot take. Received: contrast"),
         ({"severities": (1, 6)}, "`severities` is out of range"),
         ({"epsilon": 3.0}, "`epsilon` is out of range"),
-        ({"samples": 0}, "at least 1"),
+        ({"samples": 0}, "an int >= 1"),
         ({"value_range": (1, 0)}, "lowest, highest"),
         ({"epochs": 3}, "Unknown keyword arguments of `trust`. Received: epochs"),
         ({"thresholds": {"min_recall": 1}}, "Unknown thresholds.*min_recall"),
