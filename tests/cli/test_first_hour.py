@@ -52,6 +52,7 @@ def place(tmp_path_factory):
     hidden = L.ReLU()(block(image))
     heads = [L.Dense(3, name="kind")(hidden), L.Dense(2, name="place")(hidden)]
     keras.Model(image, heads, name="heads").save(folder / "m.keras")
+    keras.utils.clear_session()  # names are those of a fresh process
     keras.Sequential([keras.Input((8,)), L.Dense(3)]).save(folder / "plain.keras")
     np.savez(folder / "x.npz", x=x[:64])
     return folder
