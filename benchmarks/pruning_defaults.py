@@ -7,7 +7,8 @@ A small CNN is trained, then pruned to 90 % zeros in a fit of some hundred steps
 Adam at the rate that it was trained with. A row is a criterion and a scope, a column a
 number of updates on the way (`frequency` is a share of the ramp). Data: handwritten
 digits of scikit-learn (1,797 of 8x8), Fashion-MNIST (4,000 pictures), and spectrograms
-of spoken digits, if a file of them is given. Figures are means over the seeds, in per cent of the test data.
+of spoken digits, if a file of them is given. Figures are means over the seeds, in per
+cent of the test data.
 """
 
 import argparse

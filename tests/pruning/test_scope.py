@@ -30,9 +30,28 @@ def zeros_after(model, prune):
 
 
 def test_single_weights_are_ranked_all_together():
-    small, large = zeros_after(model_of(1.0, 3.0), tc.PruneWeights(0.5))
+    prune = tc.PruneWeights(0.5, criterion="magnitude")
+    small, large = zeros_after(model_of(1.0, 3.0), prune)
     assert small + large == pytest.approx(1.0, abs=0.01)
     assert small > 0.7
+
+
+def test_by_default_they_are_ranked_by_what_they_are_to_their_layer():
+    prune = tc.PruneWeights(0.5)
+    assert isinstance(prune.criterion, tc.Lamp)
+    zeros = zeros_after(model_of(1.0, 3.0), prune)
+    assert sum(zeros) == pytest.approx(1.0, abs=0.01)
+    assert zeros == pytest.approx([0.5, 0.5], abs=0.05)  # alike but for their size
+
+
+@pytest.mark.parametrize(
+    "options", [{"scope": "layer"}, {"pattern": "2:4"}, {"schedule": "threshold"}]
+)
+def test_what_is_not_ranked_all_together_is_ranked_by_magnitude(options):
+    given = {"schedule": 0.5, **options}
+    if given["schedule"] == "threshold":
+        given["schedule"] = tc.MagnitudeThreshold(0.1)
+    assert isinstance(tc.PruneWeights(**given).criterion, tc.Magnitude)
 
 
 def test_a_layer_scope_gives_each_kernel_the_same():
@@ -56,7 +75,7 @@ def test_a_pattern_is_ranked_together_where_that_is_asked_for():
 
 def test_a_kernel_without_a_weight_is_named():
     with pytest.warns(tc.CompressionWarning, match=r"no weight is left in .*dense_0"):
-        zeros = zeros_after(model_of(1e-6, 1.0), tc.PruneWeights(0.6))
+        zeros = zeros_after(model_of(1e-6, 1.0), tc.PruneWeights(0.6, "magnitude"))
     assert zeros[0] == 1.0
 
 

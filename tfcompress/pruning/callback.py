@@ -51,7 +51,9 @@ class PruneWeights(FitCallback):
     Args:
         schedule: a `Schedule` instance, config or a number, which stands for
             `ConstantSparsity(number)`; or "keep", which holds the zeros that are there.
-        criterion: what ranks weights; instance or name.
+        criterion: what ranks weights; instance or name. `None` is `"lamp"` for single
+            weights that are ranked all together, else `"magnitude"`, which ranks alike
+            within a kernel.
         pattern: allowed shape of zeros; instance, name or a ratio such as "2:4".
         scope: `"layer"` gives every kernel the scheduled sparsity; `"global"` ranks
             the weights of all kernels together, so that layers that matter keep
@@ -84,7 +86,7 @@ class PruneWeights(FitCallback):
     def __init__(
         self,
         schedule: Schedule | dict | float,
-        criterion: Criterion | dict | str = "magnitude",
+        criterion: Criterion | dict | str | None = None,
         pattern: Pattern | dict | str = "unstructured",
         scope: str | None = None,
         filters: Filters = None,
@@ -92,12 +94,15 @@ class PruneWeights(FitCallback):
     ):
         super().__init__()
         self.schedule = schedule_of(schedule)
-        self.criterion = CRITERIA.get(criterion)
         self.pattern = pattern_of(pattern)
         if scope is not None:
             one_of(scope, "Unknown `scope`.", _SCOPES)
         self.pattern.check(self.schedule)
         self.scope = scope or self.pattern.scope
+        if criterion is None:
+            together = self.scope == "global" and self.schedule.unit == "sparsity"
+            criterion = self.pattern.criterion if together else "magnitude"
+        self.criterion = CRITERIA.get(criterion)
         self.filters = filters
         self.verbose = verbose
         self._kernels: list[PrunedKernel] = []

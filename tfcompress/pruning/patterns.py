@@ -29,10 +29,12 @@ class Pattern(Configured):
     Attributes:
         granule: the number of units that a kernel keeps is a multiple of it.
         scope: the scope that suits it where nobody says another.
+        criterion: likewise the criterion, for units that are ranked all together.
     """
 
     granule = 1
     scope = "layer"
+    criterion = "magnitude"
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         """Returns one score per unit, the mean of its weights'.
@@ -107,6 +109,7 @@ class Unstructured(Pattern):
     """
 
     scope = "global"
+    criterion = "lamp"
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         return scores

@@ -32,7 +32,7 @@ def argument(
     return dataclasses.field(default=default, metadata={"schema": schema})
 
 
-def criterion(*available: str) -> Any:
+def criterion(*available: str, default: str = "magnitude") -> Any:
     """Returns the field of a criterion that needs one of these things of `NEEDS`."""
     known = criteria_with("criterion of a stage", *available)
 
@@ -43,7 +43,7 @@ def criterion(*available: str) -> Any:
         comment = "PruneWeights in a fit of your own knows the others: "
         return {"enum": known.spellings(), "$comment": comment + "; ".join(reasons)}
 
-    return argument(schema, "magnitude")
+    return argument(schema, default)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Prune(Stage):
     needs_fit: ClassVar[bool] = True
 
     sparsity: float = argument(SHARE)
-    criterion: str = criterion("weights", "gradients", "training")
+    criterion: str = criterion("weights", "gradients", "training", default="lamp")
     pattern: str = argument({"enum": ["unstructured", "n_of_m"]}, "unstructured")
     scope: str = argument({"enum": ["layer", "global"]}, "global")
     end: float = argument(SHARE, 0.6)
