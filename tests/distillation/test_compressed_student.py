@@ -22,9 +22,9 @@ def test_one_fit_distils_prunes_and_quantizes(rng):
     distiller.compile(
         keras.optimizers.Adam(0.02), compiled_loss(), metrics=["accuracy"]
     )
-    schedule = ConstantSparsity(0.5, frequency=2)
+    prune = PruneWeights(ConstantSparsity(0.5, frequency=2), scope="layer")
     history = distiller.fit(
-        x, y, batch_size=16, epochs=3, verbose=0, callbacks=[PruneWeights(schedule)]
+        x, y, batch_size=16, epochs=3, verbose=0, callbacks=[prune]
     ).history
     assert history["distillation_loss"][-1] < history["distillation_loss"][0]
     kernels = [w.numpy() for w in student.trainable_variables if w.name == "kernel"]

@@ -49,7 +49,7 @@ def trained(tmp_path_factory):
         batch_size=64,
         verbose=0,
         callbacks=[
-            tfcompress.PruneWeights(grow),
+            tfcompress.PruneWeights(grow, scope="layer"),
             tfcompress.ClusterWeights(CLUSTERS, begin_step=0.5),
         ],
     )

@@ -54,7 +54,7 @@ def test_sparsity_reaches_tensorboard_and_csv(tmp_path):
     table = tmp_path / "log.csv"
     history = fit(
         small(),
-        PruneWeights(ConstantSparsity(0.75, frequency=1)),
+        PruneWeights(ConstantSparsity(0.75, frequency=1), scope="layer"),
         CompressionLogger(),
         keras.callbacks.TensorBoard(tmp_path / "board", write_graph=False),
         keras.callbacks.CSVLogger(table),
