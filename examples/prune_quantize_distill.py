@@ -38,7 +38,7 @@ def main(smoke: bool = False, output: str = "prune_quantize_distill") -> Path:
     distiller = tfcompress.Distiller(teacher, student, keras.distillation.LogitsDistillation(3.0))
     distiller.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     zeros = tfcompress.PolynomialSparsity(0.0, 0.8)
-    distiller.fit(x, y, epochs=30, verbose=0, callbacks=[tfcompress.PruneWeights(zeros, scope="global")])
+    distiller.fit(x, y, epochs=30, verbose=0, callbacks=[tfcompress.PruneWeights(zeros, "lamp", scope="global")])
 
     deployable = tfcompress.finalize(distiller.student)
     phone  = tfcompress.export(deployable, "student.tflite")

@@ -1,4 +1,4 @@
-"""Which weights are ranked together where nobody says it, and what that may empty."""
+"""Which weights are ranked together, and what that may empty."""
 
 import keras
 import numpy as np
@@ -30,39 +30,27 @@ def zeros_after(model, prune):
 
 
 def test_single_weights_are_ranked_all_together():
-    prune = tc.PruneWeights(0.5, criterion="magnitude")
+    prune = tc.PruneWeights(0.5, scope="global")
     small, large = zeros_after(model_of(1.0, 3.0), prune)
     assert small + large == pytest.approx(1.0, abs=0.01)
     assert small > 0.7
 
 
-def test_by_default_they_are_ranked_by_what_they_are_to_their_layer():
-    prune = tc.PruneWeights(0.5)
-    assert isinstance(prune.criterion, tc.Lamp)
+def test_lamp_ranks_them_by_what_they_are_to_their_layer():
+    prune = tc.PruneWeights(0.5, "lamp", scope="global")
     zeros = zeros_after(model_of(1.0, 3.0), prune)
     assert sum(zeros) == pytest.approx(1.0, abs=0.01)
     assert zeros == pytest.approx([0.5, 0.5], abs=0.05)  # alike but for their size
 
 
-@pytest.mark.parametrize(
-    "options", [{"scope": "layer"}, {"pattern": "2:4"}, {"schedule": "threshold"}]
-)
-def test_what_is_not_ranked_all_together_is_ranked_by_magnitude(options):
-    given = {"schedule": 0.5, **options}
-    if given["schedule"] == "threshold":
-        given["schedule"] = tc.MagnitudeThreshold(0.1)
-    assert isinstance(tc.PruneWeights(**given).criterion, tc.Magnitude)
-
-
-def test_a_layer_scope_gives_each_kernel_the_same():
-    zeros = zeros_after(model_of(1.0, 3.0), tc.PruneWeights(0.5, scope="layer"))
+def test_each_kernel_gets_the_same_by_default():
+    zeros = zeros_after(model_of(1.0, 3.0), tc.PruneWeights(0.5))
     assert zeros == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("pattern", ["n_of_m", "channel", tc.Block((1, 4))])
 def test_units_of_patterns_are_ranked_within_their_kernel(pattern):
     prune = tc.PruneWeights(0.5, pattern=pattern, filters="dense_[01]")
-    assert prune.scope == "layer"
     zeros = zeros_after(model_of(1.0, 3.0, 1.0), prune)
     assert set(zeros[:2]) == {0.5}
 
@@ -75,11 +63,13 @@ def test_a_pattern_is_ranked_together_where_that_is_asked_for():
 
 def test_a_kernel_without_a_weight_is_named():
     with pytest.warns(tc.CompressionWarning, match=r"no weight is left in .*dense_0"):
-        zeros = zeros_after(model_of(1e-6, 1.0), tc.PruneWeights(0.6, "magnitude"))
+        zeros = zeros_after(model_of(1e-6, 1.0), tc.PruneWeights(0.6, scope="global"))
     assert zeros[0] == 1.0
 
 
-@pytest.mark.parametrize("options", [{"scope": "layer"}, {"criterion": "lamp"}])
+@pytest.mark.parametrize(
+    "options", [{"scope": "layer"}, {"scope": "global", "criterion": "lamp"}]
+)
 def test_what_the_warning_advises_leaves_weights(options, recwarn):
     assert max(zeros_after(model_of(1e-6, 1.0), tc.PruneWeights(0.6, **options))) < 1.0
     assert not [w for w in recwarn if "no weight is left" in str(w.message)]

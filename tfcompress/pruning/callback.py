@@ -51,14 +51,12 @@ class PruneWeights(FitCallback):
     Args:
         schedule: a `Schedule` instance, config or a number, which stands for
             `ConstantSparsity(number)`; or "keep", which holds the zeros that are there.
-        criterion: what ranks weights; instance or name. `None` is `"lamp"` for single
-            weights that are ranked all together, else `"magnitude"`, which ranks alike
-            within a kernel.
+        criterion: what ranks weights; instance or name. With a global scope `"lamp"` is
+            the safest: it compares weights with others of their kernel.
         pattern: allowed shape of zeros; instance, name or a ratio such as "2:4".
         scope: `"layer"` gives every kernel the scheduled sparsity; `"global"` ranks
             the weights of all kernels together, so that layers that matter keep
-            more. `None` is `"global"` for single weights, and `"layer"` for patterns,
-            whose units of different layers do not compare.
+            more, which costs less accuracy.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
         verbose: 1 prints the plan before training and the outcome after it.
@@ -86,22 +84,18 @@ class PruneWeights(FitCallback):
     def __init__(
         self,
         schedule: Schedule | dict | float,
-        criterion: Criterion | dict | str | None = None,
+        criterion: Criterion | dict | str = "magnitude",
         pattern: Pattern | dict | str = "unstructured",
-        scope: str | None = None,
+        scope: str = "layer",
         filters: Filters = None,
         verbose: int = 0,
     ):
         super().__init__()
         self.schedule = schedule_of(schedule)
         self.pattern = pattern_of(pattern)
-        if scope is not None:
-            one_of(scope, "Unknown `scope`.", _SCOPES)
+        one_of(scope, "Unknown `scope`.", _SCOPES)
         self.pattern.check(self.schedule)
-        self.scope = scope or self.pattern.scope
-        if criterion is None:
-            together = self.scope == "global" and self.schedule.unit == "sparsity"
-            criterion = self.pattern.criterion if together else "magnitude"
+        self.scope = scope
         self.criterion = CRITERIA.get(criterion)
         self.filters = filters
         self.verbose = verbose

@@ -28,13 +28,9 @@ class Pattern(Configured):
 
     Attributes:
         granule: the number of units that a kernel keeps is a multiple of it.
-        scope: the scope that suits it where nobody says another.
-        criterion: likewise the criterion, for units that are ranked all together.
     """
 
     granule = 1
-    scope = "layer"
-    criterion = "magnitude"
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         """Returns one score per unit, the mean of its weights'.
@@ -107,9 +103,6 @@ class Unstructured(Pattern):
     >>> Unstructured().reduce([0.1, 0.2], Kernel("kernel"))
     [0.1, 0.2]
     """
-
-    scope = "global"
-    criterion = "lamp"
 
     def reduce(self, scores: Any, kernel: Kernel) -> Any:
         return scores
