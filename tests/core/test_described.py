@@ -35,10 +35,15 @@ def test_a_callback_shows_what_it_was_given():
 
 @pytest.mark.parametrize(
     ("name", "scheme"),
-    [("int8", "w8a8"), ("int16", "w8a16"), ("int4", "w4a8"), ("binary", "w1a8")],
+    [("int16", "w8a16"), ("int4", "w4a8"), ("ternary", "w2a8"), ("binary", "w1a8")],
 )
-def test_schemes_have_the_names_that_people_know(name, scheme):
-    asked, known = get_scheme(name), get_scheme(scheme)
+def test_names_from_elsewhere_are_answered_with_the_right_one(name, scheme):
+    with pytest.raises(InvalidArgumentError, match=f"What to do: .*'{scheme}'"):
+        get_scheme(name)
+
+
+def test_int8_means_weights_and_activations():
+    asked, known = get_scheme("int8"), get_scheme("w8a8")
     assert type(asked.weights) is type(known.weights)
     assert asked.activations == known.activations
 

@@ -71,12 +71,19 @@ _SCHEMES: dict[str, tuple[Callable[[], Quantizer], int]] = {
 }
 
 
-# Names that people know from elsewhere.
-_SPELLINGS = {
-    **{"int8": "w8a8", "int16": "w8a16", "int4": "w4a8", "w8": "w8a8", "w4": "w4a8"},
-    **{"ternary": "w2a8", "binary": "w1a8"},
+# A name that people know from elsewhere, and those that may mean something else.
+_SPELLINGS = {"int8": "w8a8"}
+_NEAR = {
+    **dict.fromkeys(("int4", "w4", "4bit"), "4 bits are 'w4a8'"),
+    **dict.fromkeys(("int16", "16x8", "int16x8"), "activations of 16 bits are 'w8a16'"),
+    **dict.fromkeys(("w8", "8bit"), "8 bits are 'w8a8'"),
+    **dict.fromkeys(("ternary", "int2", "w2"), "values of two bits are 'w2a8'"),
+    **dict.fromkeys(("binary", "int1", "w1"), "values of one bit are 'w1a8'"),
+    **dict.fromkeys(
+        ("float16", "fp16", "bfloat16", "bf16", "half"),
+        "floats of 16 bits are a form of the file: export(..., quantize='float16')",
+    ),
 }
-_IN_FLOAT = "weights of 16 bits are a form of the file: export(..., quantize='float16')"
 
 
 def get_scheme(identifier: str | QuantizationScheme) -> QuantizationScheme:
@@ -87,13 +94,12 @@ def get_scheme(identifier: str | QuantizationScheme) -> QuantizationScheme:
     if name in _SCHEMES:
         quantizer, activations = _SCHEMES[name]
         return QuantizationScheme(quantizer(), activations)
-    half = name in ("float16", "fp16", "bfloat16", "bf16", "half")
     raise InvalidArgumentError(
         "Unknown quantization scheme.",
         received=repr(identifier),
         expected=f"one of {', '.join(map(repr, _SCHEMES))}, a QuantizationScheme, or "
         "a dict of regular expressions to these",
-        fix=_IN_FLOAT if half else None,
+        fix=_NEAR.get(name),
     )
 
 
