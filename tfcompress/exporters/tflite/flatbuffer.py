@@ -79,6 +79,8 @@ class TFLiteFile:
             raise _damaged(source, "no TFL3 identifier")
         try:
             self._read(content)
+            # These need operators to have their operands, and kernels their axes.
+            self.integer_coverage(), self.outputs_with_steps()
         except Exception as error:
             # The generated reader checks nothing: damage shows as any exception.
             raise _damaged(source, f"{type(error).__name__} while reading") from error
