@@ -350,6 +350,10 @@ class FitCallback(keras.callbacks.Callback):
         """Returns how many steps the optimizer has made."""
         return int(self.model.optimizer.iterations.numpy())
 
+    def step_now(self) -> Any:
+        """Returns the same inside the compiled step, as a tensor."""
+        return ops.cast(self.model.optimizer.iterations, "int32")
+
     def fit_steps(self, epoch: int) -> tuple[int, int]:
         """Returns the first and last step of this fit, counted by the optimizer."""
         params = self.params or {}

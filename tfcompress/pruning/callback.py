@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
 
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
@@ -121,7 +120,7 @@ class PruneWeights(FitCallback):
         # Keras applies constraints one variable after the other when all variables
         # have been updated, so the first one can renew the masks of all.
         masks = Occasional(lambda: self._renew_masks(schedule))
-        renewal = OncePerStep(lambda: masks.run_when(schedule.is_due(self._step())))
+        renewal = OncePerStep(lambda: masks.run_when(schedule.is_due(self.step_now())))
         for kernel in self._kernels if not keeps else ():
             kernel.before = functools.partial(renewal.come, kernel)
         if self.verbose:
@@ -253,13 +252,10 @@ class PruneWeights(FitCallback):
             kernel.detach()
         self._kernels = []
 
-    def _step(self) -> Any:
-        return ops.cast(self.model.optimizer.iterations, "int32")
-
     def _renew_masks(self, schedule: Schedule) -> None:
         choose = _SCOPES[self.scope] if schedule.unit == "sparsity" else threshold_masks
         scores = [kernel.scores() for kernel in self._kernels]
         granule = self.pattern.granule
-        masks = choose(scores, schedule(self._step()), granule, self._held)
+        masks = choose(scores, schedule(self.step_now()), granule, self._held)
         for kernel, mask in zip(self._kernels, masks):
             kernel.assign_units(mask)

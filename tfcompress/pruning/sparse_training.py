@@ -131,17 +131,14 @@ class SparseTraining(FitCallback):
             kernel.detach()
         self._kernels = []
 
-    def _step(self) -> Any:
-        return ops.cast(self.model.optimizer.iterations, "int32")
-
     def _is_due(self, plan: Schedule) -> Any:
-        step = self._step()
+        step = self.step_now()
         due = ops.logical_and(plan.is_due(step), ops.not_equal(self._moved, step))
         # At the very first step there is no reason yet to move anything.
         return ops.logical_and(due, step > plan.begin_step)
 
     def _move_masks(self, plan: Schedule, counts: list[int]) -> None:
-        step = self._step()
+        step = self.step_now()
         for kernel, count in zip(self._kernels, counts):
             kernel.assign_units(_moved_mask(kernel, count, plan(step)))
         self._moved.assign(step)
