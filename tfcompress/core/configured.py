@@ -55,26 +55,24 @@ def described(instance: Any) -> str:
     (Blur(width=3), Blur(width=3, strength=2.0))
     """
     shown = []
-    _, *parameters = inspect.signature(type(instance).__init__).parameters.values()
-    for parameter in parameters:
-        default = parameter.default
-        value = getattr(instance, parameter.name, default)
+    for name, default in _arguments(type(instance)).items():
+        value = getattr(instance, name, default)
         same = isinstance(value, int | float | str) and value == default
-        if parameter.kind not in _PACKED and value is not default and not same:
-            shown.append(f"{parameter.name}={value!r}")
+        if value is not default and not same:
+            shown.append(f"{name}={value!r}")
     return f"{type(instance).__name__}({', '.join(shown)})"
 
 
-def _arguments(kind: type) -> dict[str, None]:
-    """Returns the names of the arguments that make an object, those of bases behind."""
-    names: dict[str, None] = {}
+def _arguments(kind: type) -> dict[str, Any]:
+    """Returns the arguments that make an object by their defaults, of bases behind."""
+    names: dict[str, Any] = {}
     for cls in kind.__mro__:
         if "__init__" in vars(cls):
             _, *parameters = inspect.signature(
                 vars(cls)["__init__"]
             ).parameters.values()
-            named = (p.name for p in parameters if p.kind not in _PACKED)
-            names.update(dict.fromkeys(named))
+            named = {p.name: p.default for p in parameters if p.kind not in _PACKED}
+            names = {**names, **{n: d for n, d in named.items() if n not in names}}
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 break  # nothing is handed on to the next class
     return names
