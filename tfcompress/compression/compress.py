@@ -87,7 +87,7 @@ def compress(
     ```
     """
     require_chief("compress a model", model)
-    search, began = search or Search(), time.monotonic()
+    search = search or Search()
     if not isinstance(budget, Budget):
         raise InvalidArgumentError(
             "`budget` is no budget.",
@@ -125,9 +125,12 @@ def compress(
                 epochs=search.epochs_of_each(task.train.steps),
                 seed=search.seed,
             )
-            tried = run_search(search, space, budget, workshop, progress.count)
+            deadline = time.monotonic() + 60 * (search.minutes or float("inf"))
+            tried = run_search(
+                search, space, budget, workshop, deadline, progress.count
+            )
             tried += _trained_longer(
-                tried, search, budget, workshop, baseline.measures, began
+                tried, search, budget, workshop, baseline.measures, deadline
             )
     made = _made(tried)
     failures = tuple(f"{one.number}: {one.failure}" for one in tried if one.failure)
@@ -195,12 +198,11 @@ def _trained_longer(
     budget: Budget,
     workshop: Workshop,
     baseline: Measures,
-    began: float,
+    deadline: float,
 ) -> list[Tried]:
     """Returns the best candidate once more, trained for longer than in the search."""
     made, times = _made(tried), search.times_as_long
-    late = time.monotonic() - began > 60 * (search.minutes or float("inf"))
-    if not made or times == 1 or late:
+    if not made or times == 1 or time.monotonic() > deadline:
         return []
     best, _ = _best(made, budget, baseline, workshop.task.higher_is_better)
     name = f"{best.name}, {times} times as long"

@@ -120,6 +120,7 @@ def run_search(
     space: Space,
     budget: Budget,
     workshop: Workshop,
+    deadline: float,
     report: Callable[[int, int], None] = lambda done, all: None,
 ) -> list[Tried]:
     """Builds candidates until there are enough; returns those of all processes.
@@ -129,13 +130,13 @@ def run_search(
         space: what may be proposed.
         budget: what is asked for.
         workshop: makes the candidates.
+        deadline: the time (`time.monotonic`) after which no candidate is begun.
         report: is told how many trials are done, and of how many.
     """
     import optuna
 
     states = optuna.trial.TrialState
     baseline, task = space.baseline, workshop.task
-    deadline = time.monotonic() + 60 * (search.minutes or float("inf"))
     total = min(search.trials, len(space.all()))
 
     def objective(trial: Any) -> tuple[float, float]:
