@@ -1,8 +1,10 @@
 """The two functions of the room: `export` a model, `load` an artifact."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import keras
 
@@ -21,7 +23,78 @@ from tfcompress.exporters.artifact import (
 from tfcompress.exporters.runner import Runner
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+    from tfcompress.exporters.options import (
+        MicroOptions,
+        ONNXOptions,
+        OpenVINOOptions,
+        SavedModelOptions,
+        TFLiteOptions,
+        WebOptions,
+    )
+
+
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["tflite"] = "tflite",
+    input_signature: Any = None,
+    calibration_data: Any = None,
+    **options: Unpack[TFLiteOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["saved_model"],
+    input_signature: Any = None,
+    **options: Unpack[SavedModelOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["onnx"],
+    input_signature: Any = None,
+    **options: Unpack[ONNXOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["openvino"],
+    input_signature: Any = None,
+    **options: Unpack[OpenVINOOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["micro"],
+    input_signature: Any = None,
+    calibration_data: Any = None,
+    **options: Unpack[MicroOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["web"],
+    input_signature: Any = None,
+    **options: Unpack[WebOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: str | Format,
+    input_signature: Any = None,
+    calibration_data: Any = None,
+    **options: Any,
+) -> Artifact: ...
 def export(
     model: keras.Model,
     filepath: str | os.PathLike,

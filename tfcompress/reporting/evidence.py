@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
+import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.reporting.front import FrontPoint
 from tfcompress.trustworthiness import TrustReport
+
+
+class EvidenceOptions(TypedDict, total=False):
+    """The keyword arguments that become an `Evidence`, as an editor sees them."""
+
+    history: keras.callbacks.History | Mapping[str, Sequence[float]]
+    front: Sequence[FrontPoint]
+    sensitivity: Mapping[str, float]
+    trust: TrustReport | None
 
 
 @dataclasses.dataclass(frozen=True)

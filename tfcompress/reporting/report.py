@@ -1,12 +1,14 @@
 """The `report` function and what it returns."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -23,6 +25,11 @@ from tfcompress.reporting.evidence import Evidence
 from tfcompress.reporting.rows import Row, compared
 from tfcompress.reporting.storage import storage
 from tfcompress.reporting.subjects import checked
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from tfcompress.reporting.evidence import EvidenceOptions
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ def report(
     threads: int = 1,
     runs: int = 50,
     packed: bool = False,
-    **evidence: Any,
+    **evidence: Unpack[EvidenceOptions],
 ) -> Report:
     """Puts sizes, sparsity, cost, metric and latency of artifacts side by side.
 

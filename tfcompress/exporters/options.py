@@ -1,0 +1,75 @@
+"""The options of `export` for each format, as a type checker and an editor see them.
+
+What each option does stands at the exporters' classes; a test keeps both in accord.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, TypedDict
+
+from tfcompress.exporters.saved_model.signatures import ServingSignatures
+from tfcompress.exporters.tflite.metadata import ModelDescription
+
+
+class TFLiteOptions(TypedDict, total=False):
+    """Options of `format="tflite"`; see `exporters.TFLiteExporter`."""
+
+    batch_size: int | None
+    io_dtype: Literal["float32", "int8", "uint8"]
+    overwrite: bool
+    quantize: Literal["float16", "dynamic"] | None
+    int4: Literal["exact", "all", "none"]
+    sparse: bool
+    smallest: Literal["raw", "zip", "latency"] | None
+    description: ModelDescription | None
+
+
+class SavedModelOptions(TypedDict, total=False):
+    """Options of `format="saved_model"`; see `exporters.SavedModelExporter`."""
+
+    version: int | None
+    batch_size: int | None
+    weights: Literal["variables", "compact"]
+    signatures: ServingSignatures | None
+    warm_up: Any
+    tflite: bool
+    exact_integers: bool
+
+
+class ONNXOptions(TypedDict, total=False):
+    """Options of `format="onnx"`; see `exporters.ONNXExporter`."""
+
+    batch_size: int | None
+    opset: int
+    overwrite: bool
+    exact_sums: bool
+
+
+class OpenVINOOptions(TypedDict, total=False):
+    """Options of `format="openvino"`; see `exporters.OpenVINOExporter`."""
+
+    batch_size: int | None
+    float16: bool
+
+
+class MicroOptions(TypedDict, total=False):
+    """Options of `format="micro"`; see `exporters.MicroExporter`."""
+
+    arena_margin: int
+
+
+class WebOptions(TypedDict, total=False):
+    """Options of `format="web"`; see `exporters.WebExporter`."""
+
+    litertjs: str | os.PathLike | None
+
+
+OPTIONS: dict[str, type] = {
+    "tflite": TFLiteOptions,
+    "saved_model": SavedModelOptions,
+    "onnx": ONNXOptions,
+    "openvino": OpenVINOOptions,
+    "micro": MicroOptions,
+    "web": WebOptions,
+}
