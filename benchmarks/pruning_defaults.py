@@ -27,7 +27,7 @@ import tfcompress
 from tfcompress.datasets import load_images
 
 BATCH = 32
-WAYS = ("magnitude@layer", "magnitude@global", "lamp@global")
+WAYS = ("magnitude@layer", "magnitude@global", "magnitude@balanced", "lamp@global")
 
 
 def written_digits():
@@ -99,6 +99,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--updates", type=int, nargs="+", default=[3, 10, 50])
+    parser.add_argument("--ways", nargs="+", default=WAYS)
     parser.add_argument("--spoken", help="spoken_digits.npz")
     options = parser.parse_args()
     sets = {"written digits": written_digits(), "Fashion-MNIST": fashion_images()}
@@ -114,12 +115,12 @@ def main():
             trained = compiled(network(data[0][0].shape[1:]))
             trained.fit(*data[0], batch_size=BATCH, epochs=8, verbose=0)
             start.append(accuracy(trained, data[1]))
-            for way in WAYS:
+            for way in options.ways:
                 for updates in options.updates:
                     got = pruned(trained, data, way, updates, options, seed)
                     found.setdefault((way, updates), []).append(got)
                     print(name, seed, way, updates, round(got, 2), flush=True)
-        for way in WAYS:
+        for way in options.ways:
             cells = [statistics.mean(found[way, n]) for n in options.updates]
             before = f"{statistics.mean(start):.1f}"
             table.add_row(name, before, way, *(f"{cell:.1f}" for cell in cells))

@@ -14,8 +14,13 @@ from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import CRITERIA, Criterion
 from tfcompress.pruning.kernels import OncePerStep, PrunedKernel
-from tfcompress.pruning.masks import global_masks, layer_masks, threshold_masks
-from tfcompress.pruning.patterns import Pattern, pattern_of
+from tfcompress.pruning.masks import (
+    balanced_masks,
+    global_masks,
+    layer_masks,
+    threshold_masks,
+)
+from tfcompress.pruning.patterns import Pattern, Unstructured, pattern_of
 from tfcompress.pruning.sites import Site, select_sites
 from tfcompress.schedules import (
     FitSpan,
@@ -27,7 +32,11 @@ from tfcompress.schedules import (
 
 # Counts are rounded, so a share may be off by less than this.
 _TOLERANCE = 0.02
-_SCOPES = {"layer": layer_masks, "global": global_masks}
+_SCOPES = {
+    "balanced": balanced_masks,
+    "layer": layer_masks,
+    "global": global_masks,
+}
 
 
 class PruneWeights(FitCallback):
@@ -53,9 +62,12 @@ class PruneWeights(FitCallback):
         criterion: what ranks weights; instance or name. With a global scope `"lamp"` is
             the safest: it compares weights with others of their kernel.
         pattern: allowed shape of zeros; instance, name or a ratio such as "2:4".
-        scope: `"layer"` gives every kernel the scheduled sparsity; `"global"` ranks
-            the weights of all kernels together, so that layers that matter keep
-            more, which costs less accuracy.
+        scope: which weights are ranked together. `"balanced"`: those of all kernels,
+            so that layers that matter keep more, which costs less accuracy; but each
+            keeps at least half the share that all keep. `"global"`: the same, and a
+            kernel may lose all. `"layer"`: every kernel gets the scheduled sparsity,
+            as TFMOT does it. `None` is "balanced" for single weights, and "layer" for
+            patterns of several.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
         verbose: 1 prints the plan before training and the outcome after it.
@@ -85,14 +97,18 @@ class PruneWeights(FitCallback):
         schedule: Schedule | dict | float,
         criterion: Criterion | dict | str = "magnitude",
         pattern: Pattern | dict | str = "unstructured",
-        scope: str = "layer",
+        scope: str | None = None,
         filters: Filters = None,
         verbose: int = 0,
     ):
         super().__init__()
         self.schedule = schedule_of(schedule)
         self.pattern = pattern_of(pattern)
-        one_of(scope, "Unknown `scope`.", _SCOPES)
+        if scope is None:
+            single = isinstance(self.pattern, Unstructured)
+            scope = "balanced" if single else "layer"
+        names = "'balanced', 'layer' or 'global'"
+        one_of(scope, "Unknown `scope`.", _SCOPES, expected=names)
         self.pattern.check(self.schedule)
         self.scope = scope
         self.criterion = CRITERIA.get(criterion)
@@ -242,9 +258,9 @@ class PruneWeights(FitCallback):
         if gone:
             warn(
                 f"PruneWeights: no weight is left in {', '.join(gone)}, which put out "
-                "what does not depend on their inputs. Pass scope='layer', or "
-                "criterion='lamp', which compare weights within their layer; or leave "
-                "these layers out by `filters`."
+                "what does not depend on their inputs. Pass scope='balanced' or "
+                "'layer', or criterion='lamp', which compares weights within their "
+                "layer; or leave these layers out by `filters`."
             )
 
     def release(self) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from keras import ops
+
+# What a balanced ranking leaves a tensor at least, of the share that all keep: with
+# less, a layer between others starves (docs/pruning.md has the figures).
+_LEAST = 0.5
 
 
 def kept_count(size: int, sparsity: Any) -> Any:
@@ -37,6 +42,19 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     def count(threshold: Any) -> Any:
         return sum(_count(score >= threshold) for score in scores)
 
+    low, high = _between(scores, keep, count)
+    return ops.cond(
+        ops.equal(count(low), keep),
+        lambda: [score >= low for score in scores],
+        lambda: _first_of_equals(scores, low, high, keep),
+    )
+
+
+def _between(scores: list[Any], keep: Any, count: Callable[[Any], Any]) -> tuple:
+    """Returns a score from which on `keep` or more are counted, and one with fewer.
+
+    If no score has exactly `keep`, the two are neighbours among float32 numbers.
+    """
     lowest = ops.min(ops.stack([ops.min(s) for s in scores]))
     highest = ops.max(ops.stack([ops.max(s) for s in scores]))
     size = sum(math.prod(s.shape) for s in scores)
@@ -61,12 +79,7 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     )
     # The bisection never tries the largest score itself.
     low = ops.where(count(highest) >= keep, highest, low)
-    high = ops.where(high > low, high, np.inf)
-    return ops.cond(
-        ops.equal(count(low), keep),
-        lambda: [score >= low for score in scores],
-        lambda: _first_of_equals(scores, low, high, keep),
-    )
+    return low, ops.where(high > low, high, np.inf)
 
 
 def _first_of_equals(scores: list[Any], low: Any, high: Any, keep: Any) -> list[Any]:
@@ -113,14 +126,51 @@ def global_masks(
 ) -> list[Any]:
     """Returns a mask per tensor that leaves them at `sparsity` all together."""
     sizes = [math.prod(score.shape) for score in scores]
-    size = sum(sizes)
-    if held and any(held):
-        least = sum(share * size for share, size in zip(held, sizes)) / size
-        sparsity = ops.maximum(sparsity, least)
-    masks = top_masks(scores, kept_count(size, sparsity))
+    sparsity = _not_below(sparsity, held, sizes)
+    masks = top_masks(scores, kept_count(sum(sizes), sparsity))
     if granule == 1:
         return masks
     return [_rounded(s, _count(mask), granule) for s, mask in zip(scores, masks)]
+
+
+def balanced_masks(
+    scores: list[Any],
+    sparsity: Any,
+    granule: int = 1,
+    held: list[float] | None = None,
+) -> list[Any]:
+    """Returns the masks of one ranking of all, in which no tensor starves.
+
+    All together are left at `sparsity`; each keeps at least half the share that all of
+    them keep.
+    """
+    sizes = [math.prod(score.shape) for score in scores]
+    sparsity = _not_below(sparsity, held, sizes)
+    share = _LEAST * (1.0 - sparsity)
+    least = [kept_count(size, 1.0 - share) for size in sizes]
+    kept = _kept_of_each(scores, kept_count(sum(sizes), sparsity), least)
+    return [_rounded(score, count, granule) for score, count in zip(scores, kept)]
+
+
+def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> list[Any]:
+    """Returns how many of each tensor are among the `keep` largest, with its least."""
+
+    def counts(threshold: Any) -> list[Any]:
+        return [
+            ops.maximum(_count(score >= threshold), few)
+            for score, few in zip(scores, least)
+        ]
+
+    low, high = _between(scores, keep, lambda threshold: sum(counts(threshold)))
+    # Those between are alike: the first ones fill up what is left.
+    above = counts(high)
+    room = keep - sum(above)
+    kept = []
+    for enough, count in zip(counts(low), above):
+        more = ops.clip(enough - count, 0, ops.maximum(room, 0))
+        room = room - more
+        kept.append(count + more)
+    return kept
 
 
 def threshold_masks(
@@ -131,6 +181,14 @@ def threshold_masks(
 ) -> list[Any]:
     """Returns a mask per tensor of what is not below `threshold`; one unit remains."""
     return [_rounded(s, _count(s >= threshold), granule) for s in scores]
+
+
+def _not_below(sparsity: Any, held: list[float] | None, sizes: list[int]) -> Any:
+    """Returns the share of all units that goes, with what goes of each at least."""
+    if not held or not any(held):
+        return sparsity
+    gone = sum(share * size for share, size in zip(held, sizes))
+    return ops.maximum(sparsity, gone / sum(sizes))
 
 
 def _count(mask: Any) -> Any:

@@ -28,7 +28,7 @@ class Prune(Stage):
         sparsity: share of the weights that end as zeros.
         criterion: what ranks weights.
         pattern: allowed shape of zeros.
-        scope: whether each layer has this share of zeros, or the whole model.
+        scope: which weights are ranked together, as for `PruneWeights`.
         end: part of the fit after which no more weights go.
         filters: regular expression on the paths of layers; None means all.
     """
@@ -39,7 +39,7 @@ class Prune(Stage):
     sparsity: float = argument(SHARE)
     criterion: str = criterion("weights", "gradients", "training", default="lamp")
     pattern: str = argument({"enum": ["unstructured", "n_of_m"]}, "unstructured")
-    scope: str = argument({"enum": ["layer", "global"]}, "global")
+    scope: str = argument({"enum": ["balanced", "layer", "global"]}, "global")
     end: float = argument(SHARE, 0.6)
     filters: str | None = argument({"type": "string"}, None)
 
