@@ -12,6 +12,7 @@ spectrograms of spoken digits, if a file is given.
 import argparse
 import json
 import os
+import tempfile
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -53,7 +54,7 @@ def row_of(name, train, test, options):
     print(result)
     runner = tfcompress.load(result.artifact.path)
     after = percent_right(runner(test[0]), test[1])
-    measures, base = result.best.measures, result.baseline
+    measures, base = result.best.measures, result.baseline.measures
     return {
         "data": name,
         "samples": len(x),
@@ -78,6 +79,10 @@ def main():
     sets = {"written digits": written_digits, "Fashion-MNIST": fashion_images}
     if options.spoken:
         sets["spoken digits"] = lambda: spoken(options.spoken)
+    options.spoken = options.spoken and os.path.abspath(options.spoken)
+    options.json = options.json and os.path.abspath(options.json)
+    # A search keeps its work in `compressed/`, and would go on there the next time.
+    os.chdir(tempfile.mkdtemp())
     rows = []
     for name in options.only or sets:
         train, test = sets[name]()

@@ -51,7 +51,7 @@ class SparseTraining(FitCallback):
         drop_fraction: share of the weights that move in the first update, in [0, 1).
         end_step: last update; int = step of the optimizer, float = fraction of the
             fit.
-        frequency: steps between updates.
+        frequency: steps between updates; `None` makes some fifty in the fit.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
 
@@ -77,7 +77,7 @@ class SparseTraining(FitCallback):
         budget: Literal["erk", "uniform"] = "erk",
         drop_fraction: float = 0.3,
         end_step: Step = 0.75,
-        frequency: int = 100,
+        frequency: int | None = None,
         filters: Filters = None,
     ):
         super().__init__()
