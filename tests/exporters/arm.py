@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile, read_schema
-from tfcompress.exporters.tflite.rewriting import put_together, take_apart
+from tfcompress.exporters.tflite.rewriting import take_apart
 
 # With `max`, version 7.2 of the emulator computes XNNPACK's newest kernels wrongly.
 PROCESSOR = "cortex-a72"

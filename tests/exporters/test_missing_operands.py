@@ -5,7 +5,8 @@ import pytest
 
 import tfcompress
 from tfcompress.core.errors import ArtifactError
-from tfcompress.exporters.tflite.rewriting import put_together, take_apart
+from tfcompress.exporters.tflite.assembling import put_together
+from tfcompress.exporters.tflite.rewriting import take_apart
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.tflite import SCRIPT
+from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.bounded import unbounded
 from tfcompress.exporters.tflite.divergence import first_divergence
 from tfcompress.exporters.tflite.encodings import OBJECTIVES, smallest
@@ -38,7 +39,7 @@ from tfcompress.exporters.tflite.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.tflite.int16 import use_64_bit_biases
 from tfcompress.exporters.tflite.metadata import ModelDescription, with_metadata
 from tfcompress.exporters.tflite.promises import check_promises
-from tfcompress.exporters.tflite.rewriting import put_together, take_apart
+from tfcompress.exporters.tflite.rewriting import take_apart
 from tfcompress.exporters.tflite.runner import TFLiteRunner
 from tfcompress.exporters.tflite.single_scale import use_single_scales
 from tfcompress.exporters.tracing import TracedModel, trace
@@ -203,15 +204,13 @@ class TFLiteExporter(Exporter):
     def _with_exact_numbers(self, content: bytes, traced: TracedModel) -> bytes:
         """Returns the file with kernels and biases as the model has them."""
         model = take_apart(content)
-        changed = [
-            use_4_bit_weights(model, _PACKED[self.int4]),
-            use_single_scales(model),
-            use_64_bit_biases(model),
-        ]
+        use_4_bit_weights(model, _PACKED[self.int4])
+        use_single_scales(model)
+        use_64_bit_biases(model)
         if traced.fake_quantized:
             weights = [np.asarray(weight) for weight in traced.model.weights]
-            changed.append(use_float_kernels(model, weights))
-        return put_together(model) if any(changed) else content
+            use_float_kernels(model, weights)
+        return put_together(model)
 
     def _has_integers(self, traced: TracedModel, samples: Samples) -> bool:
         calibrated = samples is not None

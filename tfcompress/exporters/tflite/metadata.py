@@ -18,8 +18,9 @@ import numpy as np
 
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile, read_schema
-from tfcompress.exporters.tflite.rewriting import put_together, take_apart
+from tfcompress.exporters.tflite.rewriting import take_apart
 
 _BUFFER = "TFLITE_METADATA"
 _LABELS = "labels.txt"

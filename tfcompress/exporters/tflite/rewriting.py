@@ -5,13 +5,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import flatbuffers
 import numpy as np
 
+from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.flatbuffer import read_schema
-
-# The schema wants it so: kernels read buffers in place, in words of up to this size.
-_ALIGNMENT = 16
 
 # Where operators have their kernel, and maybe a bias, among their inputs.
 WITH_KERNEL = {
@@ -29,7 +26,7 @@ def take_apart(content: bytes) -> Any:
     model = read_schema().ModelT.InitFromPackedBuf(content, 0)
     for graph in model.subgraphs:
         readers = Counter(int(i) for op in graph.operators for i in op.inputs)
-        for name, operator, tensors in _calls(model, graph):
+        for name, operator, tensors in calls(model, graph):
             for place, tensor in enumerate(tensors if name in WITH_KERNEL else ()):
                 constant = tensor is not None and integers(model, tensor, np.int8).size
                 if not constant or not place:
@@ -44,41 +41,14 @@ def take_apart(content: bytes) -> Any:
     return model
 
 
-def put_together(model: Any) -> bytes:
-    """Returns the file of a `ModelT`: equal buffers once, each aligned to 16 bytes."""
-    _share_buffers(model)
-    model.buffers = [_AlignedBuffer(buffer) for buffer in model.buffers]
-    size = sum(len(b.data) + 64 for b in model.buffers if b.data is not None)
-    builder = flatbuffers.Builder(size + 4096)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
-def _share_buffers(model: Any) -> None:
-    """Leaves one buffer of those with equal bytes, and none that nobody reads."""
-    tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
-    # The first is empty by definition; metadata refer to theirs by number as well.
-    holders = [*tensors, *(model.metadata or [])]
-    old, kept = model.buffers, [model.buffers[0]]
-    numbers: dict[Any, int] = {}
-    for holder in holders:
-        data = old[holder.buffer].data
-        filled = data is not None and len(data)
-        key = bytes(bytearray(data)) if filled else holder.buffer
-        if holder.buffer and key not in numbers:
-            numbers[key] = len(kept)
-            kept.append(old[holder.buffer])
-        holder.buffer = numbers[key] if holder.buffer else 0
-    model.buffers = kept
-
-
 def operators(model: Any) -> Iterator[tuple[str, Any, list]]:
-    """Yields name, operator and input tensors (`None` where left out) of each call."""
+    """Yields what `calls` does, of all graphs."""
     for graph in model.subgraphs:
-        yield from _calls(model, graph)
+        yield from calls(model, graph)
 
 
-def _calls(model: Any, graph: Any) -> Iterator[tuple[str, Any, list]]:
+def calls(model: Any, graph: Any) -> Iterator[tuple[str, Any, list]]:
+    """Yields name, operator and input tensors (`None` where left out) of each call."""
     codes = vars(read_schema().BuiltinOperator).items()
     names = {code: name for name, code in codes}
     for operator in graph.operators:
@@ -97,6 +67,58 @@ def integers(model: Any, tensor: Any, dtype: Any) -> np.ndarray:
 def store(model: Any, tensor: Any, values: np.ndarray) -> None:
     """Puts an array into the buffer of a tensor."""
     model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+
+
+def new_constant(model: Any, graph: Any, values: np.ndarray, name: str) -> int:
+    """Adds a 32-bit constant to a graph; returns its number."""
+    schema = read_schema()
+    tensor = schema.TensorT()
+    tensor.shape, tensor.name, tensor.hasRank = list(values.shape), name, True
+    tensor.type, tensor.buffer = schema.TensorType.INT32, len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    store(model, tensor, values)
+    graph.tensors.append(tensor)
+    return len(graph.tensors) - 1
+
+
+def new_operator(
+    model: Any,
+    name: str,
+    version: int,
+    inputs: list[int],
+    outputs: list[int],
+    options: Any,
+) -> Any:
+    """Returns a builtin operator, whose code the model then has.
+
+    Args:
+        model: a .tflite file taken apart.
+        name: that of the operator in the schema.
+        version: since which version its kernels take these tensors.
+        inputs: numbers of its tensors.
+        outputs: the same.
+        options: the object of its builtin options.
+    """
+    schema = read_schema()
+    number = getattr(schema.BuiltinOperator, name)
+    codes = [
+        (max(code.builtinCode, code.deprecatedBuiltinCode), code.version)
+        for code in model.operatorCodes
+    ]
+    if (number, version) not in codes:
+        code = schema.OperatorCodeT()
+        # Old files keep the code in a byte, new ones in both fields.
+        code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
+        code.version = version
+        model.operatorCodes.append(code)
+        codes.append((number, version))
+    operator = schema.OperatorT()
+    operator.opcodeIndex = codes.index((number, version))
+    operator.inputs, operator.outputs = inputs, outputs
+    kind = type(options).__name__.removesuffix("T")
+    operator.builtinOptions = options
+    operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+    return operator
 
 
 def rescale_bias(model: Any, bias: Any, factor: np.ndarray) -> None:
@@ -129,26 +151,3 @@ def with_all_outputs(content: bytes) -> bytes:
         signature.outputs.append(entry)
     graph.outputs = [*map(int, graph.outputs), *added]
     return put_together(model)
-
-
-class _AlignedBuffer:
-    """A buffer that the builder writes to a multiple of 16 bytes."""
-
-    def __init__(self, buffer: Any):
-        self.data, self.offset, self.size = buffer.data, buffer.offset, buffer.size
-
-    def Pack(self, builder: Any) -> int:  # the generated code calls it so
-        schema = read_schema()
-        vector = None
-        if self.data is not None and len(self.data):
-            data = bytes(bytearray(self.data))
-            builder.StartVector(1, len(data), _ALIGNMENT)
-            builder.head -= len(data)
-            builder.Bytes[builder.head : builder.head + len(data)] = data
-            vector = builder.EndVector()
-        schema.BufferStart(builder)
-        if vector is not None:
-            schema.BufferAddData(builder, vector)
-        schema.BufferAddOffset(builder, self.offset)
-        schema.BufferAddSize(builder, self.size)
-        return schema.BufferEnd(builder)
