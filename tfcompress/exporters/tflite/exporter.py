@@ -42,6 +42,7 @@ from tfcompress.exporters.tflite.promises import check_promises
 from tfcompress.exporters.tflite.rewriting import take_apart
 from tfcompress.exporters.tflite.runner import TFLiteRunner
 from tfcompress.exporters.tflite.single_scale import use_single_scales
+from tfcompress.exporters.tflite.splits import use_splits
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.layers import refuse
 
@@ -210,6 +211,7 @@ class TFLiteExporter(Exporter):
         if traced.fake_quantized:
             weights = [np.asarray(weight) for weight in traced.model.weights]
             use_float_kernels(model, weights)
+        use_splits(model)
         return put_together(model)
 
     def _has_integers(self, traced: TracedModel, samples: Samples) -> bool:
