@@ -39,6 +39,7 @@ from tfcompress.exporters.tflite.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.tflite.int16 import use_64_bit_biases
 from tfcompress.exporters.tflite.metadata import ModelDescription, with_metadata
 from tfcompress.exporters.tflite.promises import check_promises
+from tfcompress.exporters.tflite.reshapes import use_fewer_reshapes
 from tfcompress.exporters.tflite.rewriting import take_apart
 from tfcompress.exporters.tflite.runner import TFLiteRunner
 from tfcompress.exporters.tflite.single_scale import use_single_scales
@@ -212,6 +213,7 @@ class TFLiteExporter(Exporter):
             weights = [np.asarray(weight) for weight in traced.model.weights]
             use_float_kernels(model, weights)
         use_splits(model)
+        use_fewer_reshapes(model)
         return put_together(model)
 
     def _has_integers(self, traced: TracedModel, samples: Samples) -> bool:
