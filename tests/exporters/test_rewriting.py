@@ -98,6 +98,7 @@ def test_the_same_numbers_in_batches_of_any_size(
 
 def as_converted(monkeypatch):
     """Lets files be as the converter made them, but for their numbers."""
+    monkeypatch.setattr(exporter, "use_average_pools", lambda model: None)
     monkeypatch.setattr(exporter, "use_splits", lambda model: None)
     monkeypatch.setattr(exporter, "use_fewer_reshapes", lambda model: None)
 
@@ -295,3 +296,37 @@ def test_shared_parts_say_what_they_said(finalized, tmp_path):
         return tensor.name, tensor.type, list(tensor.shape), numbers, values
 
     assert said(put_together(take_apart(content))) == said(content)
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(
+    ("pool", "rate", "operator"),
+    [
+        (7, 7, "AVERAGE_POOL_2D"),
+        ((7, 5), 2, "AVERAGE_POOL_2D"),
+        (3, 3, "DEPTHWISE_CONV_2D"),  # XNNPACK is faster
+        (8, 8, "DEPTHWISE_CONV_2D"),  # ties are decided otherwise
+    ],
+)
+def test_averages_that_have_no_ties_are_pooling(
+    pool, rate, operator, tmp_path, monkeypatch
+):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3), name="image"),
+            L.Conv2D(24, 3, padding="same", activation="relu6", name="conv"),
+            L.AveragePooling2D(pool, rate, name="pool"),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 16, 16, 3)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x[:32]))
+    made = tfcompress.export(final, tmp_path / "new.tflite")
+    assert census(made)[operator] == 1
+    as_converted(monkeypatch)
+    old = tfcompress.export(final, tmp_path / "old.tflite")
+    values = tfcompress.load(made)(x)
+    np.testing.assert_array_equal(values, tfcompress.load(old)(x))
+    np.testing.assert_array_equal(values, final.predict(x, verbose=0))
+    assert len(np.unique(values)) > 20

@@ -30,6 +30,7 @@ from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.tflite import SCRIPT
 from tfcompress.exporters.tflite.assembling import put_together
+from tfcompress.exporters.tflite.averages import use_average_pools
 from tfcompress.exporters.tflite.bounded import unbounded
 from tfcompress.exporters.tflite.divergence import first_divergence
 from tfcompress.exporters.tflite.encodings import OBJECTIVES, smallest
@@ -212,6 +213,7 @@ class TFLiteExporter(Exporter):
         if traced.fake_quantized:
             weights = [np.asarray(weight) for weight in traced.model.weights]
             use_float_kernels(model, weights)
+        use_average_pools(model)
         use_splits(model)
         use_fewer_reshapes(model)
         return put_together(model)
