@@ -220,23 +220,28 @@ def refuse_keras_quantization(model: keras.Model, purpose: str) -> None:
 
     They store integers and compute in floats, with operations that only Keras runs.
     """
-    if not isinstance(model, keras.Model):
-        return  # which someone else says
-    rounded = {
-        path: mode
-        for path, layer in walk(model)
-        if (mode := getattr(layer, "quantization_mode", None)) is not None
-        and not isinstance(layer, keras.Model)
-    }
+    rounded = rounded_by_keras(model)
     if rounded:
         raise InvalidArgumentError(
             f"Cannot {purpose}: Keras' own `model.quantize` has rounded layers of "
             f"'{model.name}'.",
-            received=", ".join(f"{path} ({mode})" for path, mode in rounded.items()),
+            received=rounded,
             expected="the float model, from before model.quantize",
             fix="quantize it with tfcompress.calibrate(model, data) or quantize_aware "
             "('w8a8', or 'w4a8' for 4 bits), whose integers devices compute with",
         )
+
+
+def rounded_by_keras(model: Any) -> str:
+    """Returns the layers that `keras.Model.quantize` has rounded, "" for none."""
+    if not isinstance(model, keras.Model):
+        return ""  # what it is, someone else says
+    return ", ".join(
+        f"{path} ({mode})"
+        for path, layer in walk(model)
+        if (mode := getattr(layer, "quantization_mode", None)) is not None
+        and not isinstance(layer, keras.Model)
+    )
 
 
 def refuse_quantized(model: keras.Model, action: str) -> None:

@@ -29,7 +29,7 @@ from tfcompress.core.samples import (
     swing,
     texts,
 )
-from tfcompress.core.select import walk
+from tfcompress.core.select import rounded_by_keras, walk
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.runner import dequantized, quantized
 from tfcompress.exporters.tensors import TensorInfo
@@ -157,7 +157,9 @@ def trial(
 
 
 def _tried(model: Any, traced: TracedModel, rows: int, signature: Any) -> Any:
-    if is_graph_model(model) and signature is None:
+    # Copies of layers that Keras itself has rounded would not be rounded.
+    copied = is_graph_model(model) and not rounded_by_keras(model)
+    if copied and signature is None:
         graph = trace_graph(model, "try the model")
         for arrays, made in attempts(model, graph, rows):
             yield graph.inputs, arrays, made

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import keras
 
 from tfcompress.core.arguments import one_of, path_of
-from tfcompress.core.errors import ExportError, InvalidArgumentError
+from tfcompress.core.errors import ExportError, InvalidArgumentError, warn
 from tfcompress.core.samples import at_the_beginning, states_of
-from tfcompress.core.select import refuse_keras_quantization, walk
+from tfcompress.core.select import (
+    refuse_keras_quantization,
+    rounded_by_keras,
+    walk,
+)
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import (
     EXPORTERS,
@@ -157,6 +161,13 @@ def export(
     exporter = get_exporter(format)
     if not isinstance(exporter, EXPORTERS.class_of("saved_model")):
         refuse_keras_quantization(model, f"export to {format!r}")
+    elif rounded := rounded_by_keras(model):
+        warn(
+            f"Keras' own `model.quantize` has rounded {rounded}. A SavedModel stores "
+            "their integers and computes in floats: that of the float model may be "
+            "faster, and smaller where layers are small. tfcompress.calibrate(model, "
+            "data) makes integers that devices compute with."
+        )
     target, writer = _target(filepath), exporter.with_options(options)
     _refuse_states(model, exporter)
     _refuse_bits(model, exporter)
