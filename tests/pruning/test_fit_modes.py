@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.pruning.pruned import (
     STEPS,
@@ -28,6 +29,19 @@ from tfcompress import CompressionWarning, PruneWeights
 def test_execution_mode(fit, how):
     model = fit(compiled(mlp(), **how))
     assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+
+
+def test_steps_that_run_eagerly_trace_nothing(fit, monkeypatch):
+    traced, function = [], tf.function
+
+    def counted(*args, **kwargs):
+        traced.append(args)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(tf, "function", counted)
+    model = fit(compiled(mlp(), run_eagerly=True))
+    assert sparsities(model) == pytest.approx(expected_sparsities(model, 0.75))
+    assert len(traced) == 0
 
 
 @pytest.mark.sweep(1)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import keras  # noqa: F401  (the docstring's example)
 from keras import ops
 
 from tfcompress.core.arguments import one_of
+from tfcompress.core.blocks import nonzero
 from tfcompress.core.callback import FitCallback, Left, Occasional, Restored
+from tfcompress.core.eager import after, sketch
 from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import CRITERIA, Criterion
@@ -175,7 +178,7 @@ class PruneWeights(FitCallback):
         Raises:
             InvalidArgumentError: if the schedule is over, and its zeros are not there.
         """
-        zeros = [1 - int(ops.count_nonzero(s.variable)) / s.size for s in sites]
+        zeros = [1 - nonzero(site.variable) / site.size for site in sites]
         size = sum(site.size for site in sites)
         total = sum(share * site.size for share, site in zip(zeros, sites)) / size
         # As much as one unit of the pattern in each kernel may be kept for rounding.
@@ -210,8 +213,9 @@ class PruneWeights(FitCallback):
 
     def _units(self, site: Site) -> int:
         """Returns how many units the pattern has in a kernel."""
-        ones = ops.ones(tuple(site.variable.shape))
-        return math.prod(self.pattern.reduce(ones, site.kernel).shape)
+        with sketch():
+            scores = ops.ones(tuple(site.variable.shape))
+            return math.prod(self.pattern.reduce(scores, site.kernel).shape)
 
     def _warn_if_missed(self, zeros: float, restored: Restored | None) -> None:
         final = self._schedule.final
@@ -269,9 +273,16 @@ class PruneWeights(FitCallback):
         self._kernels = []
 
     def _renew_masks(self, schedule: Schedule) -> None:
+        value = schedule(self.step_now())
         choose = _SCOPES[self.scope] if schedule.unit == "sparsity" else threshold_masks
-        scores = [kernel.scores() for kernel in self._kernels]
-        granule = self.pattern.granule
-        masks = choose(scores, schedule(self.step_now()), granule, self._held)
-        for kernel, mask in zip(self._kernels, masks):
-            kernel.assign_units(mask)
+        pairs = list(zip(self._kernels, self._held))
+        apart = choose in (layer_masks, threshold_masks)
+        done: list[Any] = []
+        # Only of kernels that are ranked together are there all scores at once.
+        for group in [[pair] for pair in pairs] if apart else [pairs]:
+            with after(*done):
+                scores = [kernel.scores() for kernel, _ in group]
+                held = [share for _, share in group]
+                done = choose(scores, value, self.pattern.granule, held)
+                for (kernel, _), mask in zip(group, done):
+                    kernel.assign_units(mask)

@@ -10,15 +10,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.blocks import LARGE, nonzero
 from tfcompress.core.callback import ProjectionChain, Restored, attach, detach
+from tfcompress.core.eager import after
 from tfcompress.core.gradient_tap import tap, untap
 from tfcompress.pruning.criteria import Criterion, GradientCriterion
 from tfcompress.pruning.patterns import Pattern
 from tfcompress.pruning.sites import Site
-
-# Masks of more weights are booleans: a byte for each is a sixteenth of what the weight,
-# its gradient and Adam's moments take. Those of fewer are floats, which are faster.
-_LARGE = 2**18
 
 
 class MaskedVariable:
@@ -26,7 +24,9 @@ class MaskedVariable:
 
     def __init__(self, variable: keras.Variable, mask: Any):
         self.variable = variable
-        large = math.prod(variable.shape) > _LARGE
+        # A byte for each weight is a sixteenth of what the weight, its gradient and
+        # Adam's moments take.
+        large = math.prod(variable.shape) > LARGE
         dtype = "bool" if large else variable.dtype
         mask = ops.cast(mask, dtype)
         self._mask = keras.Variable(mask, trainable=False, dtype=dtype)
@@ -39,7 +39,9 @@ class MaskedVariable:
         return self.apply(weights)
 
     def apply(self, weights: Any) -> Any:
-        return weights * ops.cast(self._mask, weights.dtype)
+        # Or else large masks would be numbers from the beginning of the step.
+        with after(weights):
+            return weights * ops.cast(self._mask, weights.dtype)
 
     def attach(self) -> None:
         self.chain = attach(self.variable, self)
@@ -162,7 +164,7 @@ class PrunedKernel(MaskedVariable):
         """Returns how many weights are zero, or will be of those that come back."""
         values = restored.values.get(id(self.variable)) if restored else None
         values = self.variable if values is None else values
-        return self.site.size - int(ops.count_nonzero(values))
+        return self.site.size - nonzero(values)
 
     def _companion_mask(self, shape: Any, mask: Any) -> Any:
         axes = self.site.kernel.reduction_axes(len(mask.shape))

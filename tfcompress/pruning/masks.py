@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from tfcompress.core.blocks import count
+
 # What a balanced ranking leaves a tensor at least, of the share that all keep: with
 # less, a layer between others starves (docs/pruning.md has the figures).
 _LEAST = 0.5
@@ -39,18 +41,18 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     [[True, False, False], [True, False]]
     """
 
-    def count(threshold: Any) -> Any:
-        return sum(_count(score >= threshold) for score in scores)
+    def reaching(threshold: Any) -> Any:
+        return sum(_reaching(threshold, score) for score in scores)
 
-    low, high = _between(scores, keep, count)
+    low, high = _between(scores, keep, reaching)
     return ops.cond(
-        ops.equal(count(low), keep),
+        ops.equal(reaching(low), keep),
         lambda: [score >= low for score in scores],
         lambda: _first_of_equals(scores, low, high, keep),
     )
 
 
-def _between(scores: list[Any], keep: Any, count: Callable[[Any], Any]) -> tuple:
+def _between(scores: list[Any], keep: Any, reaching: Callable[[Any], Any]) -> tuple:
     """Returns a score from which on `keep` or more are counted, and one with fewer.
 
     If no score has exactly `keep`, the two are neighbours among float32 numbers.
@@ -66,7 +68,7 @@ def _between(scores: list[Any], keep: Any, count: Callable[[Any], Any]) -> tuple
 
     def halve(low: Any, high: Any, low_count: Any) -> tuple:
         middle = 0.5 * (low + high)
-        middle_count = count(middle)
+        middle_count = reaching(middle)
         enough = middle_count >= keep
         return (
             ops.where(enough, middle, low),
@@ -78,7 +80,7 @@ def _between(scores: list[Any], keep: Any, count: Callable[[Any], Any]) -> tuple
         searching, halve, (lowest, highest, ops.convert_to_tensor(size, "int32"))
     )
     # The bisection never tries the largest score itself.
-    low = ops.where(count(highest) >= keep, highest, low)
+    low = ops.where(reaching(highest) >= keep, highest, low)
     return low, ops.where(high > low, high, np.inf)
 
 
@@ -149,7 +151,7 @@ def balanced_masks(
     share = _LEAST * (1.0 - sparsity)
     least = [kept_count(size, 1.0 - share) for size in sizes]
     kept = _kept_of_each(scores, kept_count(sum(sizes), sparsity), least)
-    return [_rounded(score, count, granule) for score, count in zip(scores, kept)]
+    return [_rounded(score, keep, granule) for score, keep in zip(scores, kept)]
 
 
 def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> list[Any]:
@@ -157,7 +159,7 @@ def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> list[Any]:
 
     def counts(threshold: Any) -> list[Any]:
         return [
-            ops.maximum(_count(score >= threshold), few)
+            ops.maximum(_reaching(threshold, score), few)
             for score, few in zip(scores, least)
         ]
 
@@ -166,10 +168,10 @@ def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> list[Any]:
     above = counts(high)
     room = keep - sum(above)
     kept = []
-    for enough, count in zip(counts(low), above):
-        more = ops.clip(enough - count, 0, ops.maximum(room, 0))
+    for enough, surely in zip(counts(low), above):
+        more = ops.clip(enough - surely, 0, ops.maximum(room, 0))
         room = room - more
-        kept.append(count + more)
+        kept.append(surely + more)
     return kept
 
 
@@ -180,7 +182,7 @@ def threshold_masks(
     held: list[float] | None = None,
 ) -> list[Any]:
     """Returns a mask per tensor of what is not below `threshold`; one unit remains."""
-    return [_rounded(s, _count(s >= threshold), granule) for s in scores]
+    return [_rounded(s, _reaching(threshold, s), granule) for s in scores]
 
 
 def _not_below(sparsity: Any, held: list[float] | None, sizes: list[int]) -> Any:
@@ -192,7 +194,11 @@ def _not_below(sparsity: Any, held: list[float] | None, sizes: list[int]) -> Any
 
 
 def _count(mask: Any) -> Any:
-    return ops.sum(ops.cast(mask, "int32"))
+    return count(lambda kept: kept, mask)
+
+
+def _reaching(threshold: Any, score: Any) -> Any:
+    return count(lambda part: part >= threshold, score)
 
 
 def _rounded(score: Any, keep: Any, granule: int) -> Any:

@@ -10,6 +10,7 @@ from keras import ops
 
 from tfcompress.core.arguments import one_of
 from tfcompress.core.callback import FitCallback, Left, Occasional
+from tfcompress.core.eager import after
 from tfcompress.core.select import Filters
 from tfcompress.pruning.criteria import GradientCriterion, Random
 from tfcompress.pruning.kernels import PrunedKernel
@@ -139,8 +140,11 @@ class SparseTraining(FitCallback):
 
     def _move_masks(self, plan: Schedule, counts: list[int]) -> None:
         step = self.step_now()
+        done: list[Any] = []
         for kernel, count in zip(self._kernels, counts):
-            kernel.assign_units(_moved_mask(kernel, count, plan(step)))
+            with after(*done):
+                done = [_moved_mask(kernel, count, plan(step))]
+                kernel.assign_units(*done)
         self._moved.assign(step)
 
 
