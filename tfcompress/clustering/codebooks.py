@@ -12,7 +12,9 @@ from keras import ops
 from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
 from tfcompress.clustering.moments import SlotWriter, calls_of, read_slots, write_slots
 from tfcompress.clustering.starts import codebook, nearest
+from tfcompress.core.blocks import BLOCK, LARGE, count, nonzero
 from tfcompress.core.callback import Occasional, ProjectionChain
+from tfcompress.core.eager import after
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.gradient_tap import give_back, innermost, take_over
 
@@ -38,12 +40,18 @@ class SharedKernel:
         self.size = math.prod(self.shape)
         self.base = count + 1
         self.group = best_group(self.size, self.base)
-        flat = codes.reshape(-1).astype("int32")
-        self.codes = _state(flat)
+        flat = codes.reshape(-1)
+        small = np.min_scalar_type(count) if self.size > LARGE else np.dtype("int32")
+        self._codes = _state(flat, small.name)
         self.grouped = _state(grouped(flat, self.group, self.base))
-        self.members = _state(np.bincount(flat, minlength=self.base)[1:])
+        self.members = _state(_occurrences(flat, self.base)[1:])
         self.alive = _state(np.count_nonzero(flat))
         self._renewal = Occasional(self._renew)
+
+    @property
+    def codes(self) -> Any:
+        """For each weight 0, or one more than the index of its entry, as int32."""
+        return ops.cast(self._codes, "int32")
 
     def follow_zeros(self) -> None:
         """Takes weights that have become zero out of their clusters."""
@@ -52,7 +60,7 @@ class SharedKernel:
         self._renewal.run_when(ops.not_equal(self._count_alive(), self.alive))
 
     def _count_alive(self) -> Any:
-        return ops.sum(ops.cast(ops.not_equal(self.variable, 0), "int32"))
+        return count(lambda part: ops.not_equal(part, 0), self.variable)
 
     def _renew(self) -> None:
         self._assign_codes(self.codes)
@@ -77,14 +85,17 @@ class SharedKernel:
     def _assign_codes(self, codes: Any) -> None:
         kept = ops.reshape(ops.not_equal(self.variable, 0), (-1,))
         codes = ops.where(kept, codes, 0)
-        self.codes.assign(codes)
+        self._codes.assign(ops.cast(codes, self._codes.dtype))
         self.grouped.assign(grouped(codes, self.group, self.base))
         members = ops.segment_sum(ops.ones_like(codes), codes, self.base)
         self.members.assign(members[1:])
 
     def sums(self, values: Any) -> Any:
         """Returns the sum of `values` over the members of each entry."""
-        return sums_by_code(values, self.codes, self.base)[1:]
+        # Or else codes of large kernels would be integers from the step's beginning.
+        values = ops.convert_to_tensor(values)
+        with after(values):
+            return sums_by_code(values, self.codes, self.base)[1:]
 
     def expand(self, entries: Any) -> Any:
         """Returns the kernel with these entries."""
@@ -129,30 +140,23 @@ class Codebook:
         trained_members: bool,
         zero_may_come: bool,
     ):
-        arrays = {
-            name: ops.convert_to_numpy(ops.cast(variable, "float32"))
-            for name, variable in variables.items()
-        }
-        for name, array in arrays.items():
-            _check(name, array)
-        weights = np.concatenate([array.reshape(-1) for array in arrays.values()])
-        weights, total = weights[weights != 0], len(weights)
-        zero = int(zero_may_come or len(weights) < total)
-        values = codebook(weights, count - zero, start)
+        for name, variable in variables.items():
+            _check(name, _weights(variable))
+        zero = zero_may_come or any(
+            nonzero(variable) < math.prod(variable.shape)
+            for variable in variables.values()
+        )
+        values = codebook(_without_zeros(variables), count - int(zero), start)
         values = values[values != 0]
         self.count = len(values)
         self.entries = keras.Variable(values, dtype="float32", name="codebook")
         self.kernels = [
-            SharedKernel(
-                variable,
-                np.where(array != 0, nearest(array, values) + 1, 0),
-                self.count,
-            )
-            for variable, array in zip(variables.values(), arrays.values())
+            SharedKernel(variable, _codes(_weights(variable), values), self.count)
+            for variable in variables.values()
         ]
         if trained_members:
-            for kernel, array in zip(self.kernels, arrays.values()):
-                kernel.train_members(array)
+            for kernel in self.kernels:
+                kernel.train_members(_weights(kernel.variable))
 
     @property
     def latents(self) -> list[keras.Variable]:
@@ -263,8 +267,33 @@ def is_projected(variable: keras.Variable) -> bool:
     return isinstance(variable.constraint, ProjectionChain)
 
 
-def _state(value: Any) -> keras.Variable:
-    return keras.Variable(np.asarray(value, "int32"), trainable=False, dtype="int32")
+def _state(value: Any, dtype: str = "int32") -> keras.Variable:
+    return keras.Variable(np.asarray(value, dtype), trainable=False, dtype=dtype)
+
+
+def _weights(variable: keras.Variable) -> np.ndarray:
+    return ops.convert_to_numpy(ops.cast(variable, "float32"))
+
+
+def _without_zeros(variables: dict[str, keras.Variable]) -> np.ndarray:
+    arrays = (_weights(variable) for variable in variables.values())
+    return np.concatenate([array[array != 0] for array in arrays])
+
+
+def _occurrences(codes: np.ndarray, base: int) -> np.ndarray:
+    """Returns how often each code below `base` occurs."""
+    # NumPy counts in integers of 8 bytes, so of a block at a time.
+    found = np.zeros(base, int)
+    for start in range(0, len(codes), BLOCK):
+        found += np.bincount(codes[start : start + BLOCK], minlength=base)
+    return found
+
+
+def _codes(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    codes = nearest(weights, values, np.min_scalar_type(len(values)))
+    codes += 1
+    codes[weights == 0] = 0
+    return codes
 
 
 def _check(name: str, weights: np.ndarray) -> None:

@@ -35,9 +35,9 @@ def grouped(codes: Any, group: int, base: int) -> Any:
     missing = -codes.shape[0] % group
     if missing:
         codes = ops.pad(codes, (0, missing))
-    numbers = codes[0::group]
+    numbers = ops.cast(codes[0::group], "int32")
     for position in range(1, group):
-        numbers = numbers * base + codes[position::group]
+        numbers = numbers * base + ops.cast(codes[position::group], "int32")
     return numbers
 
 
