@@ -42,10 +42,11 @@ def temperature_loss():
     return keras.distillation.LogitsDistillation(temperature=3.0)
 
 
-def distilled(make):
+def distilled(make, student=None):
+    """Returns a distiller of two plain models, or with this one as its student."""
     from tfcompress.distillation.distiller import Distiller
 
-    return Distiller(make(), make(), temperature_loss())
+    return Distiller(make(), student or make(), temperature_loss())
 
 
 class WithForward(keras.Model):
@@ -125,7 +126,7 @@ OURS = {
         [prune(), tfcompress.ClusterWeights(16, begin_step=1)],
     ),
     "all": lambda make: (
-        distilled(lambda: quantized(make)),
+        distilled(make, student=quantized(make)),
         [prune(), tfcompress.ClusterWeights(16, begin_step=1)],
     ),
     "l1 penalty": lambda make: (make(), [tfcompress.PenalizeWeights(1e-4)]),
