@@ -71,12 +71,14 @@ def main():
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--spoken", help="spoken_digits.npz")
     parser.add_argument("--colours", help="cifar10_subset.npz")
+    parser.add_argument("--only", nargs="*", help="names of data sets")
     options = parser.parse_args()
     sets = {"written digits": written_digits(), "Fashion-MNIST": fashion_images()}
     if options.spoken:
         sets["spoken digits"] = spoken(options.spoken)
     if options.colours:
         sets["CIFAR-10"] = colours(options.colours)
+    sets = {name: sets[name] for name in options.only or sets}
     figures = {}
     for name, (train, test) in sets.items():
         for seed in range(options.seeds):
