@@ -33,6 +33,99 @@ def test_soft_labels(pair):
     assert value(loss, *probabilities) == close(divergence(*pair, 4.0).mean())
 
 
+def standardized(x):
+    return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+
+
+def test_standardized_logits(pair):
+    t, s = (standardized(x) for x in pair)
+    loss = L.SoftLabels(2.0, standardize=True)
+    assert value(loss, *pair) == close(divergence(t, s, 2.0).mean())
+    assert value(loss, pair[0], 0.1 * pair[0] + 5.0) == close(0.0)
+    decoupled = L.DecoupledKnowledge(standardize=True)
+    assert value(decoupled, *pair) == close(value(L.DecoupledKnowledge(), t, s))
+
+
+def test_dist(pair):
+    p, q = (softmax(x / 4.0) for x in pair)
+    rows = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p, q)]
+    columns = [1 - np.corrcoef(a, b)[0, 1] for a, b in zip(p.T, q.T)]
+    expected = 16.0 * (2.0 * np.mean(rows) + 3.0 * np.mean(columns))
+    assert value(L.Dist(2.0, 3.0, 4.0), *pair) == close(expected)
+
+
+def test_dist_counts_samples_as_often_as_their_weight(pair):
+    t, s = pair
+    weight = np.asarray([1, 2, 0, 1, 1, 1], "float32")
+    twice = np.asarray([0, 1, 1, 3, 4, 5])
+    weighted = value(L.Dist(), t, s, sample_weight=weight)
+    assert weighted == close(value(L.Dist(), t[twice], s[twice]))
+
+
+def test_dist_refuses_steps(rng):
+    t, s = rng.normal(size=(2, 3, 4, C)).astype("float32")
+    with pytest.raises(InvalidArgumentError, match=r"\(3, 4, 5\).*SoftLabels"):
+        value(L.Dist(), t, s)
+
+
+def test_masked_generation_sees_what_is_not_masked(rng):
+    """With nothing of the student left, what is made is the same everywhere within."""
+    t, s = rng.normal(size=(2, 4, 8, 8, 3)).astype("float32")
+    loss = L.MaskedGeneration(masked=0.999999, seed=0)
+    value(loss, t, s)
+    nothing = loss.second(loss.first(ops.zeros((4, 8, 8, 3))))
+    expected = np.square(t - keras.ops.convert_to_numpy(nothing)).mean()
+    assert value(loss, t, s) == close(expected)
+    seen = L.MaskedGeneration(masked=1e-6, seed=0)
+    value(seen, t, s)
+    made = seen.second(seen.first(seen.projection(ops.array(s))))
+    expected = np.square(t - keras.ops.convert_to_numpy(made)).mean()
+    assert value(seen, t, s) == close(expected)
+
+
+def test_masked_generation_comes_back_from_its_configuration():
+    loss = L.MaskedGeneration("conv", "other", masked=0.7, seed=5)
+    again = L.MaskedGeneration.from_config(loss.get_config())
+    assert (again.masked, again.seed) == (0.7, 5)
+    assert (again.teacher_layer_name, again.student_layer_name) == ("conv", "other")
+
+
+def test_masked_generation_masks_anew(rng):
+    t, s = rng.normal(size=(2, 4, 8, 8, 3)).astype("float32")
+    loss = L.MaskedGeneration(seed=0)
+    assert value(loss, t, s) != value(loss, t, s)
+
+
+def test_masked_generation_refuses_vectors(rng):
+    t, s = rng.normal(size=(2, B, C)).astype("float32")
+    with pytest.raises(InvalidArgumentError, match="take Hint"):
+        value(L.MaskedGeneration(), t, s)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [
+        ("soft_labels", 1.0),
+        ("similarity", 3000.0),
+        ("relational_distance", 25.0),
+        ("relational_angle", 50.0),
+    ],
+)
+def test_without_weights_a_distiller_takes_those_of_the_papers(name, weight):
+    teacher, student = conv_model(5, 1), conv_model(4, 2)
+    losses = [make(name), keras.distillation.LogitsDistillation()]
+    distiller = Distiller(teacher, student, losses)
+    assert distiller.distillation_loss_weights == [weight, 1.0]
+    assert Distiller(teacher, student, losses, [2, 3]).distillation_loss_weights == [
+        2.0,
+        3.0,
+    ]
+
+
+def test_a_loss_for_one_output_weighs_as_much():
+    assert L.ForOutput("a", L.SimilarityPreserving()).default_weight == 3000.0
+
+
 def test_hard_labels(pair):
     t, s = pair
     expected = -np.log(softmax(s)[np.arange(B), t.argmax(-1)]).mean()
@@ -181,6 +274,7 @@ ALL = {
     "soft_labels": {},
     "hard_labels": {},
     "decoupled": {},
+    "dist": {},
     "logits_mse": {},
     "multi_label": {},
     "bounded_regression": {},
@@ -189,6 +283,9 @@ ALL = {
     "relational_distance": {"layers": "pool"},
     "relational_angle": {"layers": "pool"},
     "hint": {"layers": "conv"},
+    "masked_generation": {
+        "make": lambda: L.MaskedGeneration("conv", "conv", masked=0.1, seed=3),
+    },
     "cosine": {"layers": "pool"},
     "contrastive": {"layers": "pool"},
     "deep_supervision": {"make": lambda: L.DeepSupervision("conv", 1.0, 3.0, "logits")},
@@ -230,7 +327,7 @@ def test_contract(name, rng):
         loss = make(name)
         loss = type(loss).from_config(loss.get_config())
         keras.utils.set_random_seed(0)
-        distiller = Distiller(conv_model(5, 1, 2), conv_model(4, 2), loss, None, 0.1)
+        distiller = Distiller(conv_model(5, 1, 2), conv_model(4, 2), loss, [1.0], 0.1)
         distiller.compile(keras.optimizers.SGD(0.05), supervised, run_eagerly=True)
         if isinstance(loss, L.ProjectedLoss):
             for i, w in enumerate(loss.weights):
@@ -259,7 +356,7 @@ def test_in_the_distiller_of_keras(name, rng):
     results = []
     for cls in (Distiller, keras.distillation.Distiller):
         loss = make(name)
-        distiller = cls(conv_model(5, 1), conv_model(4, 2), loss)
+        distiller = cls(conv_model(5, 1), conv_model(4, 2), loss, [1.0])
         for i, w in enumerate(getattr(loss, "weights", [])):
             w.assign(np.random.default_rng(i).normal(size=w.shape))
         distiller.compile(keras.optimizers.SGD(0.05), compiled_loss(), run_eagerly=True)

@@ -81,7 +81,8 @@ class Distiller(keras.Model):
             scalar is evaluated sample by sample when there are weights. To be
             saved it needs `get_config` and `from_config`.
         distillation_loss_weights: list (or dict) of floats >= 0, w_i above.
-            Defaults to 1 for each.
+            Defaults to each loss's `default_weight`: 1 for most, and what its
+            paper uses for those whose values are small.
         student_loss_weight: float in [0, 1], a above. With 0 no labels and no
             compiled loss are needed; with 1 the teacher does not run. This, the
             weights and the temperature of losses may be schedules of
@@ -133,7 +134,7 @@ class Distiller(keras.Model):
         self.student_loss_weight = validation.check_share(student_loss_weight)
         self.distillation_losses = losses
         self.distillation_loss_weights = validation.check_weights(
-            distillation_loss_weights, len(losses)
+            distillation_loss_weights, losses
         )
         self._frozen = _Frozen(teacher, teacher_preprocessing)
         if teacher_preprocessing is None:

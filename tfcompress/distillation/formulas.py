@@ -15,6 +15,13 @@ def soft_divergence(teacher: Any, student: Any, temperature: Any) -> Any:
     return ops.sum(divergence, axis=-1) * temperature**2
 
 
+def standardized(logits: Any) -> Any:
+    """Returns logits with a mean of zero and a standard deviation of one."""
+    mean = ops.mean(logits, axis=-1, keepdims=True)
+    deviation = ops.std(logits, axis=-1, keepdims=True)
+    return (logits - mean) / (deviation + 1e-7)
+
+
 def soft_cross_entropy(teacher: Any, student: Any, temperature: Any) -> Any:
     """Returns `-T^2 sum(softmax(t / T) log softmax(s / T))` over the last axis."""
     targets = ops.softmax(teacher / temperature, axis=-1)

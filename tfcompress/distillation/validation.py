@@ -35,10 +35,11 @@ def as_lists(losses: Any, weights: Any) -> tuple[list[Any], Any]:
     return [LOSSES.get(loss) for loss in flat], weights
 
 
-def check_weights(weights: Any, count: int) -> list[Any]:
-    """Returns the weights of `count` distillation losses."""
+def check_weights(weights: Any, losses: list[Any]) -> list[Any]:
+    """Returns the weights of distillation losses."""
     if weights is None:
-        return [1.0] * count
+        return [getattr(loss, "default_weight", 1.0) for loss in losses]
+    count = len(losses)
     flat = list(weights) if isinstance(weights, Sequence) else [weights]
     problem = "Wrong distillation_loss_weights."
     expected = f"{count} finite numbers >= 0, one for each distillation loss"

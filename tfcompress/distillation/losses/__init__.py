@@ -7,10 +7,12 @@ from tfcompress.distillation.losses.contrastive import Contrastive
 from tfcompress.distillation.losses.cosine import CosineDistance
 from tfcompress.distillation.losses.decoupled import DecoupledKnowledge
 from tfcompress.distillation.losses.deep_supervision import DeepSupervision
+from tfcompress.distillation.losses.dist import Dist
 from tfcompress.distillation.losses.for_output import ForOutput
 from tfcompress.distillation.losses.hard_labels import HardLabels
 from tfcompress.distillation.losses.hint import Hint
 from tfcompress.distillation.losses.logits_mse import LogitsMSE
+from tfcompress.distillation.losses.masked_generation import MaskedGeneration
 from tfcompress.distillation.losses.multi_label import MultiLabel
 from tfcompress.distillation.losses.projected import ProjectedLoss
 from tfcompress.distillation.losses.relational_angle import RelationalAngle
@@ -26,11 +28,13 @@ __all__ = [
     "CosineDistance",
     "DecoupledKnowledge",
     "DeepSupervision",
+    "Dist",
     "DistillationLoss",
     "ForOutput",
     "HardLabels",
     "Hint",
     "LogitsMSE",
+    "MaskedGeneration",
     "MultiLabel",
     "ProjectedLoss",
     "RelationalAngle",

@@ -42,11 +42,14 @@ class DistillationLoss(Configured, keras.distillation.DistillationLoss):
         needs_logits: models that end in softmax or sigmoid are refused.
         context: what else `values` takes, of "labels" and "sample_weight".
         taught_by_student: the student's own output takes the place of the teacher's.
+        default_weight: weight in a `Distiller` that is given none, with which the loss
+            counts beside that of the labels.
     """
 
     needs_logits = False
     context: tuple[str, ...] = ()
     taught_by_student = False
+    default_weight = 1.0
     reduces_like_keras = True
 
     def __init__(

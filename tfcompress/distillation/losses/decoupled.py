@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from tfcompress.distillation.formulas import standardized
 from tfcompress.distillation.losses.base import (
     LOSSES,
     DistillationLoss,
@@ -39,6 +40,7 @@ class DecoupledKnowledge(DistillationLoss):
         beta: float > 0, weight of the other classes; the paper uses 1 to 8.
         temperature: float > 0, or a `keras.optimizers.schedules` schedule.
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
+        standardize: whether logits are standardized, as in `SoftLabels`.
 
     Raises:
         InvalidArgumentError: for models with different classes or without logits.
@@ -61,8 +63,10 @@ class DecoupledKnowledge(DistillationLoss):
         temperature: Any = 4.0,
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
+        standardize: bool = False,
     ):
         super().__init__(teacher_layer_name, student_layer_name)
+        self.standardize = standardize
         self.alpha = positive("alpha", alpha)
         self.beta = positive("beta", beta)
         self.temperature = positive_or_schedule("temperature", temperature)
@@ -70,6 +74,8 @@ class DecoupledKnowledge(DistillationLoss):
     def values(self, teacher: Any, student: Any, labels: Any = None) -> Any:
         self.require_classes(teacher, student)
         target = _target(teacher, labels)
+        if self.standardize:
+            teacher, student = standardized(teacher), standardized(student)
         temperature = now(self.temperature)
         pairs = [self._split(x / temperature, target) for x in (teacher, student)]
         (own_t, rest_t, others_t), (own_s, rest_s, others_s) = pairs

@@ -41,6 +41,7 @@ class ForOutput(DistillationLoss):
         super().__init__()
         self.output = output
         self.loss = LOSSES.get(loss)
+        self.default_weight = getattr(self.loss, "default_weight", 1.0)
         if names_in(self.loss, "teacher_layer_name"):
             raise InvalidArgumentError(
                 f"{type(self.loss).__name__} compares layers and not an output.",

@@ -26,6 +26,8 @@ class RelationalAngle(DistillationLoss):
 
     Weights count for all samples of a triple.
 
+    The values are small: without weights, a `Distiller` takes 50, as the paper does.
+
     Args:
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
 
@@ -38,6 +40,7 @@ class RelationalAngle(DistillationLoss):
     """
 
     context = ("sample_weight",)
+    default_weight = 50.0  # the paper's
 
     def values(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
         difference = huber(_cosines(flat(teacher)) - _cosines(flat(student)))

@@ -24,6 +24,8 @@ class RelationalDistance(DistillationLoss):
 
     Weights count for both samples of a pair.
 
+    The values are small: without weights, a `Distiller` takes 25, as the paper does.
+
     Args:
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
 
@@ -36,6 +38,7 @@ class RelationalDistance(DistillationLoss):
     """
 
     context = ("sample_weight",)
+    default_weight = 25.0  # the paper's
 
     def values(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
         rows = flat(student)

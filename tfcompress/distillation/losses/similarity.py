@@ -25,6 +25,8 @@ class SimilarityPreserving(DistillationLoss):
 
     Weights count for both samples of a pair.
 
+    The values are small: without weights, a `Distiller` takes 3000, as the paper does.
+
     Args:
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
 
@@ -37,6 +39,7 @@ class SimilarityPreserving(DistillationLoss):
     """
 
     context = ("sample_weight",)
+    default_weight = 3000.0  # the paper's
 
     def values(self, teacher: Any, student: Any, sample_weight: Any = None) -> Any:
         difference = ops.square(

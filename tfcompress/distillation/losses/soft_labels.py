@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from tfcompress.distillation.formulas import soft_divergence
+from tfcompress.distillation.formulas import soft_divergence, standardized
 from tfcompress.distillation.losses.base import (
     LOSSES,
     DistillationLoss,
@@ -29,6 +29,11 @@ class SoftLabels(DistillationLoss):
 
     `T^2 * KL(softmax(t / T) || softmax(s / T))`
 
+    With `standardize` (Sun et al., "Logit Standardization in Knowledge Distillation",
+    2024, algorithm 2) t and s are first brought to a mean of zero and a standard
+    deviation of one over the classes, so that the student need not have logits as
+    large as the teacher's. Temperatures near 2 and larger weights go with it.
+
     Args:
         temperature: float > 0, T above; 1 to 10, higher is softer. T^2 keeps the
             gradient's size independent of T. A `keras.optimizers.schedules` schedule
@@ -36,6 +41,7 @@ class SoftLabels(DistillationLoss):
         from_probabilities: both models output probabilities, whose logarithms are
             logits up to a constant that softmax does not see.
         teacher_layer_name, student_layer_name: see `DistillationLoss`.
+        standardize: whether logits are standardized.
 
     Raises:
         InvalidArgumentError: for models that output another number of classes, or
@@ -54,8 +60,10 @@ class SoftLabels(DistillationLoss):
         from_probabilities: bool = False,
         teacher_layer_name: str | None = None,
         student_layer_name: str | None = None,
+        standardize: bool = False,
     ):
         super().__init__(teacher_layer_name, student_layer_name)
+        self.standardize = standardize
         self.temperature = positive_or_schedule("temperature", temperature)
         self.from_probabilities = from_probabilities
         self.needs_logits = not from_probabilities
@@ -66,4 +74,6 @@ class SoftLabels(DistillationLoss):
             teacher, student = (
                 ops.log(ops.clip(x, 1e-7, 1.0)) for x in (teacher, student)
             )
+        if self.standardize:
+            teacher, student = standardized(teacher), standardized(student)
         return soft_divergence(teacher, student, now(self.temperature))
