@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
-from tfcompress.core.samples import untouched
 from tfcompress.core.types import Structure
 
 
@@ -54,11 +54,8 @@ class InputRecorder:
     def __exit__(self, *exception: Any) -> None:
         del self.layer.call
 
-    def run(self, model: keras.Model, batch: Any) -> None:
-        """Runs the model on one batch, as far as needed."""
+    def run(self, function: Callable[[], Any]) -> None:
+        """Calls what runs the layer, as far as needed."""
         self.seen = 0
-        try:
-            with untouched(model):
-                model(batch, training=False)
-        except _Enough:
-            return
+        with contextlib.suppress(_Enough):
+            function()

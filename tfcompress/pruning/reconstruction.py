@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -13,10 +14,12 @@ from keras import ops
 from tfcompress.core.copies import copy_model
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.graph import trace
 from tfcompress.core.kernel_values import warn_of_lost_values
 from tfcompress.core.recorder import InputRecorder
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, exclude, is_graph_model, require_built, walk
+from tfcompress.core.sweep import Sweep
 from tfcompress.layers.matrix import reason_against, rows
 from tfcompress.pruning.least_squares import (
     largest,
@@ -45,6 +48,8 @@ def reconstruct(
     sparsity: float,
     filters: Filters = None,
     pattern: Pattern | dict | str = "unstructured",
+    *,
+    verbose: int = 0,
 ) -> keras.Model:
     """Returns a copy of `model` pruned without training, by least squares.
 
@@ -57,8 +62,9 @@ def reconstruct(
     order in which they run, the kernel (with its bias) becomes
     `argmin |x' @ w' - x @ w| ** 2` over `w'` with the wanted zeros, where `x` are the
     layer's inputs in the given model and `x'` those in the model pruned so far, so
-    that errors are made up for by the layers behind. The data are read once for each
-    layer, and what is held is two square matrices of that layer's inputs.
+    that errors are made up for by the layers behind. Each model is run once; what is
+    held is what has arrived at the layer in both, on disk where it is much, and two
+    square matrices of the layer's inputs.
 
     Args:
         model: a trained Functional or Sequential model; it is left as it is.
@@ -70,6 +76,7 @@ def reconstruct(
             class, a predicate, or a list of these. `None` means all Dense, Conv1D,
             Conv2D and EinsumDense; others with kernels are named in a warning.
         pattern: `"unstructured"`, or `NOfM(n, m)` with sparsity `1 - n / m`.
+        verbose: 1 shows progress.
 
     Returns:
         A new model of the same kind.
@@ -106,7 +113,7 @@ def reconstruct(
             expected="a Functional or Sequential model",
         )
     inputs = inputs_of(data, model)
-    given, pruned = copy_model(model), copy_model(model)
+    pruned = copy_model(model)
     sites = pattern.fitting(_solvable(pruned, filters), asked_for=filters is not None)
     warn_of_lost_values(
         (
@@ -117,10 +124,15 @@ def reconstruct(
         "Prune first, then cluster",
         zeros_stay=True,
     )
-    twins = dict(walk(given))
-    for site, calls in _in_order(pruned, sites, inputs):
-        twin = Site(given, site.path, twins[site.path], site.kernel, site.variable)
-        _prune(site, twin, calls, inputs, sparsity, pattern)
+    sites = _in_order(pruned, sites, inputs)
+    bar = keras.utils.Progbar(len(sites), verbose=verbose)
+    twins = dict(walk(model))
+    own, others = [s.layer for s in sites], [twins[s.path] for s in sites]
+    with _sweep(pruned, inputs, own) as mine, _sweep(model, inputs, others) as given:
+        for site, twin in zip(sites, others):
+            pairs = zip(mine.inputs_of(site.layer), given.inputs_of(twin))
+            _prune(site, pairs, sparsity, pattern)
+            bar.add(1)
     return pruned
 
 
@@ -144,10 +156,12 @@ def _solvable(model: keras.Model, filters: Filters) -> list[Site]:
     return kept
 
 
-def _in_order(
-    model: keras.Model, sites: list[Site], data: Inputs
-) -> list[tuple[Site, int]]:
-    """Returns the sites in the order in which they run, and how often each does."""
+def _sweep(model: keras.Model, data: Inputs, layers: list[keras.Layer]) -> Sweep:
+    return Sweep(model, trace(model), data, layers)
+
+
+def _in_order(model: keras.Model, sites: list[Site], data: Inputs) -> list[Site]:
+    """Returns the sites that are called, in the order in which they run."""
     order: list[int] = []
     with contextlib.ExitStack() as stack:
         for number, site in enumerate(sites):
@@ -155,7 +169,7 @@ def _in_order(
             stack.enter_context(InputRecorder(site.layer, show))
         with untouched(model):
             model(next(iter(data)), training=False)
-    return [(sites[i], order.count(i)) for i in dict.fromkeys(order)]
+    return [sites[i] for i in dict.fromkeys(order)]
 
 
 def _note(order: list[int], number: int, _: Any) -> None:
@@ -163,8 +177,17 @@ def _note(order: list[int], number: int, _: Any) -> None:
 
 
 def _prune(
-    site: Site, twin: Site, calls: int, data: Inputs, sparsity: float, pattern: Pattern
+    site: Site, pairs: Iterable[tuple[list, list]], sparsity: float, pattern: Pattern
 ) -> None:
+    """Gives a site its zeros, and fits what stays.
+
+    Args:
+        site: what to prune.
+        pairs: batch by batch, what each call of its layer is given in this model and in
+            the given one.
+        sparsity: fraction of zeros.
+        pattern: which zeros.
+    """
     shape = tuple(site.variable.shape)
     kernel = ops.convert_to_numpy(
         to_matrix(ops.cast(site.variable, "float32"), site.kernel)
@@ -173,7 +196,7 @@ def _prune(
     bias = _bias(site)
     if bias is not None:
         dense = np.vstack([dense, ops.convert_to_numpy(bias).reshape(1, -1)])
-    gram, cross = _moments(site, twin, calls, data, bias is not None)
+    gram, cross = _moments(site, pairs, bias is not None)
     damping = np.full(len(gram), _DAMPING * np.mean(np.diag(gram)) + 1e-12)
     if bias is not None:
         damping[-1] = 1e-12  # its input is the constant 1, known exactly
@@ -209,28 +232,15 @@ def _bias(site: Site) -> keras.Variable | None:
 
 
 def _moments(
-    site: Site, twin: Site, calls: int, data: Inputs, constant: bool
+    site: Site, pairs: Iterable[tuple[list, list]], constant: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the mean of `x'.T @ x'` and of `x'.T @ x` over the data."""
     gram, cross, count = 0.0, 0.0, 0  # type: Any, Any, int
-    mine: list[np.ndarray] = []
-    others: list[np.ndarray] = []
-
-    def take(to: list, layer: keras.Layer) -> InputRecorder:
-        def show(x: Any) -> None:
-            to.append(_rows(layer, x, constant))
-
-        return InputRecorder(layer, show, calls)
-
-    with take(mine, site.layer) as own, take(others, twin.layer) as other:
-        for batch in data:
-            own.run(site.model, batch)
-            other.run(twin.model, batch)
-            for x, y in zip(mine, others):
-                gram, cross = gram + x.T @ x, cross + x.T @ y
-                count += len(x)
-            mine.clear()
-            others.clear()
+    for mine, others in pairs:
+        for own, other in zip(mine, others):
+            x, y = (_rows(site.layer, inputs, constant) for inputs in (own, other))
+            gram, cross = gram + x.T @ x, cross + x.T @ y
+            count += len(x)
     if not np.all(np.isfinite(gram)):
         raise InvalidArgumentError(
             f"The inputs of layer '{site.path}' are not finite on the given data.",

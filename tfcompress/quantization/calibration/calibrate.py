@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -15,14 +17,21 @@ from tfcompress.core.errors import InvalidArgumentError, one_line, warn
 from tfcompress.core.graph import build, is_graph_model, trace
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, walk
+from tfcompress.quantization.calibration.float_run import (
+    ChannelMeans,
+    run_in_float,
+    taps,
+)
 from tfcompress.quantization.calibration.folding import (
     equalize,
     fold_batch_norms,
-    without_fake_quantization,
 )
 from tfcompress.quantization.calibration.observers import OBSERVERS, Observer
-from tfcompress.quantization.calibration.rounding import round_kernels
-from tfcompress.quantization.fake_quantize import rounded_layer
+from tfcompress.quantization.calibration.rounding import (
+    round_kernels,
+    rounded_in_order,
+)
+from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.recurrent_steps import unrolled
@@ -43,6 +52,8 @@ def calibrate(
     rounding: str = "adaptive",
     correct_bias: bool = True,
     equalize_channels: bool = False,
+    *,
+    verbose: int = 0,
 ) -> keras.Model:
     """Returns a copy of `model` in integers, with ranges taken from typical inputs.
 
@@ -72,6 +83,7 @@ def calibrate(
         equalize_channels: whether to even out the ranges of channels between layers in
             a row first (Nagel et al., 2019). Scales per channel make up for most of
             that already.
+        verbose: 1 shows progress.
 
     Returns:
         A new Functional model.
@@ -110,16 +122,32 @@ def calibrate(
         graph = equalize(graph)
     aware = build(graph)
     traced = trace(aware)
-    float_graph, taps = without_fake_quantization(traced)
     _check_inputs(model, inputs)
-    if not taps:
+    if not taps(traced):
         return aware  # all of it stays in float, as has been said
-    _set_ranges(float_graph, taps, inputs, chooser, _names_of(model))
+    wrappers = [x for x in aware.layers if isinstance(x, QuantizedLayer)]
+    means = {x: ChannelMeans(x.layer) for x in wrappers if correct_bias and _biased(x)}
+    progress = _progress(inputs, len(rounded_in_order(aware, means)), verbose)
+    run = functools.partial(run_in_float, aware, traced, inputs)
+    passes = functools.partial(run, {}), functools.partial(run, means)
+    _set_ranges(taps(traced), passes, chooser, _names_of(model), progress)
     warn_of_small_numbers(aware)
-    reference = build(float_graph)
+    wanted = {wrapper: found.means() for wrapper, found in means.items()}
     adaptive = rounding == "adaptive"
-    round_kernels(aware, traced, reference, inputs, adaptive, correct_bias)
+    round_kernels(aware, traced, inputs, wanted, adaptive, progress)
     return aware
+
+
+def _biased(wrapper: QuantizedLayer) -> bool:
+    return getattr(wrapper.layer, "bias", None) is not None
+
+
+def _progress(data: Inputs, layers: int, verbose: int) -> Callable[[], None]:
+    """Returns what notes that a batch of a pass, or a layer, is done."""
+    if not verbose:
+        return lambda: None
+    total = 2 * sum(1 for _ in data) + layers
+    return functools.partial(keras.utils.Progbar(total, verbose=verbose).add, 1)
 
 
 def _layer_of(layer: keras.Layer) -> keras.Layer:
@@ -162,28 +190,47 @@ def _names_of(model: keras.Model) -> tuple[str, ...]:
 
 
 def _set_ranges(
-    graph: Any, taps: list, data: Inputs, observer: Observer, known: tuple[str, ...]
+    layers: list[FakeQuantize],
+    passes: tuple[Callable[[Callable], Iterable], ...],
+    observer: Observer,
+    known: tuple[str, ...],
+    progress: Callable[[], None],
 ) -> None:
-    """Gives every FakeQuantize the range that `observer` chooses."""
-    outputs = [tensor for _, _, tensor in taps]
-    probe = build(dataclasses.replace(graph, outputs=outputs))
+    """Gives every FakeQuantize the range that `observer` chooses.
+
+    Args:
+        layers: those to give one.
+        passes: two runs over the data, which call a function with each of the layers
+            and what it would round.
+        observer: what chooses.
+        known: names that the user knows.
+        progress: is called after each batch.
+    """
     ends: dict[int, np.ndarray] = {}
-    for values in _watched(probe, data, taps):
-        for (layer, _, _), value in zip(taps, values):
-            own = np.array(layer.seen_range(value), "float64")
-            seen = ends.get(id(layer), own)
-            ends[id(layer)] = np.array([min(seen[0], own[0]), max(seen[1], own[1])])
+
+    def widen(layer: FakeQuantize, value: np.ndarray) -> None:
+        _check_finite(layer, value)
+        own = np.array(layer.seen_range(value), "float64")
+        seen = ends.get(id(layer), own)
+        ends[id(layer)] = np.array([min(seen[0], own[0]), max(seen[1], own[1])])
+
+    def count(layer: FakeQuantize, value: np.ndarray) -> None:
+        _check_finite(layer, value)
+        low, high = ends[id(layer)]
+        if high > low:
+            counts[id(layer)] += np.histogram(value, _BINS, (low, high))[0]
+
+    first, second = passes
+    for _ in first(widen):
+        progress()
     edges = {
         key: np.linspace(low, high, _BINS + 1) for key, (low, high) in ends.items()
     }
     counts = {key: np.zeros(_BINS) for key in ends}
-    for values in _watched(probe, data, taps):
-        for (layer, _, _), value in zip(taps, values):
-            low, high = ends[id(layer)]
-            if high > low:
-                counts[id(layer)] += np.histogram(value, _BINS, (low, high))[0]
+    for _ in second(count):
+        progress()
     constant, useless, cut = [], [], []
-    for layer in {id(one): one for one, _, _ in taps}.values():
+    for layer in {id(one): one for one in layers}.values():
         low, high = ends[id(layer)]
         name = rounded_layer(layer.name)
         if layer.fixed_range is not None:
@@ -239,17 +286,11 @@ def _is_one_step(
     return bool(far and counts[near].sum() > 0.5 * counts.sum())
 
 
-def _watched(probe: keras.Model, data: Inputs, taps: list) -> Any:
-    for batch in data:
-        with untouched(probe):
-            values = keras.tree.flatten(probe(batch, training=False))
-        values = [ops.convert_to_numpy(value) for value in values]
-        for (layer, _, _), value in zip(taps, values):
-            hides = layer.masked is not None  # scores of minus infinity are masked
-            if not np.isfinite(value[value > -np.inf] if hides else value).all():
-                raise InvalidArgumentError(
-                    "A layer computes NaN or infinity on the calibration data.",
-                    received=f"the output of '{rounded_layer(layer.name)}'",
-                    fix="load a checkpoint from before the training diverged",
-                )
-        yield values
+def _check_finite(layer: FakeQuantize, value: np.ndarray) -> None:
+    hides = layer.masked is not None  # scores of minus infinity are masked
+    if not np.isfinite(value[value > -np.inf] if hides else value).all():
+        raise InvalidArgumentError(
+            "A layer computes NaN or infinity on the calibration data.",
+            received=f"the output of '{rounded_layer(layer.name)}'",
+            fix="load a checkpoint from before the training diverged",
+        )

@@ -12,29 +12,13 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from tfcompress.core.graph import Graph, Node, with_operations
+from tfcompress.core.graph import Graph, Node
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.graph import fold_scales
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 _EQUALIZED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D)
-
-
-def without_fake_quantization(graph: Graph) -> tuple[Graph, list]:
-    """Returns the float graph, and `(layer, site, tensor)` of what was rounded."""
-    mapping: dict = {}
-    taps, nodes = [], []
-    for node in with_operations(graph.nodes, _layer_within):
-        operation = node.operation
-        if isinstance(operation, FakeQuantize):
-            source = mapping.get(node.inputs[0], node.inputs[0])
-            mapping[node.output] = source
-            if node.kwargs.get("site") is not None:
-                taps.append((operation, node.kwargs["site"], source))
-        else:
-            nodes.append(node)
-    return graph.substitute(mapping, nodes), taps
 
 
 def fold_batch_norms(graph: Graph) -> Graph:

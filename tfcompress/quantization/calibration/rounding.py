@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -16,9 +13,10 @@ from keras import ops
 from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph
-from tfcompress.core.recorder import InputRecorder
+from tfcompress.core.sweep import Sweep
 from tfcompress.layers import kernels_of
 from tfcompress.layers.matrix import reason_against, rows
+from tfcompress.quantization.calibration.float_run import ChannelMeans
 from tfcompress.quantization.integers.storage import INT4
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -126,43 +124,53 @@ def adaptive_rounding(
 def round_kernels(
     model: keras.Model,
     graph: Graph,
-    reference: keras.Model,
     data: Inputs,
+    wanted: dict[QuantizedLayer, np.ndarray],
     adaptive: bool,
-    correct_bias: bool,
+    progress: Callable[[], None],
 ) -> None:
     """Sets steps, kernels and biases of `model`, in the order of its layers.
 
     Args:
         model: a quantization-aware model whose ranges are set.
         graph: its traced graph.
-        reference: the same model in float; its layers bear the same names.
         data: typical inputs.
+        wanted: of layers whose biases are to move, the mean of every output channel in
+            float, for each of their calls (Nagel et al., 2019).
         adaptive: whether to round kernels by `adaptive_rounding`.
-        correct_bias: whether to move biases so that the mean of every output channel
-            stays what it was (Nagel et al., 2019).
+        progress: is called after each layer.
     """
-    calls = graph.calls()
+    touched = rounded_in_order(model, wanted)
+    with Sweep(model, graph, data, touched) as sweep:
+        for wrapper in touched:
+            if has_steps(wrapper):
+                _round(wrapper, sweep, adaptive)
+            if wrapper in wanted:
+                got = ChannelMeans(wrapper)
+                for found in sweep.inputs_of(wrapper):
+                    for call, inputs in enumerate(found):
+                        got.add(call, inputs)
+                _correct_bias(wrapper.layer.bias, wanted[wrapper] - got.means())
+            progress()
+
+
+def rounded_in_order(
+    model: keras.Model, biased: Collection[QuantizedLayer]
+) -> list[QuantizedLayer]:
+    """Returns the layers of a model that rounding changes, in their order."""
     wrappers = [one for one in model.layers if isinstance(one, QuantizedLayer)]
-    biased = [
-        one
-        for one in wrappers
-        if correct_bias and getattr(one.layer, "bias", None) is not None
-    ]
-    twins = {one: reference.get_layer(one.name) for one in biased}
-    wanted = _means(list(twins.values()), reference, data)
-    for wrapper in wrappers:
-        if any("step" in states for states in wrapper.states):
-            _round(wrapper, model, data, adaptive)
-        if wrapper in twins:
-            got = _means([wrapper], model, data, len(calls[id(wrapper)]))[wrapper]
-            _correct_bias(wrapper.layer.bias, wanted[twins[wrapper]] - got)
+    return [one for one in wrappers if has_steps(one) or one in biased]
 
 
-def _round(wrapper: Any, model: keras.Model, data: Inputs, adaptive: bool) -> None:
+def has_steps(wrapper: QuantizedLayer) -> bool:
+    """Returns whether a layer's kernels are rounded to steps that it keeps."""
+    return any("step" in states for states in wrapper.states)
+
+
+def _round(wrapper: Any, sweep: Sweep, adaptive: bool) -> None:
     layer = wrapper.layer
     known = reason_against(layer) is None
-    gram = _gram(wrapper, model, data) if known else None
+    gram = _gram(wrapper, sweep) if known else None
     for (kernel, variable), states in zip(kernels_of(layer), wrapper.states):
         axes = kernel.reduction_axes(len(variable.shape))
         matrix, restored = as_matrix(ops.convert_to_numpy(variable), axes)
@@ -181,24 +189,19 @@ def _round(wrapper: Any, model: keras.Model, data: Inputs, adaptive: bool) -> No
             variable.assign(restored(adaptive_rounding(matrix, gram, stored, levels)))
 
 
-def _gram(wrapper: Any, model: keras.Model, data: Inputs) -> np.ndarray:
+def _gram(wrapper: Any, sweep: Sweep) -> np.ndarray:
     """Returns the mean of `x'x`; of several calls, of each in units of its own size.
 
     The outputs of a call with small inputs matter as much as those of one with large.
     """
     grams: list[Any] = []
     counts: list[int] = []
-    found: list[np.ndarray] = []
-    show = found.append
-    with InputRecorder(wrapper, lambda x: show(rows(wrapper.layer, x))) as recorder:
-        for batch in data:
-            recorder.run(model, batch)
-            grams = grams or [0.0] * len(found)
-            counts = counts or [0] * len(found)
-            for call, x in enumerate(found):
-                x = x.astype("float64")
-                grams[call], counts[call] = grams[call] + x.T @ x, counts[call] + len(x)
-            found.clear()
+    for found in sweep.inputs_of(wrapper):
+        grams = grams or [0.0] * len(found)
+        counts = counts or [0] * len(found)
+        for call, inputs in enumerate(found):
+            x = rows(wrapper.layer, inputs).astype("float64")
+            grams[call], counts[call] = grams[call] + x.T @ x, counts[call] + len(x)
     if not all(np.all(np.isfinite(gram)) for gram in grams):
         raise InvalidArgumentError(
             f"The inputs of layer '{wrapper.name}' are not finite on the given data.",
@@ -232,53 +235,3 @@ def common_shift(errors: np.ndarray) -> np.ndarray:
     smallest = np.abs(errors).min(axis=0)
     agree = np.abs(np.sign(errors).sum(axis=0)) == len(errors)
     return np.where(agree, np.sign(errors[0]) * smallest, 0.0)
-
-
-def _means(
-    wanted: list[Any], owner: keras.Model, data: Inputs, calls: int | None = None
-) -> dict[Any, np.ndarray]:
-    """Returns the mean of each output channel, for each call of layers in a model.
-
-    Args:
-        wanted: the layers.
-        owner: the model.
-        data: what it runs on.
-        calls: after so many of its calls a single layer has been seen.
-    """
-    sums: dict[Any, list[np.ndarray]] = {layer: [] for layer in wanted}
-    rows_seen: dict[Any, list[int]] = {layer: [] for layer in wanted}
-    call: Counter[Any] = Counter()
-
-    def add(layer: Any, inputs: Any) -> None:
-        outputs = ops.convert_to_numpy(_linear(layer, inputs)).astype("float64")
-        total = outputs.reshape(-1, outputs.shape[-1]).sum(axis=0)
-        count = outputs.size // outputs.shape[-1]
-        if call[layer] == len(sums[layer]):
-            sums[layer].append(np.zeros_like(total))
-            rows_seen[layer].append(0)
-        sums[layer][call[layer]] += total
-        rows_seen[layer][call[layer]] += count
-        call[layer] += 1
-
-    with contextlib.ExitStack() as stack:
-        for layer in wanted:
-            show = functools.partial(add, layer)
-            recorder = stack.enter_context(InputRecorder(layer, show, calls))
-        for batch in data if wanted else ():
-            call.clear()
-            recorder.run(owner, batch)
-    return {
-        layer: np.stack([total / n for total, n in zip(sums[layer], rows_seen[layer])])
-        for layer in wanted
-    }
-
-
-def _linear(layer: Any, inputs: Any) -> Any:
-    """Runs a layer without its activation, whose mean says less."""
-    inner = getattr(layer, "layer", layer)
-    own = getattr(inner, "activation", None)
-    try:
-        inner.activation = keras.activations.linear
-        return layer(inputs, training=False) if layer is inner else layer(inputs)
-    finally:
-        inner.activation = own
