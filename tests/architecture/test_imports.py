@@ -55,6 +55,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/distribution.py": "strategies",
     "tfcompress/clustering/lookup.py": "lookups that read the codes once",
     "tfcompress/quantization/dilated.py": "convolutions that are one operation",
+    "tfcompress/quantization/rounding_operation.py": "rounding that is one operation",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
     "tfcompress/distillation/teachers/cache.py": "tf.data snapshots",
     "tfcompress/cli/quiet.py": "loads it, and hides what it says",

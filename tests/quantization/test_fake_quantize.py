@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from numpy.testing import assert_allclose, assert_array_equal
 
 import tfcompress
@@ -214,3 +215,63 @@ def test_what_is_saved_while_frozen_resumes(digits, tmp_path):
     loaded = keras.models.load_model(tmp_path / "1.keras")
     assert int(loaded.optimizer.iterations) == int(model.optimizer.iterations) > 0
     assert all("get_config" not in vars(layer) for layer in model.layers)
+
+
+def operations(layer, training, count=4):
+    """Returns how many operations a quantizer has in a graph with its gradient."""
+    import tensorflow as tf
+
+    chain = [FakeQuantize.from_config(layer.get_config()) for _ in range(count)]
+    for one in chain:
+        one.build((None, 8))
+
+    @tf.function
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = x
+            for one in chain:
+                y = one(y, training=training)
+        return y, tape.gradient(y, x)
+
+    nodes = step.get_concrete_function(tf.ones((2, 8))).graph.as_graph_def().node
+    passive = ("Const", "NoOp", "Placeholder", "Identity", "OnesLike")
+    return sum(node.op not in passive for node in nodes) // count
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({}, 31),
+        ({"nonnegative": True}, 22),
+        ({"frozen": True}, 16),
+        ({"frozen": True, "nonnegative": True}, 8),
+        ({"fixed_range": (0.0, 1.0)}, 2),
+    ],
+)
+def test_a_step_has_few_operations_for_each_quantizer(changes, most):
+    assert operations(FakeQuantize(**changes), training=True) <= most
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+def test_few_operations_round_as_the_formula_does(nonnegative, rng):
+    # What is divided and multiplied by numbers, TensorFlow takes together if it can.
+    import tensorflow as tf
+
+    grid = FakeQuantize(nonnegative=nonnegative)._grid
+
+    @tf.function
+    def formula(ranges):
+        low = ops.full_like(ranges[0, 0], 0.0)
+        if not nonnegative:
+            low = ops.minimum(ops.min(ranges[:, 0]), low)
+        high = ops.maximum(ops.max(ranges[:, 1]), 0.0)
+        high = ops.maximum(high, low + 1e-5)
+        step = (high - low) / 255
+        zero_point = ops.round(-low / step)
+        return -zero_point * step, (255 - zero_point) * step
+
+    compiled = tf.function(grid.span)
+    for high in rng.uniform(0.1, 9, 200):
+        ranges = tf.constant([[0.0 if nonnegative else -high / 3, high]], tf.float32)
+        assert [*map(float, compiled(ranges))] == [*map(float, formula(ranges))]

@@ -31,6 +31,15 @@ def summed(value: AnyTensor) -> AnyTensor:
     return value if context is None else context.all_reduce("SUM", value)
 
 
+def are_several() -> bool:
+    """Returns whether a step runs on several replicas, and this is one of them.
+
+    >>> are_several()
+    False
+    """
+    return _context() is not None
+
+
 def _context() -> Any:
     """Returns the context of the replica that is running, if it is one of several."""
     import tensorflow as tf

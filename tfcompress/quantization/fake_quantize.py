@@ -16,10 +16,11 @@ from tfcompress.core.eager import runs_at_once
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
-from tfcompress.core.replicas import from_all
+from tfcompress.core.replicas import are_several, from_all
 from tfcompress.layers import fill, no_products
 from tfcompress.quantization.integers.grids import Grid, checked_numbers, checked_range
 from tfcompress.quantization.integers.sums import half_away, is_plain
+from tfcompress.quantization.rounding_operation import fake_quantized, kept_apart
 from tfcompress.quantization.sequence_steps import in_loop, site_now
 from tfcompress.quantization.softmax_scores import seen_by_softmax
 
@@ -45,22 +46,10 @@ def _of_all_replicas(extremes: Any) -> Any:
     Replicas cannot talk to each other inside of a loop; what has moved in one is made
     equal after it.
     """
-    if in_loop():
+    if in_loop() or not are_several():
         return extremes
     every = from_all(extremes)
     return ops.stack([ops.min(every[:, 0]), ops.max(every[:, 1])])
-
-
-def _kept_apart(inputs: Any) -> Any:
-    """Returns `inputs` after an operation that changes nothing.
-
-    The converter takes two roundings in a row for one, unless integers are computed
-    between them: here the largest of one number.
-    """
-    shape = inputs.shape
-    image = ops.reshape(inputs, (-1, 1, math.prod(shape[1:-1]), shape[-1]))
-    pooled = ops.max_pool(image, 1, 1, data_format="channels_last")
-    return ops.reshape(pooled, (-1, *shape[1:]))
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -191,7 +180,7 @@ class FakeQuantize(keras.layers.Layer):
         # Lookups of words make integers where they promise floats.
         inputs = ops.cast(inputs, "float32")
         if again:
-            inputs = _kept_apart(inputs)
+            inputs = kept_apart(inputs)
         if self.fixed_range is not None:
             low, high = self._fixed()
         elif self.rows is not None and site is None:
@@ -199,9 +188,10 @@ class FakeQuantize(keras.layers.Layer):
             # range is found; it would never widen if they were cut off before.
             return inputs
         else:
+            moved = None
             if training and not self.frozen and site is not None:
-                self._observe(inputs, site_now(site))
-            low, high = self._span(inputs, training)
+                moved = self._observe(inputs, site_now(site))
+            low, high = self._span(inputs, training, moved)
         if site is None:
             inputs = inputs + TIE_BREAK / self._steps * (high - low)
         if self.learned and not self.frozen:
@@ -210,13 +200,11 @@ class FakeQuantize(keras.layers.Layer):
             low, high = ops.stop_gradient(low), ops.stop_gradient(high)
         if self.frozen and not training and not is_plain():
             return self._as_stored(inputs, low, high)
-        return keras.quantizers.fake_quant_with_min_max_vars(
-            inputs, low, high, num_bits=self.num_bits, narrow_range=self.is_wide
-        )
+        return fake_quantized(inputs, low, high, self.num_bits, self.is_wide)
 
-    def _span(self, inputs: Any, training: bool) -> tuple[Any, Any]:
+    def _span(self, inputs: Any, training: bool, moved: Any) -> tuple[Any, Any]:
         """Returns the range that `inputs` are rounded to."""
-        ranges = ops.convert_to_tensor(self.ranges)
+        ranges = ops.convert_to_tensor(self.ranges) if moved is None else moved
         moving = training and not self.frozen
         if runs_at_once() and not moving and (self.frozen or self.has_range):
             # The same numbers, of which a copy is kept: most of the time of a model
@@ -298,26 +286,32 @@ class FakeQuantize(keras.layers.Layer):
         assert self.rows is not None
         return seen_by_softmax(scores, self.rows, self.masked)
 
-    def _observe(self, inputs: Any, site: Any) -> None:
+    def _observe(self, inputs: Any, site: Any) -> Any:
+        """Lets the range of a site follow a batch, and returns those of all sites."""
         # A plain mean of the first batches that turns into a moving average, or into
         # what the optimizer makes of it.
-        seen = self.batches[site]
+        seen, ranges = map(ops.convert_to_tensor, (self.batches, self.ranges))
+        alone = self.sites == 1  # there is nothing to pick out, and to put back
+        before = ranges if alone else ranges[site]
+        count = seen if alone else seen[site]
         last = self.momentum
         if self.learned:
-            last = ops.where(seen < _OBSERVED, self.momentum, 1.0)
-        keep = ops.minimum(last, seen / (seen + 1.0))
+            last = ops.where(count < _OBSERVED, self.momentum, 1.0)
+        after = count + 1.0
+        keep = ops.minimum(last, count / after)
         extremes = _of_all_replicas(self._batch_range(inputs))
-        moved = keep * self.ranges[site] + (1.0 - keep) * extremes
+        moved = keep * before + (1.0 - keep) * extremes
         if self.covers:
-            low, high = ops.minimum(moved, extremes), ops.maximum(moved, extremes)
-            moved = ops.stack([low[0], high[1]])
-        if self.sites == 1:
-            self.ranges.assign(moved[None])
-            self.batches.assign(self.batches + 1.0)
-        else:
+            ends = ops.minimum(moved, extremes), ops.maximum(moved, extremes)
+            moved = ops.where(np.array([True, False]), *ends)
+        if not alone:
             here = ops.one_hot(site, self.sites)
-            self.ranges.assign(ops.where(here[:, None] > 0, moved[None], self.ranges))
-            self.batches.assign(self.batches + here)
+            moved = ops.where(here[:, None] > 0, moved[None], ranges)
+            after = seen + here
+        self.ranges.assign(moved)
+        self.batches.assign(after)
+        # The optimizer moves what is read of the variable, not what was put there.
+        return ops.convert_to_tensor(self.ranges) if self.learned else moved
 
     @property
     def has_range(self) -> bool:
@@ -347,12 +341,12 @@ class FakeQuantize(keras.layers.Layer):
         """Returns numbers as an array, rounded to the range that is in use."""
         low, high = self.learned_range()
         return ops.convert_to_numpy(
-            keras.quantizers.fake_quant_with_min_max_vars(
+            fake_quantized(
                 ops.convert_to_tensor(values, dtype="float32"),
                 low,
                 high,
-                num_bits=self.num_bits,
-                narrow_range=self.is_wide,
+                self.num_bits,
+                self.is_wide,
             )
         )
 

@@ -48,16 +48,30 @@ class Grid:
         return 2**self.num_bits - (2 if self.is_wide else 1)
 
     def span(self, ranges: Any) -> tuple[Any, Any]:
-        """Returns the range of all sites, shifted so that zero is on its grid."""
-        low = ops.full_like(ranges[0, 0], min(0.0, *self.contains, 0.0))
-        if not self.nonnegative:
-            low = ops.minimum(ops.min(ranges[:, 0]), low)
+        """Returns the range of all sites, shifted so that zero is on its grid.
+
+        Ends that no data move are numbers, in the precision of the others.
+        """
+        low, high = self._seen(ranges)
         # Zero is in every range, also where all values are negative.
-        high = ops.maximum(ops.max(ranges[:, 1]), max(0.0, 0.0, *self.contains))
+        floor = np.float32(min(0.0, 0.0, *self.contains))
+        top = np.float32(max(0.0, 0.0, *self.contains))
+        known = self.nonnegative
+        low, larger = (floor, np.maximum) if known else (low, ops.maximum)
+        if not known:
+            low = ops.minimum(low, floor)
         if self.within is not None:
-            low = ops.maximum(low, self.within[0])
-            high = ops.minimum(high, self.within[1])
-        high = ops.maximum(high, low + SMALLEST_SPAN)
+            low = larger(low, np.float32(self.within[0]))
+            high = ops.minimum(ops.maximum(high, top), np.float32(self.within[1]))
+            least = low + np.float32(SMALLEST_SPAN)
+        else:
+            least = larger(low + np.float32(SMALLEST_SPAN), top)
+        if known and low == 0 and not (self.is_wide or self.symmetric):
+            # Zero is on any grid. What is divided and multiplied by one number at once
+            # is left alone by TensorFlow, which rounds otherwise.
+            step = ops.maximum(high / self.steps, least / np.float32(self.steps))
+            return 0.0, step * self.steps
+        high = ops.maximum(high, least)
         if self.is_wide:
             high = ops.maximum(high, -low)
             return -high, high
@@ -67,6 +81,13 @@ class Grid:
             return -half * step, (half - 1) * step
         return self.with_zero(low, high)
 
+    def _seen(self, ranges: Any) -> tuple[Any, Any]:
+        """Returns the smallest and the largest number of all sites."""
+        if ranges.shape[0] == 1:
+            return tuple(ops.unstack(ops.reshape(ranges, (2,))))
+        lows, highs = ops.unstack(ranges, axis=1)
+        return ops.min(lows), ops.max(highs)
+
     def with_zero(self, low: Any, high: Any) -> tuple[Any, Any]:
         """Returns a range shifted so that zero is on its grid.
 
@@ -74,11 +95,11 @@ class Grid:
         the converter shift it different ways unless it is shifted here.
         """
         step = (high - low) / self.steps
-        exact = -low / step
-        zero_point = round(exact) if isinstance(exact, float) else ops.round(exact)
-        if isinstance(exact, float) and abs(exact - zero_point) < _ON_GRID:
+        exact = low / step
+        first = round(exact) if isinstance(exact, float) else ops.round(exact)
+        if isinstance(exact, float) and abs(exact - first) < _ON_GRID:
             return low, high  # as of a finalized model, to the last bit
-        return -zero_point * step, (self.steps - zero_point) * step
+        return first * step, (self.steps + first) * step
 
     def span_of(self, ranges: np.ndarray) -> tuple[float, float]:
         """Returns `span` of ranges that are known, as numbers."""
