@@ -70,9 +70,9 @@ BOUNDS = {
     "taylor": 2.5,
     "cluster": 1.6,
     "trained members": 3.0,
-    "qat": 2.5,
+    "qat": 1.8,
     "distil": 1.65,
-    "all": 5.3,
+    "all": 4.6,
 }
 
 

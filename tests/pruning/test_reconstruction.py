@@ -229,3 +229,13 @@ def test_other_layers_are_named(images):
     assert sparsity(pruned.get_layer("pointwise").kernel) == 0.5
     with pytest.raises(UnsupportedLayerError, match="depthwise"):
         reconstruct(model, images, 0.5, filters="depthwise")
+
+
+def test_progress_is_shown_if_it_is_asked_for(rng, capsys):
+    dense = [keras.layers.Dense(4, name=f"d{i}") for i in range(3)]
+    model = keras.Sequential([keras.Input((4,)), *dense])
+    x = rng.normal(size=(100, 4))
+    reconstruct(model, x, 0.5)
+    assert capsys.readouterr().out == ""
+    reconstruct(model, x, 0.5, verbose=1)
+    assert "3/3" in capsys.readouterr().out

@@ -263,3 +263,12 @@ def test_layers_that_would_grow_stay():
     names = [layer.name for layer in small.layers]
     assert "logits_reduced" not in names
     assert "shared_reduced" in names
+
+
+def test_progress_is_shown_if_it_is_asked_for(rng, capsys):
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8)])
+    x = rng.normal(size=(100, 8))
+    factorize(model, rank=2, data=x)
+    assert capsys.readouterr().out == ""
+    factorize(model, rank=2, data=x, verbose=1)
+    assert "2/2" in capsys.readouterr().out

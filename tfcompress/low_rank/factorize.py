@@ -42,6 +42,8 @@ def factorize(
     conv: str = "tucker",
     filters: Filters = None,
     data: Any = None,
+    *,
+    verbose: int = 0,
 ) -> keras.Model:
     """Returns a model whose layers are products of smaller layers.
 
@@ -74,6 +76,7 @@ def factorize(
             dict for several inputs), a `tf.data.Dataset`, or what else docs/data.md
             names; labels are not used. Embeddings, and convolutions whose channels
             come first, are cut by their weights alone.
+        verbose: 1 shows progress, batch by batch.
 
     Returns:
         A new, uncompiled Functional model. The last layer of each product has the
@@ -113,7 +116,7 @@ def factorize(
     if data is not None:
         inputs = inputs_of(data, model)
         called = [nodes[0].operation for nodes in calls.values()]
-        moments = layer_moments(model, called, inputs)
+        moments = layer_moments(model, called, inputs, verbose)
     forms = {
         key: form
         for key, nodes in calls.items()

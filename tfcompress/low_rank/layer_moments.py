@@ -62,7 +62,7 @@ def has_window(layer: keras.Layer) -> bool:
 
 
 def layer_moments(
-    model: keras.Model, layers: list[keras.Layer], data: Inputs
+    model: keras.Model, layers: list[keras.Layer], data: Inputs, verbose: int = 0
 ) -> dict[int, Moments]:
     """Returns, by the layer's id, the moments of those that multiply rows.
 
@@ -70,6 +70,7 @@ def layer_moments(
         model: is run once on all data.
         layers: some of its layers.
         data: typical inputs.
+        verbose: 1 shows progress.
     """
     sums = [
         _Sums(layer)
@@ -79,9 +80,12 @@ def layer_moments(
     with contextlib.ExitStack() as stack:
         for one in sums:
             stack.enter_context(InputRecorder(one.layer, one.add))
+        total = sum(1 for _ in data) if verbose else None
+        progress = keras.utils.Progbar(total, verbose=verbose)
         for batch in data:
             with untouched(model):
                 model(batch, training=False)
+            progress.add(1)
     for one in sums:
         if not np.all(np.isfinite(one.products)):
             raise InvalidArgumentError(
