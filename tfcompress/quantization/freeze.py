@@ -6,9 +6,13 @@ import keras
 
 from tfcompress.core.arguments import integer
 from tfcompress.core.callback import FitCallback
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import walk
+from tfcompress.core.training_rate import trained_rate
 from tfcompress.quantization.fake_quantize import FakeQuantize
+
+# Of the rate at which training ended. What falls by a schedule begins a little higher.
+_FAR_ABOVE = 3.0
 
 
 class FreezeQuantization(FitCallback):
@@ -61,9 +65,24 @@ class FreezeQuantization(FitCallback):
             keras.layers.BatchNormalization, self.batch_norm_at_epoch
         )
         self._held = {}
+        self._warn_of_rate()
         if not self.model.optimizer.built:
             # Its first step would build it on what is trainable by then.
             self.model.optimizer.build(self.model.trainable_variables)
+
+    def _warn_of_rate(self) -> None:
+        """Warns of a rate that undoes what the model has learned."""
+        optimizer = self.model.optimizer
+        if int(optimizer.iterations) > 0:
+            return  # a fit that goes on
+        rate, trained = float(optimizer.learning_rate), trained_rate(self.model)
+        if trained is not None and rate > _FAR_ABOVE * trained:
+            warn(
+                f"FreezeQuantization: the learning rate is {rate:.1e}, and the "
+                f"training of the model ended at {trained:.1e}. In a short fit such "
+                "steps lose more than quantizers win; a tenth of the rate that "
+                "training began with, or less, is usual."
+            )
 
     def stop(self) -> None:
         for layer, name, own in self._held.values():

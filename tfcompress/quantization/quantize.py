@@ -13,6 +13,7 @@ from tfcompress.core.graph import Graph, Node, build
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.kernel_values import shares_values
 from tfcompress.core.select import Filters, require_built, warn_of_own_training
+from tfcompress.core.training_rate import note_trained_rate
 from tfcompress.layers import rule_of
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
@@ -54,8 +55,8 @@ def quantize_aware(
 
     Returns:
         A new Functional model with the same weights. It is not compiled, whatever
-        `model` is: fine-tuning mostly wants a lower learning rate than training did,
-        and an optimizer belongs to the variables of its model.
+        `model` is: fine-tuning wants a lower learning rate than training did (a tenth
+        of it, or less), and an optimizer belongs to the variables of its model.
 
     Raises:
         InvalidArgumentError: if the model is unbuilt, empty, quantized already or does
@@ -75,7 +76,9 @@ def quantize_aware(
     require_built(model, "make the model quantization-aware")
     warn_of_own_training(model, "quantized")
     with unique_names(model):
-        return _quantize_aware(model, scheme, filters)
+        quantized = _quantize_aware(model, scheme, filters)
+    note_trained_rate(quantized, model)
+    return quantized
 
 
 def _quantize_aware(

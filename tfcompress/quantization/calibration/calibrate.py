@@ -17,6 +17,7 @@ from tfcompress.core.errors import InvalidArgumentError, one_line, warn
 from tfcompress.core.graph import build, is_graph_model, trace
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, walk
+from tfcompress.core.training_rate import note_trained_rate
 from tfcompress.quantization.calibration.float_run import (
     ChannelMeans,
     run_in_float,
@@ -121,6 +122,7 @@ def calibrate(
     if equalize_channels:
         graph = equalize(graph)
     aware = build(graph)
+    note_trained_rate(aware, quantized)
     traced = trace(aware)
     _check_inputs(model, inputs)
     if not taps(traced):
