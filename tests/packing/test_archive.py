@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import tfcompress
@@ -104,6 +105,60 @@ def test_an_archive_of_a_clustered_model_is_small(model, tmp_path):
     plain = len(json.dumps(model.get_config()))  # what else is in the file
     assert packed.original_size > kernel.nbytes
     assert packed.size < plain + 3500
+
+
+def test_progress_ends_with_all_bytes(model, tmp_path):
+    path = saved(model, tmp_path, "keras")
+    told = []
+    packed = pack(path, tmp_path / "packed", progress=lambda *two: told.append(two))
+    done, totals = zip(*told)
+    assert set(totals) == {packed.original_size}
+    assert list(done) == sorted(done)
+    assert done[-1] == packed.original_size
+    assert len(told) > len(find_spans(path))  # array by array
+
+
+def test_arrays_of_a_checkpoint_are_where_its_index_says(tmp_path, rng, monkeypatch):
+    """Arrays of zeros are found each in its place, and no array has to be read."""
+    arrays = [np.zeros((20, 30)), rng.normal(size=(9, 9)), np.zeros((20, 30))]
+    arrays += [rng.normal(size=(2, 3, 50)).astype("float32"), np.zeros((20, 30))]
+    module = tf.Module()
+    module.held = {str(at): tf.Variable(one) for at, one in enumerate(arrays)}
+    tf.train.Checkpoint(module).write(str(tmp_path / "variables"))
+    monkeypatch.setattr(tf.train, "load_checkpoint", None)
+    (path,) = tmp_path.glob("*.data-*")
+    spans = find_spans(path)
+    content = path.read_bytes()
+    assert sorted(content[span.start : span.end] for span in spans) == sorted(
+        array.tobytes() for array in arrays
+    )
+    assert {(span.width, span.rows, span.columns) for span in spans} == {
+        (8, 20, 30),
+        (8, 9, 9),
+        (4, 6, 50),
+    }
+
+
+@pytest.mark.parametrize("change", ["cut", "compressed", "other", "lying", "endless"])
+def test_a_damaged_index_makes_bytes_of_the_arrays(tmp_path, change):
+    module = tf.Module()
+    module.held = {str(at): tf.Variable(np.ones((20, 30))) for at in range(3)}
+    tf.train.Checkpoint(module).write(str(tmp_path / "variables"))
+    (path,), index = tmp_path.glob("*.data-*"), tmp_path / "variables.index"
+    assert len(find_spans(path)) == 3
+    content = bytearray(index.read_bytes())
+    if change == "cut":
+        content = content[: len(content) // 2]
+    elif change == "compressed":
+        content = content.replace(b"\x01\x00\x00\x00\x00", b"\x01\x00\x00\x00\x01")
+    elif change == "other":
+        content[-1] ^= 1
+    elif change == "lying":
+        content[-48] ^= 255
+    else:
+        content[:-8] = b"\xff" * (len(content) - 8)
+    index.write_bytes(content)
+    assert find_spans(path) == []
 
 
 @pytest.fixture

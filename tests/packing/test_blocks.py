@@ -1,9 +1,15 @@
 """Blocks: bit-exact for any bytes, near the entropy for weights, safe when damaged."""
 
+import collections
+import os
+import threading
+
+import brotli
 import numpy as np
 import pytest
 
 from tfcompress.packing import blocks, sparse
+from tfcompress.packing.ahead import ahead
 from tfcompress.packing.blocks import Span, decode, encode
 from tfcompress.packing.stream import Damaged
 
@@ -65,6 +71,50 @@ def test_rows_and_columns_that_differ_take_less_than_their_entropy(rng):
     )
     packed = encode(array.astype("u1").tobytes(), [Span(0, 1, 300, 400)])
     assert len(packed) < 0.9 * entropy_bytes(array)
+
+
+@pytest.fixture
+def compressed(monkeypatch):
+    """Bytes that the best and the quick compressor were given."""
+    counts, compress = collections.Counter(), brotli.compress
+
+    def counted(data, quality, **options):
+        counts[quality] += len(data)
+        return compress(data, quality=quality, **options)
+
+    monkeypatch.setattr(brotli, "compress", counted)
+    return counts
+
+
+@pytest.mark.parametrize("spread", [4, 15, 40])
+def test_dense_integers_are_not_compressed_to_be_compared(rng, compressed, spread):
+    """The best compressor takes a hundred times as long as all the rest."""
+    array = np.clip(np.round(rng.normal(size=(512, 512)) * spread), -127, 127)
+    encode(array.astype("int8").tobytes(), [Span(0, 1, 512, 512)])
+    assert compressed[11] <= array.size / 32 + 1000
+    assert compressed[5] <= array.size * 33 / 32
+
+
+def test_what_compresses_better_is_compressed(rng):
+    row = np.clip(np.round(rng.normal(size=(8, 1024)) * 30), -127, 127)
+    array = np.tile(row, (16, 1)).astype("int8")
+    packed = encode(array.tobytes(), [Span(0, 1, *array.shape)])
+    assert len(packed) < row.size < 0.1 * entropy_bytes(array)
+
+
+def test_arrays_are_looked_at_ahead_and_in_order():
+    begun, events = [], [threading.Event() for _ in range(50)]
+
+    def work(item):
+        begun.append(item)
+        events[item].wait(5)
+        return item
+
+    results = ahead(work, range(50))
+    for item in range(50):
+        events[item].set()
+        assert next(results) == item
+        assert len(begun) <= item + 2 * os.cpu_count() + 1  # few are held at once
 
 
 def test_densities_are_those_of_the_mask(rng):

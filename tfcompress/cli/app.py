@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -171,19 +171,31 @@ def show(text: Any, as_json: bool, content: Any = None) -> None:
 
 
 @contextlib.contextmanager
-def working(text: str) -> Iterator[None]:
-    """Shows that something is being done, and for how long; in a log each minute."""
+def working(text: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows that something is being done, and for how long; in a log each minute.
+
+    What it yields takes how much is done, and of how much, and may be left alone.
+    """
+    done = ""
+
+    def tell(count: int, total: int) -> None:
+        nonlocal done
+        done = f" {100 * count // max(total, 1)} %"
+        for task in bar.task_ids:
+            bar.update(task, description=text + done)
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    bar = Progress(*columns, console=messages, transient=True)
     if not messages.is_terminal:
         from tfcompress.compression.progress import each_minute
 
         def say(seconds: float) -> None:
-            line = f"{text} [{seconds:.0f} s]"
+            line = f"{text}{done} [{seconds:.0f} s]"
             messages.print(line, markup=False, highlight=False, soft_wrap=True)
 
         with each_minute(say):
-            yield
+            yield tell
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=messages, transient=True) as progress:
-        progress.add_task(text, total=None)
-        yield
+    with bar:
+        bar.add_task(text, total=None)
+        yield tell

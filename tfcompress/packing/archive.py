@@ -16,7 +16,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -62,7 +62,10 @@ class Packed:
 
 
 def pack(
-    artifact: Any, filepath: str | os.PathLike | IO[bytes], overwrite: bool = False
+    artifact: Any,
+    filepath: str | os.PathLike | IO[bytes],
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Packed:
     """Packs an artifact into an archive for download or flash.
 
@@ -79,6 +82,7 @@ def pack(
             a SavedModel. Anything else is packed too, only not as well.
         filepath: where to write, or a binary stream, which need not seek.
         overwrite: whether an existing file may be replaced.
+        progress: called as `progress(done, total)` with bytes, array by array.
 
     Returns:
         A `Packed` with the sizes.
@@ -103,11 +107,11 @@ def pack(
     source = path_of(artifact, "artifact")
     files, folders = _contents(source)
     if not isinstance(filepath, str | os.PathLike) and hasattr(filepath, "write"):
-        sizes = _write(filepath, source, files, folders)
+        sizes = _write(filepath, source, files, folders, progress)
         return Packed(None, *sizes)
     target = path_of(filepath, "filepath")
     with staged(target, overwrite) as stage, stage.open("wb") as output:
-        sizes = _write(output, source, files, folders)
+        sizes = _write(output, source, files, folders, progress)
     return Packed(target, *sizes)
 
 
@@ -179,7 +183,11 @@ def _contents(source: Path) -> tuple[list[str], list[str]]:
 
 
 def _write(
-    output: IO[bytes], source: Path, files: list[str], folders: list[str]
+    output: IO[bytes],
+    source: Path,
+    files: list[str],
+    folders: list[str],
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[int, int]:
     written = original = 0
     digest = hashlib.sha256()
@@ -198,14 +206,19 @@ def _write(
     manifest = json.dumps([name, entries, folders], separators=(",", ":")).encode()
     digest.update(manifest)
     frame(_MANIFEST, len(manifest), blocks.encode(manifest, []))
+
+    def tell(count: int) -> None:
+        if progress is not None:
+            progress(original + count, sum(sizes))
+
     for file, size in zip(files, sizes):
         path = source / file
         with path.open("rb") as content:
             for length, spans in _cut(size, find_spans(path)):
                 data = content.read(length)
                 digest.update(data)
-                frame(_BLOCK, len(data), blocks.encode(data, spans))
-        original += size
+                frame(_BLOCK, len(data), blocks.encode(data, spans, tell))
+                original += length
     frame(_END, 0, digest.digest())
     return written, original
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import lzma
+from collections.abc import Callable
 
 import numpy as np
 
 from tfcompress.packing import sparse
+from tfcompress.packing.ahead import ahead
+from tfcompress.packing.entries import MOST_VALUES, Content, content_of
 from tfcompress.packing.stream import Damaged, Reader, Writer
 
 _PLANES, _CODED, _MASKED = 0, 1, 2
-_MOST_VALUES = 256
-# Positions are worth numbers of their own only where one value prevails.
-_PREVAILING = 0.5
+# The share of the entries, as a power of two, that the best compressor is tried on.
+_PART, _SMALLEST_PART = 5, 4096
 _BROTLI, _LZMA, _STORED = 0, 1, 2
 # Above this Brotli's best effort takes longer than what it saves is worth.
 _BROTLI_MOST = 1 << 22
@@ -47,22 +50,41 @@ class Span:
         return self.start + self.size
 
 
-def encode(data: bytes, spans: list[Span]) -> bytes:
-    """Returns `data` in fewer bytes; `spans` are arrays in it, in order, apart."""
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    """What an array is made of, and whether its values are coded by their shares."""
+
+    content: Content
+    coded: bool
+
+
+def encode(
+    data: bytes, spans: list[Span], done: Callable[[int], None] = lambda count: None
+) -> bytes:
+    """Returns `data` in fewer bytes.
+
+    Args:
+        data: the bytes.
+        spans: arrays in them, in order, apart.
+        done: called with how many of the bytes have been encoded.
+    """
     writer = Writer()
     writer.number(len(spans))
     place = 0
-    for span in spans:
+    arrays = ahead(functools.partial(_read, data), spans)
+    for span, array in zip(spans, arrays):
         for number in (span.start - place, span.width, span.rows, span.columns):
             writer.number(number)
         writer.rest += data[place : span.start]
-        _encode_span(writer, data[span.start : span.end], span)
+        _encode_span(writer, array, span)
         place = span.end
+        done(place)
     writer.rest += data[place:]
     body = _compress(bytes(writer.numbers + writer.rest))
     head = Writer()
     for number in (len(writer.numbers), len(writer.rest), len(body)):
         head.number(number)
+    done(len(data))
     return bytes(head.numbers) + body + writer.coded()
 
 
@@ -94,40 +116,59 @@ def decode(payload: bytes, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _encode_span(writer: Writer, data: bytes, span: Span) -> None:
-    entries = np.frombuffer(data, f"<u{span.width}")
-    values, places, counts = np.unique(entries, return_inverse=True, return_counts=True)
-    common = int(np.argmax(counts)) if len(values) else 0
-    prevails = bool(len(values)) and counts[common] >= _PREVAILING * len(entries)
-    if len(values) > _MOST_VALUES and not prevails:
+def _encode_span(writer: Writer, array: _Array, span: Span) -> None:
+    content = array.content
+    if not array.coded and content.mask is None:
         writer.number(_PLANES)
-        writer.rest += _planes(entries)
+        writer.rest += _planes(content.others)
         return
-    mask = np.ones(len(entries), bool)
-    if prevails:
-        mask = places != common
-    bound = _entropy(counts) / 8 + (span.width + 2) * len(values)
-    if not prevails and bound >= len(_compress(_planes(entries))):
-        writer.number(_PLANES)
-        writer.rest += _planes(entries)
-        return
-    writer.number(_MASKED if len(values) > _MOST_VALUES else _CODED)
-    writer.number(int(prevails))
-    if prevails:
-        writer.number(int(values[common]))
-        _encode_positions(writer, mask.reshape(span.rows, span.columns))
-    if len(values) > _MOST_VALUES:
-        writer.rest += _planes(entries[mask])
+    writer.number(_CODED if array.coded else _MASKED)
+    writer.number(int(content.mask is not None))
+    if content.common is not None and content.mask is not None:
+        writer.number(content.common)
+        _encode_positions(writer, content.mask.reshape(span.rows, span.columns))
+    if content.values is None or content.codes is None:
+        writer.rest += _planes(content.others)
         return
     # Steps from value to value are smaller than values.
-    codes = places[mask]
-    if prevails:
-        values = np.delete(values, common)
-        codes = codes - (codes > common)
+    values = content.values.tolist()
     writer.number(len(values))
-    for before, value in zip([0, *values[:-1].tolist()], values.tolist()):
+    for before, value in zip([0, *values[:-1]], values):
         writer.number(value - before)
-    writer.symbols(codes, len(values))
+    writer.symbols(content.codes, len(values))
+
+
+def _read(data: bytes, span: Span) -> _Array:
+    """Returns what an array is made of, and how it is best written."""
+    kind, count = f"<u{span.width}", span.rows * span.columns
+    entries = np.frombuffer(data, kind, count, span.start)
+    content = content_of(entries)
+    coded = content.values is not None
+    if coded and content.mask is None:
+        assert content.counts is not None
+        bound = _entropy(content.counts) / 8 + (span.width + 2) * len(content.counts)
+        coded = not _packs_better(entries, bound)
+    return _Array(content, coded)
+
+
+def _packs_better(entries: np.ndarray, bound: float) -> bool:
+    """Returns whether a general compressor gets the entries to so many bytes or fewer.
+
+    Its best effort takes a hundred times as long as a quick one, which finds the same
+    repetitions. How much more it makes of them is asked of the first entries.
+    """
+    quick = len(_quick(_planes(entries)))
+    first = _planes(entries[: max(len(entries) >> _PART, _SMALLEST_PART)])
+    gain = len(_compress(first)) / len(_quick(first))
+    if quick * min(gain, 1.0) > bound:
+        return False
+    return len(_compress(_planes(entries))) <= bound
+
+
+def _quick(data: bytes) -> bytes:
+    import brotli
+
+    return brotli.compress(data, quality=5, lgwin=22)
 
 
 def _decode_span(reader: Reader, span: Span) -> bytes:
@@ -146,7 +187,7 @@ def _decode_span(reader: Reader, span: Span) -> bytes:
         planes = reader.rest(found * span.width)
         entries[mask] = _from_planes(planes, span.width)
         return entries.tobytes()
-    values = np.zeros(reader.number(_MOST_VALUES), kind)
+    values = np.zeros(reader.number(MOST_VALUES), kind)
     value = 0
     for position in range(len(values)):
         value += reader.number(most - value)

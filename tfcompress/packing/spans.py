@@ -13,6 +13,7 @@ import numpy as np
 from tfcompress.child.probing import probe
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.packing.blocks import Span
+from tfcompress.packing.checkpoint_index import entries_of
 
 # Smaller arrays gain nothing from a model of their own.
 _SMALLEST = 64
@@ -98,23 +99,18 @@ def _datasets(store: Any, start: int) -> list[Span]:
 
 
 def _checkpoint(path: Path) -> list[Span]:
-    """Returns the arrays of a checkpoint shard: where their bytes are in it.
-
-    In which order TensorFlow writes them is its own business.
-    """
+    """Returns the arrays of a checkpoint shard, whose index says where each begins."""
     import tensorflow as tf
+    from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
 
-    prefix = str(path).split(".data-", maxsplit=1)[0]
-    reader = tf.train.load_checkpoint(prefix)
-    dtypes, content = reader.get_variable_to_dtype_map(), path.read_bytes()
+    prefix, shard = str(path).rsplit(".data-", maxsplit=1)
     found = []
-    for name, shape in reader.get_variable_to_shape_map().items():
-        dtype = dtypes[name].name
-        if not _width(dtype) or math.prod(shape) * _width(dtype) < _SMALLEST:
-            continue
-        place = content.find(reader.get_tensor(name).tobytes())
-        if place >= 0:
-            found.append(_span(place, dtype, shape))
+    for entry in map(BundleEntryProto.FromString, entries_of(Path(f"{prefix}.index"))):
+        dtype = tf.dtypes.as_dtype(entry.dtype).name
+        shape = tuple(axis.size for axis in entry.shape.dim)
+        whole = entry.size == math.prod(shape) * _width(dtype)
+        if entry.shard_id == int(shard.split("-")[0]) and entry.size and whole:
+            found.append(_span(entry.offset, dtype, shape))
     return found
 
 

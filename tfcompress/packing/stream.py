@@ -38,9 +38,9 @@ class Writer:
         counts = np.bincount(symbols, minlength=size)
         for count in counts:
             self.number(int(count))
-        used = np.flatnonzero(counts)
-        if len(used) > 1:
-            order = np.searchsorted(used, symbols).astype("int32")
+        used = counts > 0
+        if np.count_nonzero(used) > 1:
+            order = (np.cumsum(used) - 1).astype("int32")[symbols]
             self._encoder.encode(order, _categorical(counts[used]))
 
     def chances(self, bits: np.ndarray, chance: float) -> None:

@@ -25,8 +25,8 @@ def pack(
     """
     from tfcompress import packing
 
-    with working(f"Packing {artifact}"):
-        packed = packing.pack(artifact, path, overwrite)
+    with working(f"Packing {artifact}") as tell:
+        packed = packing.pack(artifact, path, overwrite, progress=tell)
     sizes = {"size": packed.size, "original_size": packed.original_size}
     show(str(packed), as_json, {"path": str(path), **sizes})
 
