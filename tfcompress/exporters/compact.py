@@ -1,7 +1,7 @@
 """Weights of a SavedModel as what they were made of: bytes and scales, or codes.
 
-The graph rebuilds them from constants, to the last bit. Where that is not possible a
-weight stays a variable.
+They are made of these again when the model is loaded, to the last bit. Where that is
+not possible a weight is stored as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from tfcompress.quantization.integers.storage import INT4, INT8
@@ -21,24 +20,19 @@ _MOST_VALUES = 256
 _SMALLEST = 512
 
 
-def rebuilders(model: keras.Model) -> list[tuple[keras.Variable, Callable[[], Any]]]:
-    """Returns the weights that can be stored smaller, and what makes them in a graph.
+Codes = tuple[np.ndarray, Callable[[Any], Any]]
+"""Integers of 8 bits, and what makes the values of a tensor of them."""
+
+
+def as_codes(values: np.ndarray) -> Codes | None:
+    """Returns how a weight is stored smaller; None if it is not.
 
     Args:
-        model: a built model.
-
-    Returns:
-        Pairs of a variable and a function that returns its value as a tensor.
+        values: the weight.
     """
-    found = []
-    for variable in model.variables:
-        if str(variable.dtype) != "float32" or math.prod(variable.shape) < _SMALLEST:
-            continue
-        values = keras.ops.convert_to_numpy(variable)
-        rebuild = _from_bytes(values) or _from_codes(values)
-        if rebuild is not None:
-            found.append((variable, rebuild))
-    return found
+    if values.dtype != np.float32 or values.size < _SMALLEST:
+        return None
+    return _from_bytes(values) or _from_codes(values)
 
 
 def as_integers(
@@ -73,41 +67,44 @@ def as_integers(
     return None
 
 
-def _from_bytes(values: np.ndarray) -> Callable[[], Any] | None:
+def _from_bytes(values: np.ndarray) -> Codes | None:
     """One byte a weight and a scale per tensor or channel, if that gives it exactly."""
     found = as_integers(values)
-    return None if found is None else lambda: _scaled(*found)
+    if found is None:
+        return None
+    codes, scale = found
+    return codes, lambda stored: _scaled(stored, scale)
 
 
-def _scaled(codes: np.ndarray, scale: np.ndarray) -> Any:
+def _scaled(codes: Any, scale: np.ndarray) -> Any:
     import tensorflow as tf
 
-    return tf.cast(tf.cast(tf.constant(codes), scale.dtype) * scale, tf.float32)
+    return tf.cast(tf.cast(codes, scale.dtype) * scale, tf.float32)
 
 
-def _from_codes(values: np.ndarray) -> Callable[[], Any] | None:
+def _from_codes(values: np.ndarray) -> Codes | None:
     """Half a byte or a byte a weight, as an index into the values that there are."""
     book, codes = np.unique(values.view("uint32"), return_inverse=True)
     if len(book) > _MOST_VALUES:
         return None
     table, flat = book.view("float32"), codes.reshape(-1).astype("uint8")
     if len(book) > 16:
-        return lambda: _looked_up(flat, table, values.shape)
+        return flat, lambda stored: _looked_up(stored, table, values.shape)
     even = np.append(flat, np.zeros(flat.size % 2, "uint8"))
-    return lambda: _halves(even[::2] | even[1::2] << 4, table, values.shape)
+    pairs = even[::2] | even[1::2] << 4
+    return pairs, lambda stored: _halves(stored, table, values.shape)
 
 
 def _looked_up(codes: Any, table: np.ndarray, shape: tuple) -> Any:
     import tensorflow as tf
 
-    index = tf.cast(tf.convert_to_tensor(codes), tf.int32)
+    index = tf.cast(codes, tf.int32)
     return tf.reshape(tf.gather(tf.constant(table), index), shape)
 
 
-def _halves(pairs: np.ndarray, table: np.ndarray, shape: tuple) -> Any:
+def _halves(packed: Any, table: np.ndarray, shape: tuple) -> Any:
     import tensorflow as tf
 
-    packed = tf.constant(pairs)
     low = tf.bitwise.bitwise_and(packed, tf.constant(15, tf.uint8))
     high = tf.bitwise.right_shift(packed, tf.constant(4, tf.uint8))
     codes = tf.reshape(tf.stack([low, high], axis=-1), [-1])

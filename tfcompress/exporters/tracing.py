@@ -54,7 +54,6 @@ def trace(
     input_signature: Any = None,
     convertible: bool = False,
     exact: Collection[str] = (),
-    rebuilt: Sequence[tuple[keras.Variable, Callable[[], Any]]] = (),
 ) -> TracedModel:
     """Traces the inference pass of `model`; the model stays as it was.
 
@@ -68,7 +67,6 @@ def trace(
             mixed-precision model computes in 16 bits, and sums before they are
             rounded as integer kernels would.
         exact: which sums to round nevertheless, as of `plain_arithmetic`.
-        rebuilt: variables that the graph makes from constants, and how.
 
     Raises:
         InvalidArgumentError: if the model is not built or has unknown inputs.
@@ -82,10 +80,7 @@ def trace(
 
     def serve(*tensors):
         given = keras.tree.pack_sequence_as(structure, tensors)
-        values = [(variable, make()) for variable, make in rebuilt]
-        scope = keras.StatelessScope(values) if values else contextlib.nullcontext()
-        with scope:
-            outputs = model(given, training=False)
+        outputs = model(given, training=False)
         named = _name_outputs(model, outputs)
         output_names[:] = named
         return named

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from tfcompress.core.arguments import one_of
 from tfcompress.core.arrays import Unordered, by_name
 from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.select import walk
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_batch_size, check_no_calibration
-from tfcompress.exporters.compact import rebuilders
 from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.jail import JailedRunner, open_in_jail
@@ -30,14 +30,17 @@ from tfcompress.exporters.saved_model.graph import (
     census,
     order_of_inputs,
     read_graph,
+    without_notes,
 )
 from tfcompress.exporters.saved_model.programs import reaching_out
 from tfcompress.exporters.saved_model.runner import SavedModelRunner
+from tfcompress.exporters.saved_model.served import served
 from tfcompress.exporters.saved_model.signatures import ServingSignatures
 from tfcompress.exporters.saved_model.warmup import WARM_UP_FILE, write_warm_up
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.sums import plain_arithmetic
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
@@ -59,17 +62,17 @@ class SavedModelExporter(Exporter):
         batch_size: samples per call; None leaves it free.
         weights: "variables" stores every weight once, in its dtype; "compact" stores
             those that are 8-bit integers times a scale, or at most 256 different
-            values, as bytes or half bytes, from which the graph makes the very same
-            floats. It makes them in each call, where TensorFlow does not fold them.
+            values, as bytes or half bytes, of which the very same floats are made when
+            the model is loaded. Quantized models are stored so in any case.
         signatures: signatures for encoded images and labels; None for none.
         warm_up: samples that a server runs before the version takes traffic: an array,
             a list or a dict by input name. Each becomes one request.
         tflite: whether to put a `model.tflite` beside the SavedModel, which TF Serving
             runs with `--prefer_tflite_model`.
         exact_integers: whether a finalized quantized model computes its sums as integer
-            kernels do, equal to the .tflite file. False leaves them in float32: as fast
-            as the float model, and a rare value is one step off (pass that as
-            `max_abs_error` to `verify`).
+            kernels do, equal to the .tflite file. False leaves them in float32, and
+            a rare value is one step off (pass that as `max_abs_error` to `verify`).
+            What either costs is in docs/shipping.md.
     """
 
     version: int | None = None
@@ -93,11 +96,11 @@ class SavedModelExporter(Exporter):
 
     def source(self, model: Any, input_signature: Any, calibration_data: Any) -> Source:
         """Returns the model, with sums as exact as the options say."""
-        built = self.weights == "compact" and getattr(model, "built", False)
-        rebuilt = rebuilders(model) if built else ()
         exact = self.exact_integers
         with contextlib.nullcontext() if exact else plain_arithmetic():
-            traced = trace(model, self.batch_size, input_signature, rebuilt=rebuilt)
+            traced = trace(model, self.batch_size, input_signature)
+        if self._is_served(model):
+            traced = served(traced)
         return Source(model, traced, self.batch_size, input_signature)
 
     def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
@@ -107,6 +110,8 @@ class SavedModelExporter(Exporter):
         requests = self._warm_up_requests(traced)
         phone = self._phone(source.model, source.input_signature)
         write_saved_model(traced, stage, more)
+        if self._is_served(source.model):
+            without_notes(stage)
         if requests:
             name = stage.absolute().parent.name
             write_warm_up(stage / WARM_UP_FILE, name, SIGNATURE, requests)
@@ -158,6 +163,11 @@ class SavedModelExporter(Exporter):
         found = config.get("signatures")
         signatures = ServingSignatures(**found) if found else None
         return cls(**{**config, "signatures": signatures})
+
+    def _is_served(self, model: Any) -> bool:
+        layers = [layer for _, layer in walk(model)]
+        quantized = any(isinstance(layer, FakeQuantize) for layer in layers)
+        return quantized or self.weights == "compact"
 
     def _warm_up_requests(self, traced: TracedModel) -> list[dict[str, Any]]:
         if self.warm_up is None:

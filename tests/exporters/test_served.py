@@ -1,0 +1,129 @@
+"""SavedModels of finalized models: the same bits, and little more work than floats."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tfcompress
+from tests.exporters.c_api import run_in_c_api
+from tfcompress.exporters import export, load
+from tfcompress.exporters.saved_model.programs import reaching_out
+from tfcompress.exporters.tracing import trace
+
+L = keras.layers
+pytestmark = pytest.mark.export
+
+
+def dense():
+    x = keras.Input((32,), name="x")
+    h = L.Dense(64, "relu", name="hidden")(x)
+    return keras.Model(x, L.Dense(5, name="logits")(h))
+
+
+def convolutions():
+    x = keras.Input((8, 8, 3), name="x")
+    h = L.Conv2D(16, 3, padding="same", activation="relu", name="first")(x)
+    other = L.Conv2D(16, 3, padding="same", name="second")(h)
+    h = L.MaxPooling2D(2)(L.ReLU()(L.Add()([h, other])))
+    h = L.Concatenate()([h, L.AveragePooling2D(2)(other)])
+    return keras.Model(x, L.Dense(4, name="logits")(L.GlobalAveragePooling2D()(h)))
+
+
+def recurrent():
+    x = keras.Input((6, 8), name="x")
+    return keras.Model(x, L.Dense(3, name="logits")(L.LSTM(24, name="lstm")(x)))
+
+
+def attention():
+    x = keras.Input((6, 16), name="x")
+    h = L.LayerNormalization()(L.Add()([x, L.MultiHeadAttention(2, 8)(x, x)]))
+    h = L.Dense(16, name="out")(L.Dense(24, "relu", name="in")(h))
+    return keras.Model(x, L.Dense(3, name="logits")(L.GlobalAveragePooling1D()(h)))
+
+
+MODELS = (dense, convolutions, recurrent, attention)
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=lambda build: build.__name__)
+def case(request, tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    model = request.param()
+    x = np.random.default_rng(0).normal(size=(48, *model.inputs[0].shape[1:]))
+    x = x.astype("float32")
+    final = tfcompress.finalize(
+        tfcompress.calibrate(model, x, "w8a8", correct_bias=False)
+    )
+    path = tmp_path_factory.mktemp("served") / "model"
+    return request.param.__name__, final, export(final, path, format="saved_model"), x
+
+
+def operators(artifact):
+    counts = collections.Counter()
+    for operator in artifact.operators:
+        counts[operator.name] += operator.count
+    return counts
+
+
+def test_every_bit_is_that_of_the_plain_graph(case):
+    _, final, artifact, x = case
+    (plain,) = trace(final).function(tf.constant(x)).values()
+    served = load(artifact)(x)
+    np.testing.assert_array_equal(served.view("uint32"), plain.numpy().view("uint32"))
+
+
+def test_a_request_neither_divides_nor_rounds_weights(case):
+    name, _, artifact, _ = case
+    counts = operators(artifact)
+    most = {
+        # A rounding for the input and one for each layer, on either.
+        "dense": {"RealDiv": 0, "Round": 3, "ClipByValue": 3, "Mul": 4, "Cast": 0},
+        "convolutions": {"RealDiv": 2, "Round": 7},
+        # Six steps, of which the last five have a product with the state.
+        "recurrent": {"MatMul": 7, "RealDiv": 20, "Cast": 40, "Sub": 0},
+        "attention": {"Shape": 0, "Pack": 0, "GatherV2": 0, "Prod": 0},
+    }[name]
+    assert {name: counts[name] for name in most if counts[name] > most[name]} == {}
+    assert counts["Minimum"] == counts["Maximum"] == 0
+
+
+def test_servers_in_c_fill_the_weights(case):
+    _, _, artifact, x = case
+    (found,) = run_in_c_api(artifact, {"x": x[:3]}).values()
+    np.testing.assert_array_equal(found, load(artifact)(x[:3]))
+
+
+def test_it_reaches_out_for_nothing(case):
+    assert reaching_out(case[2].path) == []
+
+
+def test_versions_that_are_loaded_together_keep_their_weights(tmp_path, rng):
+    """Variables of one name do not mix, and the end of one does not end the other."""
+    x = rng.normal(size=(16, 32)).astype("float32")
+    runners, expected = [], []
+    for seed in range(2):
+        keras.utils.set_random_seed(seed)
+        final = tfcompress.finalize(tfcompress.calibrate(dense(), x, "w8a8"))
+        artifact = export(final, tmp_path / "model", format="saved_model")
+        runners += [load(artifact), load(artifact)]
+        expected += [final.predict(x, verbose=0)] * 2
+    del runners[0], expected[0]
+    assert np.abs(expected[0] - expected[1]).max() > 0.1
+    for runner, outputs in zip(runners, expected):
+        np.testing.assert_array_equal(runner(x), outputs)
+
+
+def test_a_wide_model_is_a_quarter_of_the_float_one(tmp_path, rng):
+    model = keras.Sequential([keras.Input((256,), name="x")])
+    for _ in range(3):
+        model.add(L.Dense(256, "relu"))
+    x = rng.normal(size=(16, 256)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x, "w8a8"))
+    plain = export(model, tmp_path / "float", format="saved_model")
+    for exact in (True, False):
+        served = export(
+            final, tmp_path / f"{exact}", format="saved_model", exact_integers=exact
+        )
+        assert served.size < 0.35 * plain.size

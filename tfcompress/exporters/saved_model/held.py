@@ -1,0 +1,78 @@
+"""Weights that are stored as integers, and become floats when the model is loaded.
+
+A variable of a SavedModel is what its checkpoint holds. These hold nothing there: their
+first axis is empty, and free. What loads a SavedModel restores its variables and then
+initializes its resources, in Python (`tf.saved_model.load`) and in C++ (the init op of
+TF Serving), and the one resource here fills them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tfcompress.exporters.compact import as_codes
+
+
+class Held:
+    """Weights of a graph, by name.
+
+    Attributes:
+        variables: what the graph reads, or what stands for it, to be saved.
+        resources: what fills those that are empty in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.variables: list[Any] = []
+        self._known: dict[tuple, Any] = {}
+        self._filled: list[tuple[Any, Any, Any]] = []
+
+    def add(self, name: str, values: np.ndarray) -> Any:
+        """Returns a variable that holds these values once the model is loaded."""
+        content = (values.dtype.str, values.shape, values.tobytes())
+        if content not in self._known:
+            self._known[content] = self._variable(name, values)
+        return self._known[content]
+
+    def _variable(self, name: str, values: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        found = as_codes(values)
+        if found is None:
+            variable = tf.Variable(values, trainable=False, name=name)
+            self.variables.append(variable)
+            return variable
+        codes, make = found
+        free = tf.TensorShape((None, *values.shape[1:]))
+        empty = tf.zeros((0, *values.shape[1:]))
+        variable = tf.Variable(empty, trainable=False, name=name, shape=free)
+        stored = tf.Variable(codes, trainable=False, name=f"{name}/codes")
+        self.variables += [variable, stored]
+        self._filled.append((variable, stored, make))
+        return variable
+
+    def resources(self) -> tuple[Any, ...]:
+        """Returns what fills the variables that are empty."""
+        return (_filler(self._filled),) if self._filled else ()
+
+
+def _filler(filled: list[tuple[Any, Any, Any]]) -> Any:
+    import tensorflow as tf
+
+    class Filler(tf.saved_model.experimental.TrackableResource):
+        """Is called when the model is loaded; a resource of its own it has not."""
+
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.VarHandleOp(
+                dtype=tf.float32, shape=(), shared_name="tfcompress_filler"
+            )
+
+        def _initialize(self) -> None:
+            for variable, stored, make in filled:
+                variable.assign(make(stored.read_value()))
+
+        def _destroy_resource(self) -> None:
+            """Leaves the others that bear the name alone."""
+
+    return Filler()
