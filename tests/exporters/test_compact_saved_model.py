@@ -1,5 +1,7 @@
 """weights="compact": a smaller SavedModel that computes the very same numbers."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -56,10 +58,15 @@ def stored(artifact):
     """The arrays of the checkpoint, by what Keras calls the weights."""
     reader = tf.train.load_checkpoint(str(artifact.path / "variables" / "variables"))
     return {
-        name.split("/")[1].replace(".S", "/"): reader.get_tensor(name)
+        _path(name): reader.get_tensor(name)
         for name in reader.get_variable_to_shape_map()
         if name.startswith("variables_/")
     }
+
+
+def _path(name):
+    # Keras may put the name of the model in front.
+    return re.sub(r"^sequential(_\d+)?/", "", name.split("/")[1].replace(".S", "/"))
 
 
 def test_weights_are_rebuilt_to_the_last_bit(model):
@@ -117,7 +124,7 @@ def test_a_pruned_clustered_and_quantized_model(tmp_path, rng):
     # A quantized model is compact in any case, and as small as the option makes it.
     same = export(final, tmp_path / "s", format="saved_model")
     plain = export(dense, tmp_path / "p", format="saved_model")
-    assert same.size == compact.size
+    assert abs(same.size - compact.size) < 100  # names are numbered
     # Beside the float model: its graph also rounds.
     assert plain.size - compact.size > 64 * 128 * 2.2
     np.testing.assert_array_equal(load(compact)(x), final.predict(x, verbose=0))
