@@ -4,8 +4,8 @@
 
 CPU time of `serving_default` in this process, batches of 1 and 32, in turns, and the
 bytes of the version. The rival is the float model, which is what a server would run
-otherwise. It ends with an error if the served numbers are not, bit for bit, those of the
-model traced as it stands, with its kernels divided and rounded in each call.
+otherwise. It ends with an error if the served numbers are not, bit for bit, those of
+the model traced as it stands, with its kernels divided and rounded in each call.
 """
 
 import argparse

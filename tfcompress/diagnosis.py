@@ -209,12 +209,14 @@ def _of_model(
             yield Finding("error", "", "model", f"{runtime} takes integers only", fix)
         return
     bits = planned.scheme.activations
+    price = limits.prices.get(bits)
     if not limits.activations:
+        costs = f", for {price}" if price else ""
         yield Finding(
             "warning",
             "",
             "model",
-            f"{runtime} computes the rounding of quantized models, in float",
+            f"{runtime} computes the rounding of quantized models, in float{costs}",
             "export the float model, unless its numbers shall be those of the phone",
         )
     elif bits not in limits.activations:
@@ -225,6 +227,14 @@ def _of_model(
             "model",
             f"{runtime} has no activations of {bits} bits",
             f"use a scheme with {nearest} bits, such as 'w8a{nearest}'",
+        )
+    elif price and not planned.impossible:
+        yield Finding(
+            "warning",
+            "",
+            "model",
+            f"activations of {bits} bits take {price} in {runtime}",
+            "use 'w8a8' where its accuracy suffices",
         )
 
 

@@ -114,6 +114,15 @@ def test_sixteen_bits_name_the_layers_without_them():
     assert "head" in diagnosis.findings[0].layer
 
 
+def test_what_bits_cost_is_said_where_they_run():
+    (finding,) = doctor(convolutional(), "tflite", "w8a16", trial=False).findings
+    assert finding.severity == "warning"
+    assert "105 times (convolutions) the time of 8 bits" in finding.problem
+    assert not doctor(convolutional(), "tflite", "w8a8", trial=False).findings
+    (finding,) = doctor(convolutional(), "saved_model", "w8a8", trial=False).findings
+    assert "1.7 times the float model's time" in finding.problem
+
+
 def test_it_reads_as_text_and_as_a_table():
     diagnosis = doctor(convolutional(), "micro")
     assert str(diagnosis).startswith("will not deploy (micro, float, in tflite-micro)")

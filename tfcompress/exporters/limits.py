@@ -27,6 +27,8 @@ class Limits:
         keeps_states: whether layers can keep a state from call to call.
         missing: operations of TensorFlow's graphs that the converter has no form for,
             with what to do about them.
+        prices: what activations of so many bits cost there in time, where that may be
+            a reason against them.
 
     Example:
 
@@ -43,3 +45,4 @@ class Limits:
     operators: frozenset[str] = frozenset()
     keeps_states: bool = True
     missing: Mapping[str, str] = field(default_factory=dict)
+    prices: Mapping[int, str] = field(default_factory=dict)

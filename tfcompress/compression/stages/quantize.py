@@ -20,7 +20,8 @@ class Quantize(Stage):
     """Rounds weights and activations; without a fit after it, by calibration alone.
 
     Args:
-        scheme: bits of weights and activations, as in `quantize_aware`.
+        scheme: bits of weights and activations, as in `quantize_aware`. In LiteRT,
+            `"w8a16"` takes 5 to 105 times as long as `"w8a8"`.
         granularity: whether a channel of an 8-bit kernel has a scale of its own. One
             scale for the whole kernel keeps shared values shared.
         keep: regular expression on the paths of layers that get 8 bits in any case.

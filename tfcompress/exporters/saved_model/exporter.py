@@ -84,7 +84,10 @@ class SavedModelExporter(Exporter):
     exact_integers: bool = True
 
     limits: ClassVar[Limits] = Limits(
-        "TensorFlow and TF Serving", activations=(), text_inputs=True
+        "TensorFlow and TF Serving",
+        activations=(),
+        text_inputs=True,
+        prices={8: "1.0 (Dense, convolutions) to 1.7 times the float model's time"},
     )
 
     def check(self, filepath: Path, calibration_data: Any) -> Path:

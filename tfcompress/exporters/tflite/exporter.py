@@ -98,6 +98,7 @@ class TFLiteExporter(Exporter):
     limits: ClassVar[Limits] = Limits(
         "LiteRT",
         activations=(8, 16),
+        prices={16: "5 (Dense) to 105 times (convolutions) the time of 8 bits"},
         text_inputs=True,
         missing=MISSING,
         layers=refuse(
