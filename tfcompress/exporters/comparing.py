@@ -210,13 +210,41 @@ def compared(
     rows = len(next(iter(tried.inputs.values())))
     rows = artifact.inputs[0].shape[0] or rows if artifact.inputs[0].shape else rows
     actual = _outputs(tried, artifact, runtime, rows, job)
+    return judged(tried, artifact, runtime, actual, bound, where, rows)
+
+
+def judged(
+    tried: Trial,
+    artifact: Artifact,
+    runtime: str,
+    actual: dict[str, np.ndarray],
+    bound: Bound,
+    where: Callable[[], Any] | None = None,
+    rows: int | None = None,
+) -> dict[str, Any]:
+    """Is `compared`, for outputs that somebody else made in the artifact's runtime.
+
+    Args:
+        tried: samples, and what the model makes of them.
+        artifact: the description of what was staged.
+        runtime: what ran it, for messages.
+        actual: its outputs by name, as real numbers.
+        bound: how far it may be off.
+        where: looks for the layer at which it begins to differ.
+        rows: samples per call; None for all at once.
+
+    Raises:
+        ExportError: if it is off by more than the bound.
+    """
+    assert tried.inputs is not None
+    count = len(next(iter(tried.inputs.values())))
     steps = None
     if bound.steps and any(info.step for info in artifact.outputs):
         # The first is told and the second refused; noted is what it is without a word.
         steps = ("1 step", "4 steps") if tried.finished else ("8 steps on average",) * 2
     limit = _said(bound, tried.share)
     failures = _failures(tried, artifact, actual, tried.expected, bound)
-    if failures and rows < len(next(iter(tried.inputs.values()))):
+    if failures and rows is not None and rows < count:
         # A model may mix the samples of a batch, and then sees those of one call only.
         failures = _failures(tried, artifact, actual, tried.again(rows), bound)
     if failures:
@@ -236,7 +264,6 @@ def compared(
                 fix=fix,
             )
         warn(f"The artifact is not equal to the model in {runtime}: {said}. {fix}.")
-    count = len(next(iter(tried.inputs.values())))
     return {"samples": count, "bound": steps[0] if steps else limit}
 
 

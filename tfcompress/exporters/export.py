@@ -24,6 +24,7 @@ from tfcompress.exporters.artifact import (
     exporter_for,
     get_exporter,
 )
+from tfcompress.exporters.float_file.exporter import export_file
 from tfcompress.exporters.runner import Runner
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tfcompress.exporters.options import (
+        FloatFileOptions,
         MicroOptions,
         ONNXOptions,
         OpenVINOOptions,
@@ -48,6 +50,15 @@ def export(
     input_signature: Any = None,
     calibration_data: Any = None,
     **options: Unpack[TFLiteOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: str | os.PathLike,
+    filepath: str | os.PathLike,
+    format: Literal["tflite"] = "tflite",
+    input_signature: None = None,
+    calibration_data: Any = None,
+    **options: Unpack[FloatFileOptions],
 ) -> Artifact: ...
 @overload
 def export(
@@ -92,7 +103,7 @@ def export(
 ) -> Artifact: ...
 @overload
 def export(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike,
     filepath: str | os.PathLike,
     format: str | Format,
     input_signature: Any = None,
@@ -100,7 +111,7 @@ def export(
     **options: Any,
 ) -> Artifact: ...
 def export(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike,
     filepath: str | os.PathLike,
     format: str | Format = "tflite",
     input_signature: Any = None,
@@ -122,7 +133,9 @@ def export(
     their own, and else are `output_0`, `output_1` ...
 
     Args:
-        model: a built `keras.Model`.
+        model: a built `keras.Model`; or the path of a float .tflite file, which
+            stays one and is rounded by `calibration_data`, or by `quantize` alone
+            (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
         filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
             SavedModel, a directory for "openvino", "micro" and "web". Missing parent
             directories are made.
@@ -135,11 +148,12 @@ def export(
             integer ranges; up to 1000 are used.
         **options: options of the format. "tflite": `batch_size=1` (None: free),
             `io_dtype="float32"` ("int8", "uint8"), `overwrite=False`,
-            `quantize=None` ("float16", "dynamic"). "saved_model": `version=None`,
-            `batch_size=None`. "onnx": `batch_size=None`, `opset=18`,
-            `overwrite=False`. "openvino": `batch_size=None`, `float16=False`.
-            "micro": `arena_margin=0`. "web": `litertjs=None`. The
-            exporters' classes have all of them.
+            `quantize=None` ("float16", "dynamic"). Of a .tflite file:
+            `scheme="w8a8"` ("w8a16"), `io_dtype="float32"` ("int8"), `quantize=None`,
+            `overwrite=False`. "saved_model": `version=None`, `batch_size=None`.
+            "onnx": `batch_size=None`, `opset=18`, `overwrite=False`. "openvino":
+            `batch_size=None`, `float16=False`. "micro": `arena_margin=0`. "web":
+            `litertjs=None`. The exporters' classes have all of them.
 
     Returns:
         An `Artifact`.
@@ -157,6 +171,11 @@ def export(
     print(phone.size, phone.integer_coverage)
     ```
     """
+    if isinstance(model, str | os.PathLike):
+        require_chief("export a model")
+        target = _target(filepath)
+        given = (format, input_signature, calibration_data, options)
+        return export_file(model, target, *given)
     require_chief("export a model", model)
     exporter = get_exporter(format)
     if not isinstance(exporter, EXPORTERS.class_of("saved_model")):

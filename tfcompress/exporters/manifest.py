@@ -43,20 +43,22 @@ _PACKAGES = ("tfcompress", "keras", "tensorflow", "numpy")
 
 def publish(
     exporter: Format,
-    model: keras.Model,
+    model: keras.Model | dict[str, Any],
     target: Path,
     write: Callable[[Path], tuple[Artifact, dict[str, Any]]],
     another: Callable[[], Path] | None = None,
+    vouched: bool = True,
 ) -> Artifact:
     """Lets an artifact and its manifest appear together, and describes the artifact.
 
     Args:
         exporter: the format.
-        model: what is exported.
+        model: what is exported, or what the manifest says of it.
         target: where the file or directory is to appear.
         write: writes to a hidden path and compares what it wrote with the model;
             returns the description of it, and what is noted of the comparison.
         another: returns the next free target, for when `target` was taken meanwhile.
+        vouched: whether what it was made of may be run in this process without a look.
 
     Raises:
         ExportError: if `target` exists or the disk refuses to take it.
@@ -74,13 +76,14 @@ def publish(
         path = note if one_file else manifest_path(stage.path)
         path.write_text(text, encoding="utf-8")
     content = json.loads(text)
-    _MADE_HERE.add(_fingerprint(content))
-    _FILES_MADE_HERE.update(entry["sha256"] for entry in content["files"])
+    if vouched:
+        _MADE_HERE.add(_fingerprint(content))
+        _FILES_MADE_HERE.update(entry["sha256"] for entry in content["files"])
     return written.moved(stage.target)
 
 
 def manifest_text(
-    model: keras.Model,
+    model: keras.Model | dict[str, Any],
     exporter: Format,
     artifact: Artifact,
     name: str = "",
@@ -89,7 +92,7 @@ def manifest_text(
     """Returns the manifest of files that are still to be published, as JSON.
 
     Args:
-        model: what was exported.
+        model: what was exported, or what is said of it.
         exporter: by what, with its options.
         artifact: the description of the files where they are now.
         name: the final name of an artifact that is one file.
@@ -100,7 +103,7 @@ def manifest_text(
         "schema": SCHEMA,
         "format": artifact.format,
         "options": _options(exporter),
-        "model": _model(model),
+        "model": model if isinstance(model, dict) else _model(model),
         "versions": {"python": platform.python_version(), **_versions(exporter)},
         "inputs": [_tensor(info) for info in artifact.inputs],
         "outputs": [_tensor(info) for info in artifact.outputs],
@@ -214,14 +217,14 @@ def _model(model: keras.Model) -> dict[str, Any]:
         "class": type(model).__name__,
         "parameters": int(model.count_params()),
         "kernel_sparsity": zeros / total if total else 0.0,
-        "most_values_in_a_kernel": _most_values(kernels),
+        "most_values_in_a_kernel": most_values(kernels),
         "activation_bits": sorted(bits),
         "layers": dict(sorted(kinds.items())),
         "seeds": sorted(set(_seeds(_config(model)))),
     }
 
 
-def _most_values(kernels: list[np.ndarray]) -> int | None:
+def most_values(kernels: list[np.ndarray]) -> int | None:
     """Returns how many values the kernels have at most; None for more than a byte's."""
     most = 0
     for kernel in kernels:

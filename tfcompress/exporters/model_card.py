@@ -34,7 +34,8 @@ def model_card(
         "license": license,
         "datasets": list(datasets),
         "base_model": base_model,
-        "tags": ["tfcompress", "keras", artifact.format],
+        # What was made of a file may never have been a Keras model.
+        "tags": ["tfcompress", *["keras"] * ("sha256" not in model), artifact.format],
     }
     sections = [
         f"# {_text(model.get('name') or artifact.name)}",
@@ -113,6 +114,8 @@ def _making(known: dict[str, Any]) -> str:
 
 def _parity(known: dict[str, Any]) -> str:
     compared, parity = known.get("compared"), known.get("parity")
+    is_file = "sha256" in (known.get("model") or {})
+    made_of = "the float file" if is_file else "a Keras model"
     lines = []
     if compared:
         lines.append(
@@ -129,7 +132,7 @@ def _parity(known: dict[str, Any]) -> str:
             *(("failure", failure) for failure in parity["failures"]),
         ]
         lines += [
-            "The last `tfcompress.verify` against a Keras model:",
+            f"The last `tfcompress.verify` against {made_of}:",
             _table(("", ""), rows),
         ]
     return "\n\n".join(lines) or "It was not compared, or that is not recorded."

@@ -25,6 +25,15 @@ class TFLiteOptions(TypedDict, total=False):
     description: ModelDescription | None
 
 
+class FloatFileOptions(TypedDict, total=False):
+    """Options of a float .tflite file; see `exporters/float_file/exporter.py`."""
+
+    scheme: Literal["w8a8", "w8a16"]
+    io_dtype: Literal["float32", "int8"]
+    quantize: Literal["float16", "dynamic"] | None
+    overwrite: bool
+
+
 class SavedModelOptions(TypedDict, total=False):
     """Options of `format="saved_model"`; see `exporters.SavedModelExporter`."""
 

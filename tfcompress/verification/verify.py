@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ from tfcompress.exporters.comparing import FLOAT32_ERROR
 from tfcompress.exporters.export import load
 from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.manifest import record
+from tfcompress.exporters.manifest_file import read_manifest, sha256_of
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.exporters.tflite.divergence import first_divergence
@@ -129,7 +131,8 @@ def verify(
     without an error. A NaN in the artifact's output is always a failure. Where the
     outputs of an integer .tflite file are off, the failures name the first layer whose
     values inside the file are not the model's. What was measured against a
-    `keras.Model` is noted in the artifact's manifest, if there is one.
+    `keras.Model`, or against the float file that `export` rounded, is noted in the
+    artifact's manifest, if there is one.
 
     Args:
         artifact: an `Artifact` or its path, or a loaded `Runner`.
@@ -198,6 +201,8 @@ def verify(
         if first is not None:
             failures.append(f"the first layer that differs is {first}")
         failures += _costs_of_compression(described, reference)
+    elif failures and described is not None:
+        failures += _costs_of_rounding(described, other)
     agreement = _agreement(actual, expected)
     if min_agreement is not None and (agreement is None or agreement < min_agreement):
         failures.append(f"top-1 agreement {agreement} is below {min_agreement}")
@@ -214,7 +219,7 @@ def verify(
         passed=not failures,
         failures=tuple(failures),
     )
-    if described is not None and isinstance(reference, keras.Model):
+    if described is not None and _is_made_of(described, reference):
         record(described, parity=json.loads(result.to_json()))
     return result
 
@@ -291,6 +296,28 @@ def _costs_of_compression(artifact: Artifact, model: keras.Model) -> list[str]:
         "finalized model that was exported: what finalize returned, or `tfcompress "
         "export --save-finalized` wrote"
     ]
+
+
+def _costs_of_rounding(artifact: Artifact, file: Runner) -> list[str]:
+    """Returns what explains a difference between integers and the file of floats."""
+    integers = any(info.step for info in artifact.outputs)
+    if not integers or any(info.step for info in file.outputs):
+        return []
+    return [
+        f"the artifact computes in integers and {file.name} in floats, so this is what "
+        "quantization costs and no fault of the file; say how much of it is allowed "
+        "by `max_abs_error` and `min_agreement`"
+    ]
+
+
+def _is_made_of(artifact: Artifact, reference: Any) -> bool:
+    """Returns whether the reference is a model, or the file that was rounded."""
+    if isinstance(reference, keras.Model):
+        return True
+    if isinstance(reference, Runner) or not Path(reference).is_file():
+        return False
+    known = (read_manifest(artifact) or {}).get("model") or {}
+    return "sha256" in known and known["sha256"] == sha256_of(Path(reference))
 
 
 def _agreement(

@@ -81,14 +81,18 @@ def with_metadata(content: bytes, description: ModelDescription) -> bytes:
     model.buffers.append(buffer)
     entry.name, entry.buffer = _BUFFER, len(model.buffers) - 1
     model.metadata = [*(model.metadata or []), entry]
-    described = put_together(model)
-    if not description.labels:
-        return described
-    stream = io.BytesIO(described)
+    return with_labels(put_together(model), description.labels)
+
+
+def with_labels(content: bytes, labels: Sequence[str]) -> bytes:
+    """Returns the .tflite file with labels appended, if there are any."""
+    if not labels:
+        return content
+    stream = io.BytesIO(content)
     # Not compressed, so that it can be read in place; without a time of its own.
     with zipfile.ZipFile(stream, "a", zipfile.ZIP_STORED) as archive:
         info = zipfile.ZipInfo(_LABELS, (1980, 1, 1, 0, 0, 0))
-        archive.writestr(info, "\n".join(description.labels) + "\n")
+        archive.writestr(info, "\n".join(labels) + "\n")
     return stream.getvalue()
 
 
