@@ -1,5 +1,7 @@
 """Recipes carried out: what a stage reached is still there at the end."""
 
+import importlib.util
+
 import keras
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from tfcompress.compression.stages import (
     Fit,
     Prune,
     Quantize,
+    QuantizeFile,
     Shrink,
 )
-from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 
@@ -118,3 +121,28 @@ def test_kernels_with_fewer_weights_than_values_are_left_alone(task, tmp_path):
         for name in ("first", "second", "logits")
     }
     assert counts == {"first": 100, "second": 100, "logits": 64}
+
+
+@pytest.mark.export
+def test_a_recipe_ends_with_the_file(trained, data, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    recipe = Recipe((Prune(0.5), Fit(1), QuantizeFile(samples=50)), name="of the file")
+    budget = tfcompress.Budget(max_metric_drop=0.05)
+    where = tfcompress.Search(directory=str(tmp_path), batch_size=64, verbose=0)
+    result = tfcompress.compress(trained, *data, budget, recipe=recipe, search=where)
+    artifact = result.artifact
+    assert artifact.integer_coverage == 1.0
+    assert result.met
+    kernels = np.concatenate(kernels_in(artifact.path))
+    assert 0.49 < np.mean(kernels == 0) < 0.6
+    assert "quantize_file" in (result.best.folder / "recipe.yaml").read_text()
+    assert "is what quantization costs" in result.best.verified
+
+
+def test_a_missing_quantizer_is_told_before_the_training(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    recipe = Recipe((Fit(50), QuantizeFile()))
+    told = []
+    with pytest.raises(ExportError, match=r"tfcompress\[quantizer\]"):
+        carry_out(recipe, task, tmp_path, told.append)
+    assert told == []

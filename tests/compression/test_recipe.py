@@ -15,6 +15,7 @@ from tfcompress.compression.stages import (
     Fit,
     Prune,
     Quantize,
+    QuantizeFile,
     Shrink,
 )
 from tfcompress.core.errors import InvalidArgumentError
@@ -38,9 +39,11 @@ EVERY_STAGE = Recipe(
 
 
 def test_every_stage_goes_to_text_and_back():
-    assert {type(stage) for stage in EVERY_STAGE.stages} == {
+    of_file = Recipe((Prune(0.5), Fit(2), QuantizeFile("w8a16", samples=100)))
+    assert {type(stage) for stage in EVERY_STAGE.stages + of_file.stages} == {
         STAGES.class_of(name) for name in STAGES.names()
     }
+    assert Recipe.from_text(of_file.to_yaml()) == of_file
     assert Recipe.from_text(EVERY_STAGE.to_yaml()) == EVERY_STAGE
     assert Recipe.from_text(EVERY_STAGE.to_json()) == EVERY_STAGE
     assert EVERY_STAGE.epochs == 4
@@ -107,6 +110,20 @@ def test_what_is_wrong_is_said_with_its_line(text, found):
     with pytest.raises(InvalidArgumentError) as caught:
         Recipe.from_text(text)
     assert found in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stages", "target", "found"),
+    [
+        ((QuantizeFile(), Fit(1)), "tflite", "as the last stage"),
+        ((QuantizeFile(), QuantizeFile()), "tflite", "as the last stage"),
+        ((Quantize(), QuantizeFile()), "tflite", "without a stage 'quantize'"),
+        ((QuantizeFile(),), "onnx", "changes .tflite files only.*target 'onnx'"),
+    ],
+)
+def test_a_stage_of_the_file_is_the_end_of_a_float_recipe(stages, target, found):
+    with pytest.raises(InvalidArgumentError, match=found):
+        Recipe(stages, target)
 
 
 def test_files_that_no_person_wrote_are_refused(tmp_path):

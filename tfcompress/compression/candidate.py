@@ -25,7 +25,7 @@ from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.steady import steady
 from tfcompress.compression.task import Task
 from tfcompress.core.errors import ArtifactError
-from tfcompress.core.ownership import owned_name
+from tfcompress.core.ownership import owned_name, scratch
 from tfcompress.exporters.artifact import Artifact, exporter_for
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.manifest import record
@@ -182,7 +182,7 @@ class Workshop:
     def _write(self, made: Place, model: keras.Model, history: History) -> None:
         recipe = made.recipe
         self.report(f"{recipe.name}: exporting and measuring")
-        artifact = export(model, made.path, format=recipe.target, **recipe.export)
+        artifact = self._written(made, model)
         record(artifact, recipe=recipe.to_dict())
         inputs = self.task.samples(_VERIFIED)
         check = verify(made.runnable, model, inputs)
@@ -195,6 +195,15 @@ class Workshop:
         recipe.save(made.folder / "recipe.yaml")
         content["files"] = sums_of(made.folder)
         write_kept(made.folder / _MEASURES, content)
+
+    def _written(self, made: Place, model: keras.Model) -> Artifact:
+        """Writes the artifact, by way of a float file where a stage rounds that."""
+        recipe, last = made.recipe, made.recipe.of_file
+        if last is None:
+            return export(model, made.path, format=recipe.target, **recipe.export)
+        with scratch() as folder:
+            written = export(model, Path(folder) / "float.tflite", **recipe.export)
+            return last.rewritten(written, made.path, self.task.samples)
 
     def _measured(self, made: Place, inputs: Any) -> Measures:
         # Of a microcontroller, what is flashed: its sources hold the same once more.

@@ -38,6 +38,8 @@ def carry_out(
         cache: directory for trained stages and the teacher's outputs.
         report: is told what each stage does before it begins.
     """
+    for stage in recipe.stages:
+        stage.check()
     run = Run(task.model, task, cache, recipe.seed)
     key = f"{task.fingerprint} {recipe.seed}"
     for position, stage in enumerate(recipe.stages):

@@ -88,6 +88,34 @@ class Recipe:
                 received=" -> ".join(stage.name for stage in self.stages),
                 expected="a stage 'fit' after it",
             )
+        self._check_file_stages()
+
+    def _check_file_stages(self) -> None:
+        """Raises unless what changes the file is the one end of a float recipe."""
+        last = self.of_file
+        if last is None and not any(stage.of_file for stage in self.stages):
+            return
+        before = [stage.name for stage in self.stages[:-1]]
+        name = next(stage.name for stage in self.stages if stage.of_file)
+        if last is None or name in before or "quantize" in before:
+            raise InvalidArgumentError(
+                f"Stage '{name}' changes the file of a float model.",
+                received=" -> ".join(stage.name for stage in self.stages),
+                expected="it as the last stage, without a stage 'quantize' before it",
+            )
+        if self.target != "tflite":
+            raise InvalidArgumentError(
+                f"Stage '{name}' changes .tflite files only.",
+                received=f"target {self.target!r}",
+                expected="target 'tflite'",
+                fix="use the stage 'quantize'",
+            )
+
+    @property
+    def of_file(self) -> Stage | None:
+        """The last stage, if it changes the written file and not the model."""
+        last = self.stages[-1] if self.stages else None
+        return last if last is not None and last.of_file else None
 
     def trained_longer(self, times: int) -> Recipe:
         """Returns the recipe with so many times the epochs in each fit."""

@@ -7,6 +7,7 @@ from tfcompress.compression.stages.factorize import Factorize
 from tfcompress.compression.stages.fit import Fit
 from tfcompress.compression.stages.prune import Prune
 from tfcompress.compression.stages.quantize import Quantize
+from tfcompress.compression.stages.quantize_file import QuantizeFile
 from tfcompress.compression.stages.shrink import Shrink
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Fit",
     "Prune",
     "Quantize",
+    "QuantizeFile",
     "Shrink",
     "Stage",
 ]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from tfcompress.compression.run import Run
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.registry import Registry
+from tfcompress.exporters.artifact import Artifact
 from tfcompress.pruning.criteria import CRITERIA, NEEDS, criteria_with
 
 Schema = dict[str, Any]
@@ -60,9 +62,26 @@ class Stage:
     trains: ClassVar[bool] = False
     # Whether it does nothing by itself, only in a fit that follows.
     needs_fit: ClassVar[bool] = False
+    # Whether it changes the written file, and not the model.
+    of_file: ClassVar[bool] = False
+
+    def check(self) -> None:
+        """Raises if what it needs is not installed; asked before any stage."""
 
     def apply(self, run: Run) -> None:
         """Changes `run`."""
+        raise NotImplementedError
+
+    def rewritten(
+        self, source: Artifact | Path, target: Path, samples: Callable[[int], Any]
+    ) -> Artifact:
+        """Makes another file of the exported one, where the stage is `of_file`.
+
+        Args:
+            source: the float file.
+            target: where to write.
+            samples: returns so many inputs of the training data.
+        """
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
