@@ -247,3 +247,57 @@ def test_json_is_all_there_is_on_standard_output(place):
         check=True,
     )
     assert json.loads(done.stdout)["name"] == "m.tflite"
+
+
+def test_export_a_float_file(place, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    given, made = place / "m.tflite", tmp_path / "int8.tflite"
+    data = ("--calibration", place / "train.npz")
+    result = run("export", given, made, *data)
+    assert result.exit_code == 0, result.output
+    assert "100% in integers" in result.stdout
+    content = json.loads(
+        run(
+            "export", given, made, *data, "--scheme", "w8a16", "--overwrite", "--json"
+        ).stdout
+    )
+    assert content["integer_coverage"] == 1.0
+    check = ("verify", made, given, "--inputs", place / "test.npz")
+    assert run(*check).exit_code == 1
+    assert run(*check, "--max-abs-error", 1, "--min-agreement", 0.9).exit_code == 0
+    dynamic = ("--option", "quantize=dynamic")
+    assert run("export", given, tmp_path / "d.tflite", *dynamic).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "without --calibration. Expected: --calibration with"),
+        (("--save-finalized", "f.keras"), "has no Keras model that could be saved"),
+        (
+            ("--calibration", "D", "--format", "onnx"),
+            "stays one. Received: `--format onnx`",
+        ),
+        (("--calibration", "D", "--option", "int4=all"), "has no option 'int4'"),
+        (("--calibration", "D", "--scheme", "w4a8"), "Unknown `--scheme` of a file"),
+    ],
+)
+def test_what_no_file_can_be_exported_to(place, tmp_path, arguments, message):
+    data = str(place / "train.npz")
+    given = [data if one == "D" else one for one in arguments]
+    result = run("export", place / "m.tflite", tmp_path / "r.tflite", *given)
+    assert isinstance(result.exception, InvalidArgumentError)
+    assert message in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_float_file_that_is_missing(tmp_path):
+    result = run(
+        "export",
+        tmp_path / "none.tflite",
+        tmp_path / "r.tflite",
+        "--option",
+        "quantize=dynamic",
+    )
+    assert isinstance(result.exception, ArtifactError)
+    assert "There is no artifact at this path" in str(result.exception)

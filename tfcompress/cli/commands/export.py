@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from tfcompress.cli.app import Json, Modules, Pixels, app, show, working
 from tfcompress.cli.inputs import (
     DATA_HELP,
     import_modules,
+    is_keras,
     load_model,
     named_value,
     only_inputs,
@@ -21,7 +22,9 @@ from tfcompress.core.errors import InvalidArgumentError
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
+    model: Annotated[
+        Path, typer.Argument(help="A .keras or .h5 file, or a float .tflite file.")
+    ],
     path: Annotated[Path, typer.Argument(help="Where to write.")],
     format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
     scheme: Annotated[
@@ -48,16 +51,31 @@ def export(
 ) -> None:
     """Write a model for where it will live, in floats or calibrated integers.
 
+    A float .tflite file is rounded as it is (`pip install 'tfcompress[quantizer]'`).
+
     Example: tfcompress export m.keras m.tflite --scheme w8a8 --calibration train.npz
     --save-finalized final.keras
     """
     import tfcompress
-    from tfcompress.cli.commands.inspect import described
     from tfcompress.exporters.artifact import get_exporter
+    from tfcompress.exporters.float_file.reading import float_file
     from tfcompress.exporters.publishing import staged
 
     import_modules(modules)
     options = dict(map(named_value, option))
+    if not is_keras(model) and (model.exists() or model.suffix == ".tflite"):
+        options |= {"overwrite": True} if overwrite else {}
+        options |= {} if scheme is None else {"scheme": scheme}
+        _refuse_of_a_file(save_finalized, calibration, options)
+        source = float_file(model)
+        found = None
+        if calibration is not None:
+            data = read_data(calibration, [source], pixels, samples)
+            found = only_inputs(data, samples, source)
+        with working(f"Writing {path}"):
+            artifact = tfcompress.export(model, path, format, None, found, **options)
+        _show(artifact, as_json)
+        return
     exporter = get_exporter(format)
     if overwrite and hasattr(exporter, "overwrite"):
         options["overwrite"] = True
@@ -88,10 +106,35 @@ def export(
     if save_finalized is not None:
         with staged(save_finalized, overwrite) as stage:
             finalized.save(stage)
+    _show(artifact, as_json)
+
+
+def _show(artifact: Any, as_json: bool) -> None:
+    from tfcompress.cli.commands.inspect import described
+
     text = f"{artifact}, gzip {artifact.gzip_size:,}"
     if artifact.integer_coverage is not None:
         text += f", {artifact.integer_coverage:.0%} in integers"
     show(text, as_json, described(artifact.path) if as_json else None)
+
+
+def _refuse_of_a_file(
+    save_finalized: Path | None, calibration: str | None, options: dict[str, Any]
+) -> None:
+    """Raises if something is asked of a .tflite file that only a model has."""
+    if save_finalized is not None:
+        raise InvalidArgumentError(
+            "A .tflite file has no Keras model that could be saved.",
+            received=f"--save-finalized {save_finalized}",
+            expected="`tfcompress verify` with the float file as the reference",
+        )
+    if calibration is None and options.get("quantize") is None:
+        raise InvalidArgumentError(
+            "Integers need typical inputs for their ranges.",
+            received="a .tflite file without --calibration",
+            expected=f"--calibration with {DATA_HELP}",
+            fix="or --option quantize=dynamic, or float16, which need none",
+        )
 
 
 def _check_keras(path: Path, overwrite: bool) -> None:
