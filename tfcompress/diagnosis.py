@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,9 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import (
+    ArtifactError,
     CompressionError,
     CompressionWarning,
     ExportError,
@@ -19,9 +22,10 @@ from tfcompress.core.errors import (
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.html import html_table, paragraph
 from tfcompress.core.ownership import scratch
-from tfcompress.core.samples import states_of
+from tfcompress.core.samples import sample, shape_with, states_of
 from tfcompress.core.select import require_built, walk
 from tfcompress.exporters.artifact import EXPORTERS, Artifact, Format, get_exporter
+from tfcompress.exporters.export import export, load
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.operations import layers_with
 from tfcompress.exporters.tracing import trace
@@ -122,7 +126,7 @@ class Diagnosis:
 
 
 def doctor(
-    model: keras.Model,
+    model: keras.Model | str | os.PathLike,
     format: str = "tflite",
     scheme: Scheme | None = None,
     trial: bool = True,
@@ -138,7 +142,9 @@ def doctor(
     Both run in child processes, so that a crash of theirs is a finding and no crash.
 
     Args:
-        model: a built model; neither it nor the disk is changed.
+        model: a built model; neither it nor the disk is changed. Or an artifact, or
+            its path: whether it runs, and what of it runs in float; with a scheme, of
+            a float .tflite file, what would if `export` rounded it.
         format: an export format, such as "tflite", "micro", "onnx" or "saved_model".
         scheme: the quantization that is planned, as in `quantize_aware`; None asks
             about the float model.
@@ -160,6 +166,8 @@ def doctor(
     (True, 'conv', 'LiteRT has no integer kernel for it')
     """
     exporter = get_exporter(format)
+    if isinstance(model, str | os.PathLike):
+        return _of_file(model, exporter, format, scheme)
     require_built(model, "examine the model")
     planned = None if scheme is None else plan(model, scheme)
     findings = [
@@ -172,7 +180,8 @@ def doctor(
         try:
             artifact = _trial(model, exporter, format, scheme)
             coverage = artifact.integer_coverage
-            findings += _of_operators(artifact, exporter.limits, planned, findings)
+            asked = planned is not None
+            findings += _of_operators(artifact, exporter.limits, asked, findings)
         except CompressionError as error:
             findings.append(_of_error(error, exporter.limits))
     if not trial and exporter.limits.operators:
@@ -313,22 +322,57 @@ def _trial(
             return exporter.export(model, Path(folder) / name, None, None)
 
 
+def _of_file(
+    filepath: str | os.PathLike, exporter: Format, format: str, scheme: Any
+) -> Diagnosis:
+    """Tells whether an artifact runs, and what of it runs in float."""
+    artifact, limits = Artifact.read(filepath), exporter.limits
+    one_of(format, "The artifact is of another format.", (artifact.format,))
+    findings: list[Finding] = []
+    try:
+        if scheme is None:
+            load(artifact)
+        else:
+            artifact = _rounded(artifact, scheme)
+        integers = scheme is not None or bool(artifact.integer_coverage)
+        findings += _of_operators(artifact, limits, integers, [])
+    except (ArtifactError, ExportError) as error:
+        findings.append(_of_error(error, limits))
+    coverage = artifact.integer_coverage
+    return Diagnosis(format, limits.runtime, scheme, tuple(findings), coverage)
+
+
+def _rounded(artifact: Artifact, scheme: Any) -> Artifact:
+    """Returns what `export` makes of a float file; its own file is gone by then."""
+    generator = np.random.default_rng(0)
+    data = {
+        info.name: sample(
+            shape_with(info.shape, _SAMPLES, _FREE_SIZE), info.dtype, generator
+        )
+        for info in artifact.inputs
+    }
+    with scratch() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", CompressionWarning)
+        path = Path(folder) / "trial.tflite"
+        return export(artifact, path, calibration_data=data, scheme=scheme)
+
+
 def _samples(model: keras.Model) -> Any:
     """Returns random inputs in the structure of the model's."""
     generator = np.random.default_rng(0)
 
-    def sample(tensor: Any) -> np.ndarray:
+    def drawn(tensor: Any) -> np.ndarray:
         shape = (_SAMPLES, *(size or _FREE_SIZE for size in tensor.shape[1:]))
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         if dtype == "bool" or "int" in dtype:
             return generator.integers(0, 2, shape).astype(dtype)
         return generator.normal(size=shape).astype(dtype)
 
-    return keras.tree.map_structure(sample, model.input)
+    return keras.tree.map_structure(drawn, model.input)
 
 
 def _of_operators(
-    artifact: Artifact, limits: Limits, planned: Plan | None, known: list[Finding]
+    artifact: Artifact, limits: Limits, integers: bool, known: list[Finding]
 ) -> Iterator[Finding]:
     """Yields what the trial's operators have against the runtime."""
     for operator in artifact.operators:
@@ -344,7 +388,7 @@ def _of_operators(
         # Layers that stay in float bring their operators with them.
         floats = any(kind.startswith("float") for kind in operator.activations)
         quiet = operator.name in _CONVERSIONS or any(f.layer for f in known)
-        if planned is not None and limits.activations and floats and not quiet:
+        if integers and limits.activations and floats and not quiet:
             yield Finding(
                 "warning",
                 "",

@@ -123,6 +123,25 @@ def test_all_that_takes_artifacts_takes_it(file, images, tmp_path):
 
 
 @needs_quantizer
+def test_doctor_knows_before_what_would_stay_in_float(file, images, tmp_path):
+    found = tfcompress.doctor(file, scheme="w8a8")
+    assert (found.deployable, found.integer_coverage) == (True, 1.0)
+    rounded = export(file, tmp_path / "r.tflite", calibration_data=images)
+    assert tfcompress.doctor(rounded).findings == ()
+    curve = keras.Sequential(
+        [keras.Input((6,), name="x"), L.Dense(8, activation="elu")]
+    )
+    other = export(curve, tmp_path / "elu.tflite")
+    (finding,) = tfcompress.doctor(other, scheme="w8a8").findings
+    assert (finding.severity, finding.kind) == ("warning", "ELU")
+    assert tfcompress.doctor(other).findings == ()
+    with pytest.raises(InvalidArgumentError, match="Unknown `scheme` of a file"):
+        tfcompress.doctor(other, scheme="w4a8")
+    with pytest.raises(InvalidArgumentError, match="artifact is of another format"):
+        tfcompress.doctor(other, "onnx")
+
+
+@needs_quantizer
 def test_verify_against_the_float_file_explains_itself(file, images, tmp_path):
     rounded = export(file, tmp_path / "r.tflite", calibration_data=images)
     found = tfcompress.verify(rounded, file, images)

@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from tfcompress.cli.app import FAILED, Json, Modules, app, show, working
-from tfcompress.cli.inputs import import_modules, load_model
+from tfcompress.cli.inputs import import_modules, load_subject
 
 
 @app.command()
 def doctor(
-    model: Annotated[Path, typer.Argument(help="A .keras or .h5 file.")],
+    model: Annotated[
+        Path, typer.Argument(help="A .keras or .h5 file, or an artifact.")
+    ],
     format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
     scheme: Annotated[
         str | None, typer.Option(help="Bits, such as w8a8; none for float.")
@@ -32,7 +34,7 @@ def doctor(
     from tfcompress.diagnosis import doctor as diagnose
 
     import_modules(modules)
-    loaded = load_model(model)
+    loaded = load_subject(model)
     with working("Looking at layers, and trying an export"):
         found = diagnose(loaded, format, scheme, trial)
     content = {**dataclasses.asdict(found), "deployable": found.deployable}
