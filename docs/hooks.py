@@ -7,6 +7,7 @@ The README is the front page, its neighbours are pages, and the reference is mad
 the docstrings. A link that leads nowhere, or a heading that is gone, ends the build.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -24,7 +25,9 @@ NEIGHBOURS = {
     "savedmodels/README.md": "savedmodels/README.md",
 }
 #: Files that pages link to.
-FILES = ("LICENSE", "CITATION.cff", "examples/*.py")
+FILES = ("LICENSE", "CITATION.cff", "examples/*.py", "examples/notebooks/*.ipynb")
+#: Where the site has notebooks as pages.
+NOTEBOOKS = "notebooks/"
 #: What the reference holds: all that `import tfcompress` gives, and the packages that
 #: have more than that.
 MODULES = (
@@ -50,6 +53,9 @@ def on_files(files, config):
         for path in ROOT.glob(pattern):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, content=path.read_bytes()))
+    for path in sorted((ROOT / "examples/notebooks").glob("*.ipynb")):
+        page = f"{NOTEBOOKS}{path.stem}.md"
+        files.append(File.generated(config, page, content=notebook_page(path)))
     for module in MODULES:
         text = f"# {module}\n\n::: {module}\n"
         page = f"reference/{module}.md"
@@ -62,10 +68,37 @@ def on_page_markdown(markdown, page, **_):
     source = page.file.src_uri
     if source in NEIGHBOURS.values():
         markdown = re.sub(r"\]\(((?:\.\./)?)docs/", r"](\1", markdown)
-    elif not source.startswith("reference/"):
+    elif not source.startswith(("reference/", NOTEBOOKS)):
         markdown = markdown.replace("](../", "](")
     # The mark is for tests/test_docs.py; here it would be no fence at all.
     return markdown.replace("```python no-run\n", "```python\n")
+
+
+def notebook_page(path):
+    """Returns a notebook as Markdown: texts, code, and what the code put out."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    parts = [part for cell in cells for part in _cell(cell)]
+    # After the title: where the notebook itself is.
+    parts.insert(1, f"[Download the notebook](../examples/notebooks/{path.name}).")
+    text = "\n\n".join(parts) + "\n"
+    text = text.replace("](../../docs/", "](../")
+    return re.sub(r"\]\((\w+)\.ipynb\)", r"](\1.md)", text)
+
+
+def _cell(cell):
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        yield from source.split("\n\n", 1)
+        return
+    yield f"```python\n{source}\n```"
+    for output in cell["outputs"]:
+        shown = output.get("data", {})
+        if "text/html" in shown:
+            yield f'<div class="output">{"".join(shown["text/html"])}</div>'
+        else:
+            text = "".join(output.get("text") or shown["text/plain"])
+            text = f"```text\n{text.rstrip()}\n```"
+            yield f'<div class="output" markdown>\n\n{text}\n\n</div>'
 
 
 class Doctests(griffe.Extension):
