@@ -105,6 +105,28 @@ def test_ranges_of_quantization_in_a_distiller():
     assert not any("teacher" in name for name in history)
 
 
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_the_progress_line_has_the_total_only(capsys, verbose):
+    prune = PruneWeights(ConstantSparsity(0.75, frequency=1), scope="layer")
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda _, logs: seen.append(logs)
+    )
+    model = quantize_aware(small(), "w8a8")
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    callbacks = [prune, CompressionLogger(), watch]
+    history = model.fit(X, Y, epochs=2, verbose=verbose, callbacks=callbacks).history
+    printed = capsys.readouterr().out
+    assert printed.count("Epoch 2/2") == 1
+    assert printed.count(" - sparsity: 0.7500") == 2
+    assert "- loss: " in printed
+    assert not any(f"{kind}/" in printed for kind in ("sparsity", "low", "high"))
+    layers = [name for name in history if "/" in name]
+    assert len(layers) >= 4
+    assert all(len(history[name]) == 2 for name in layers)
+    assert set(layers) <= set(seen[0])
+
+
 def test_figures_may_be_measured_less_often():
     prune = PruneWeights(ConstantSparsity(0.5, begin_step=3, frequency=1))
     history = fit(small(), prune, CompressionLogger(every=2), epochs=4)

@@ -223,7 +223,13 @@ class Restored(NamedTuple):
 
 
 def _callbacks_of_the_fit() -> list[keras.callbacks.Callback]:
-    """Returns all callbacks of the fit that calls this; none where nobody knows.
+    """Returns all callbacks of the fit that calls this; none where nobody knows."""
+    found = list_of_the_fit()
+    return [getattr(c, "callback", c) for c in found.callbacks] if found else []
+
+
+def list_of_the_fit() -> keras.callbacks.CallbackList | None:
+    """Returns what calls the callbacks of the fit that calls this; None if unknown.
 
     Keras tells a callback nothing of the others. They are where it is called from.
     """
@@ -232,9 +238,9 @@ def _callbacks_of_the_fit() -> list[keras.callbacks.Callback]:
         for name in ("self", "callbacks"):
             found = frame.f_locals.get(name)
             if isinstance(found, keras.callbacks.CallbackList):
-                return [getattr(c, "callback", c) for c in found.callbacks]
+                return found
         frame = frame.f_back  # type: ignore[assignment]
-    return []
+    return None
 
 
 class FitCallback(keras.callbacks.Callback):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.arguments import integer
+from tfcompress.core.callback import list_of_the_fit
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.select import walk
 from tfcompress.distillation.distiller import Distiller
@@ -29,8 +30,9 @@ class CompressionLogger(keras.callbacks.Callback):
     The logs get, for each kernel, `sparsity/<kernel>`, the share of zeros, and, where
     there are at most 256, `values/<kernel>`, how many distinct values other than zero;
     for each range of quantization, once data has set it, `low/<layer>` and
-    `high/<layer>`; and `sparsity`, the share of zeros in all kernels together. In a
-    `Distiller` they are those of the student.
+    `high/<layer>`; and `sparsity`, the share of zeros in all kernels together, which is
+    the only one that Keras' progress line shows. In a `Distiller` they are those of the
+    student.
 
     Args:
         every: of how many epochs one is logged with these figures; in all others the
@@ -57,8 +59,17 @@ class CompressionLogger(keras.callbacks.Callback):
         self._last: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forgets the figures of another fit."""
+        """Forgets the figures of another fit; keeps layers off the progress line."""
         self._last = {}
+        found = list_of_the_fit()
+        if found is None:
+            return
+        for place, other in enumerate(found.callbacks):
+            if type(other) is keras.callbacks.ProgbarLogger:
+                found.callbacks[place] = line = _ProgressLine(self)
+                line.set_params(found.params)
+                line.set_model(self.model)
+                line.on_train_begin()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Adds the figures to `logs`, which the next callback gets."""
@@ -68,6 +79,23 @@ class CompressionLogger(keras.callbacks.Callback):
             self._last = {**_of_kernels(model), **_of_ranges(model)}
         if logs is not None:
             logs.update(self._last)
+
+
+class _ProgressLine(keras.callbacks.ProgbarLogger):
+    """Keras' progress line, without the figures of single layers.
+
+    It stands in the list of one fit, where Keras has put its own.
+    """
+
+    def __init__(self, logger: CompressionLogger):
+        super().__init__()
+        self._logger = logger
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Prints what is of the whole model."""
+        hidden = {name for name in self._logger._last if name != "sparsity"}
+        shown = {n: value for n, value in (logs or {}).items() if n not in hidden}
+        super().on_epoch_end(epoch, shown)
 
 
 def _of_kernels(model: keras.Model) -> dict[str, float]:
