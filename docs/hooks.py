@@ -44,6 +44,13 @@ MODULES = (
 )
 
 
+INTRODUCTIONS = {
+    "tfcompress": "The names of every day come first, from `compress` to `report`. The "
+    "others follow by the alphabet; they are in the modules of their subject too, such "
+    "as `tfcompress.pruning.Lamp` or `tfcompress.quantization.UniformQuantizer`.\n\n"
+}
+
+
 def on_files(files, config):
     """Adds the pages and files that lie elsewhere."""
     for source, page in NEIGHBOURS.items():
@@ -57,7 +64,7 @@ def on_files(files, config):
         page = f"{NOTEBOOKS}{path.stem}.md"
         files.append(File.generated(config, page, content=notebook_page(path)))
     for module in MODULES:
-        text = f"# {module}\n\n::: {module}\n"
+        text = f"# {module}\n\n{INTRODUCTIONS.get(module, '')}::: {module}\n"
         page = f"reference/{module}.md"
         files.append(File.generated(config, page, content=text))
     return files

@@ -1,6 +1,9 @@
 """The public names: checked in, documented, and nothing else."""
 
+import importlib
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,9 +24,47 @@ def test_public_names_are_the_ones_that_are_checked_in():
     )
 
 
-def test_every_public_name_exists_once_and_is_sorted():
-    assert tfcompress.__all__ == sorted(set(tfcompress.__all__))
+#: The names of every day, which come first, in the order of the work.
+EVERYDAY = [
+    *("compress", "Budget", "Search", "Recipe", "PruneWeights", "PolynomialSparsity"),
+    *("ClusterWeights", "quantize_aware", "calibrate", "Distiller", "shrink"),
+    *("factorize", "finalize", "doctor", "export", "load", "verify", "benchmark"),
+    *("trust", "report"),
+]
+#: Modules that have the names by subject; those of one name stand alone.
+SUBJECTS = (
+    *("pruning", "quantization", "clustering", "channels", "low_rank", "distillation"),
+    *("schedules", "layers", "exporters", "verification", "benchmarking", "packing"),
+    *("reporting", "trustworthiness", "compression", "finalization", "diagnosis"),
+    *("distribution", "seeding", "core.errors", "core.once_final", "core.workers"),
+)
+
+
+def test_the_names_of_every_day_come_first_and_each_stands_once():
+    assert tfcompress.__all__[:20] == EVERYDAY
+    assert tfcompress.__all__[20:] == sorted(set(tfcompress.__all__) - set(EVERYDAY))
     assert [n for n in tfcompress.__all__ if not hasattr(tfcompress, n)] == []
+
+
+def test_every_name_is_in_the_module_of_its_subject_too():
+    modules = [importlib.import_module(f"tfcompress.{one}") for one in SUBJECTS]
+    for name in tfcompress.__all__:
+        homes = [one for one in modules if hasattr(one, name)]
+        assert homes, f"{name} is in no module of SUBJECTS"
+        assert all(getattr(h, name) is getattr(tfcompress, name) for h in homes), name
+
+
+@pytest.mark.parametrize("room", ["pruning", "quantization", "channels", "low_rank"])
+def test_a_module_of_a_subject_can_be_what_is_imported_first(room):
+    """In the command `import tfcompress` loads nothing, so any room may be first."""
+    code = f"import sys; sys.argv = ['tfcompress']; import tfcompress.{room}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_llms_txt_names_what_is_used_every_day():
+    text = (Path(tfcompress.__file__).parents[1] / "llms.txt").read_text("utf-8")
+    assert [name for name in EVERYDAY if f"`{name}`" not in text] == []
 
 
 def wanted_sections(thing):

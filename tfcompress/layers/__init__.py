@@ -3,6 +3,7 @@
 from tfcompress.layers import families  # noqa: F401  (its files file their rows)
 from tfcompress.layers.counting import macs, macs_of_nodes
 from tfcompress.layers.families.preprocessing import TRAINING_ONLY
+from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.layers.kernels import EinsumKernel, Kernel
 from tfcompress.layers.matrix import Matrix
 from tfcompress.layers.rules import (
@@ -27,6 +28,7 @@ from tfcompress.layers.rules import (
     wrapped,
 )
 from tfcompress.layers.sizes import no_products
+from tfcompress.layers.table import layer_table
 
 __all__ = [
     "TRAINING_ONLY",
@@ -35,6 +37,8 @@ __all__ = [
     "Kernel",
     "LayerRule",
     "Matrix",
+    "Parts",
+    "StaysFloat",
     "Unknown",
     "cell",
     "changes_nothing",
@@ -43,6 +47,7 @@ __all__ = [
     "fill",
     "kernels_of",
     "knows",
+    "layer_table",
     "macs",
     "macs_of_nodes",
     "model_kernels",

@@ -1,0 +1,41 @@
+"""Quantization: how numbers are rounded, in training and by calibration."""
+
+from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.mixed_precision import mixed_precision
+from tfcompress.quantization.calibration.observers import (
+    MinMaxObserver,
+    MSEObserver,
+    Observer,
+    PercentileObserver,
+)
+from tfcompress.quantization.fake_quantize import FakeQuantize
+from tfcompress.quantization.freeze import FreezeQuantization
+from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.quantizers import (
+    BinaryQuantizer,
+    LearnedStepQuantizer,
+    Quantizer,
+    TernaryQuantizer,
+    UniformQuantizer,
+)
+from tfcompress.quantization.scheme import QuantizationScheme
+from tfcompress.quantization.wrapper import QuantizedLayer
+
+__all__ = [
+    "BinaryQuantizer",
+    "FakeQuantize",
+    "FreezeQuantization",
+    "LearnedStepQuantizer",
+    "MSEObserver",
+    "MinMaxObserver",
+    "Observer",
+    "PercentileObserver",
+    "QuantizationScheme",
+    "QuantizedLayer",
+    "Quantizer",
+    "TernaryQuantizer",
+    "UniformQuantizer",
+    "calibrate",
+    "mixed_precision",
+    "quantize_aware",
+]
