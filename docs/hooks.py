@@ -7,6 +7,7 @@ The README is the front page, its neighbours are pages, and the reference is mad
 the docstrings. A link that leads nowhere, or a heading that is gone, ends the build.
 """
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -44,11 +45,12 @@ MODULES = (
 )
 
 
-INTRODUCTIONS = {
-    "tfcompress": "The names of every day come first, from `compress` to `report`. The "
-    "others follow by the alphabet; they are in the modules of their subject too, such "
-    "as `tfcompress.pruning.Lamp` or `tfcompress.quantization.UniformQuantizer`.\n\n"
-}
+#: Of the page of all names.
+INTRODUCTION = (
+    "The names of every day come first, from `compress` to `report`. The others follow "
+    "by the alphabet; they are in the modules of their subject too, such as "
+    "`tfcompress.pruning.Lamp` or `tfcompress.quantization.UniformQuantizer`."
+)
 
 
 def on_files(files, config):
@@ -64,10 +66,27 @@ def on_files(files, config):
         page = f"{NOTEBOOKS}{path.stem}.md"
         files.append(File.generated(config, page, content=notebook_page(path)))
     for module in MODULES:
-        text = f"# {module}\n\n{INTRODUCTIONS.get(module, '')}::: {module}\n"
+        text = f"# {module}\n\n::: {module}\n"
+        if module == "tfcompress":
+            text = f"# {module}\n\n{INTRODUCTION}\n\n::: {module}\n{_in_order()}"
         page = f"reference/{module}.md"
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def _in_order():
+    """Returns the option that lists the public names in their own order.
+
+    They come through `import *`, of which mkdocstrings does not know the order.
+    """
+    tree = ast.parse((ROOT / "tfcompress/public.py").read_text(encoding="utf-8"))
+    (names,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__all__"
+    )
+    options = f"      group_by_category: false\n      members: {json.dumps(names)}\n"
+    return f"    options:\n{options}"
 
 
 def on_page_markdown(markdown, page, **_):
