@@ -1,9 +1,8 @@
 """The public names: `import tfcompress` gives them all."""
 
-from tfcompress.benchmarking import (
-    Benchmark,
-    benchmark,
-)
+# Out of the files themselves where one is named as what it holds: the reference would
+# take the file for it.
+from tfcompress.benchmarking.benchmark import Benchmark, benchmark
 from tfcompress.channels.callback import PruneChannels
 from tfcompress.channels.dependencies import (
     ChannelGroup,
@@ -17,8 +16,8 @@ from tfcompress.compression import (
     Recipe,
     Result,
     Search,
-    compress,
 )
+from tfcompress.compression.compress import compress
 from tfcompress.core.errors import (
     ArtifactError,
     CompressionError,
@@ -44,13 +43,14 @@ from tfcompress.distillation import (
     born_again,
     cache_teacher,
     compress_predictions,
-    deep_supervision,
     distill_chain,
     distill_into_trees,
     initialize_from,
 )
+from tfcompress.distillation.deep_supervision import deep_supervision
 from tfcompress.distribution import distribute
-from tfcompress.exporters import Artifact, Runner, export, load
+from tfcompress.exporters import Artifact, Runner
+from tfcompress.exporters.export import export, load
 from tfcompress.finalization import finalize
 from tfcompress.layers import (
     Kernel,
@@ -115,9 +115,9 @@ from tfcompress.reporting import (
     FrontPoint,
     Report,
     Storage,
-    report,
-    storage,
 )
+from tfcompress.reporting.report import report
+from tfcompress.reporting.storage import storage
 from tfcompress.schedules import (
     ConstantSparsity,
     CosineSparsity,
@@ -130,12 +130,9 @@ from tfcompress.seeding import SeedEachEpoch
 from tfcompress.trustworthiness import (
     TrustReport,
     TrustThresholds,
-    trust,
 )
-from tfcompress.verification import (
-    Verification,
-    verify,
-)
+from tfcompress.trustworthiness.trust import trust
+from tfcompress.verification.verify import Verification, verify
 
 # From the top: the names of every day, in the order of the work.
 __all__ = [  # noqa: RUF022
