@@ -33,6 +33,7 @@ _SMALL = 2.0**20
 # Sums of products of whole numbers up to this are exact in float32, and those of the
 # scaled numbers are off by far less than half a step.
 _EXACT = 2.0**22
+_QUARTER = 0.25
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2")
 
 
@@ -166,13 +167,17 @@ def _rounded_again(served: Served, node: Any) -> str | None:
     cast = served.maker(source)
     wide = cast is not None and cast.op == "Cast"
     found = _integers(served, cast.input[0] if wide else source)
-    if found is None or abs(found[1] / step - 1) > 2.0**-22:
+    if found is None:
         return None
-    whole = found[0]
+    whole, apart = found[0], abs(found[1] / step - 1)
     product = _made_by(served, whole, "Mul", *_PRODUCTS) is not None
-    if _largest(served, whole) > (_EXACT if product else _SMALL) and not _cut_off(
-        served, node
-    ):
+    largest = _largest(served, whole)
+    if largest > (_EXACT if product else _SMALL):
+        if not _cut_off(served, node):
+            return None
+        largest = _SMALL
+    # The two steps may differ by their own rounding, which larger numbers multiply.
+    if largest * apart > _QUARTER:
         return None
     return served.added(cast, [whole], "of_integers") if wide else whole
 
