@@ -24,6 +24,7 @@ from tfcompress.compression.stages import (
     Fit,
     Prune,
     Quantize,
+    QuantizeFile,
     Shrink,
 )
 from tfcompress.distillation import losses as L
@@ -279,6 +280,11 @@ LOSS_EXAMPLES = {
         (L.DecoupledKnowledge(),),
         (L.DecoupledKnowledge(2.0), None, None, np.arange(8) % 5),
     ],
+    "dist": [(L.Dist(),), (L.Dist(2.0, 0.5, 4.0),)],
+    # Masks are drawn anew in each call: so few that two calls say the same.
+    "masked_generation": [
+        (L.MaskedGeneration("a", "b", masked=1e-6, seed=0), MAPS, MAPS[..., :3])
+    ],
     "logits_mse": [(L.LogitsMSE(),), (L.LogitsMSE(center=True),)],
     "multi_label": [(L.MultiLabel(2.0),)],
     "bounded_regression": [(L.BoundedRegression(0.1), *SCORES[..., :3], FEATURES)],
@@ -309,6 +315,7 @@ STAGE_EXAMPLES = {
     "fit": [Fit(3, 0.5)],
     "prune": [Prune(0.8, pattern="n_of_m", scope="layer")],
     "quantize": [Quantize("w4a8", keep="logits")],
+    "quantize_file": [QuantizeFile("w8a16", 100)],
     "shrink": [Shrink(macs=0.5, criterion="random", max_layer_sparsity=0.6)],
 }
 FILES = {
@@ -361,7 +368,7 @@ def test_observer_keeps_its_contract(observer):
 def test_stage(stage):
     """What it says of itself is what recipes are checked by, and brings it back."""
     jsonschema.validate(stage.get_config(), stage.schema())
-    recipe = Recipe((stage, Fit(1)))
+    recipe = Recipe((Fit(1), stage) if stage.of_file else (stage, Fit(1)))
     assert Recipe.from_text(recipe.to_yaml()) == recipe
     assert Recipe.from_text(recipe.to_json()) == recipe
     assert str(stage).startswith(stage.name)

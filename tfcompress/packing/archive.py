@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from tfcompress.core.arguments import integer, path_of
-from tfcompress.core.errors import ArtifactError
+from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.publishing import check_free, is_inside, staged
 from tfcompress.packing import blocks
@@ -104,6 +104,12 @@ def pack(
     True
     """
     require_chief("pack an artifact")
+    if progress is not None and not callable(progress):
+        raise InvalidArgumentError(
+            "`progress` cannot be called.",
+            received=f"{type(progress).__name__}: {str(progress)[:80]}",
+            expected="a function of the bytes that are done and of all, or None",
+        )
     source = path_of(artifact, "artifact")
     files, folders = _contents(source)
     if not isinstance(filepath, str | os.PathLike) and hasattr(filepath, "write"):

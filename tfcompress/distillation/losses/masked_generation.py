@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfcompress.core.arguments import number
+from tfcompress.core.arguments import integer, number
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.distillation.losses.base import LOSSES
 from tfcompress.distillation.losses.projected import ProjectedLoss, require_width
@@ -61,6 +61,9 @@ class MaskedGeneration(ProjectedLoss):
     ):
         super().__init__(teacher_layer_name, student_layer_name, **kwargs)
         self.masked = number(masked, "Wrong `masked`.", "(0, 1)", "a float in (0, 1)")
+        problem, kinds = "Wrong `seed`.", "an int >= 0, or None"
+        if seed is not None:
+            seed = integer(seed, problem, low=0, expected=kinds)
         self.seed = seed
         self.lots = keras.random.SeedGenerator(seed)
 
