@@ -29,6 +29,24 @@ def test_signature(quantized_version):
     assert list(signature.structured_outputs) == ["logits"]
 
 
+def test_nothing_is_logged_of_folders_that_are_gone(folder, caplog):
+    model = keras.Sequential([keras.Input((3,), name="x"), L.Dense(2)])
+    logger = tf.get_logger()
+    level, filters = logger.level, list(logger.filters)
+    logger.setLevel("INFO")
+    logger.addHandler(caplog.handler)
+    try:
+        export(model, folder / "quiet", format="saved_model")
+        tf.saved_model.save(tf.Module(), str(folder / "loud"))
+    finally:
+        logger.removeHandler(caplog.handler)
+        logger.setLevel(level)
+    said = {r.getMessage() for r in caplog.records if "Assets written" in str(r.msg)}
+    assert len(said) == 1
+    assert "loud" in said.pop()
+    assert logger.filters == filters
+
+
 def test_operators_of_functions_and_loops_are_counted(folder):
     inputs = keras.Input((5, 3), name="steps")
     model = keras.Model(inputs, L.Dense(2)(L.LSTM(4)(inputs)))

@@ -1,8 +1,10 @@
 """Writes a traced model to a directory, as a SavedModel."""
 
+import contextlib
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,15 @@ def write_saved_model(
     module.variables_ = _by_path(traced.variables)
     module.resources_ = list(traced.resources)
     try:
-        tf.saved_model.save(
-            module,
-            str(directory),
-            signatures={SIGNATURE: traced.function, **(more or {})},
-            options=tf.saved_model.SaveOptions(
-                experimental_custom_gradients=False, save_debug_info=False
-            ),
-        )
+        with _silent_of_folders():
+            tf.saved_model.save(
+                module,
+                str(directory),
+                signatures={SIGNATURE: traced.function, **(more or {})},
+                options=tf.saved_model.SaveOptions(
+                    experimental_custom_gradients=False, save_debug_info=False
+                ),
+            )
     except tf.errors.OpError as error:
         # TensorFlow has its own names for a full or read-only disk.
         reason = re.sub(r"\{\{.*?\}\}|\[Op:\w+\]", "", error.message).strip()
@@ -57,6 +60,21 @@ def write_saved_model(
         "outputs": [tensor.name for tensor in traced.outputs],
     }
     (directory / ORDER_FILE).write_text(json.dumps(order) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _silent_of_folders() -> Iterator[None]:
+    """Keeps TensorFlow from logging a folder that is renamed or removed right after."""
+    logger = logging.getLogger("tensorflow")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Assets written to")
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def _by_path(variables: Sequence[Any]) -> dict[str, Any]:
