@@ -26,6 +26,7 @@ from tfcompress.exporters.comparing import Bound, Trial, judged
 from tfcompress.exporters.float_file import SCRIPT
 from tfcompress.exporters.float_file.reading import (
     FileTrial,
+    checked_path,
     described,
     file_trial,
     float_file,
@@ -199,6 +200,7 @@ def export_file(
     Raises:
         InvalidArgumentError: for formats and options that cannot be had of a file.
     """
+    checked_path(model)
     if format != "tflite":
         raise InvalidArgumentError(
             "A .tflite file stays one.",

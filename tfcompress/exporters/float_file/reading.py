@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,7 @@ def float_file(filepath: str | os.PathLike) -> Artifact:
         ArtifactError: if nothing is there, or it is damaged.
         InvalidArgumentError: if it is another format, or already rounded.
     """
-    path = path_of(filepath, "model")
-    if path.suffix.lower() in _KERAS:
-        raise InvalidArgumentError(
-            "A Keras model is exported, and not its file.",
-            received=str(path),
-            expected="a keras.Model, or the path of a float .tflite file",
-            fix="load it: keras.saving.load_model(path)",
-        )
+    path = checked_path(filepath)
     exporter = exporter_for(path)
     if not isinstance(exporter, EXPORTERS.class_of("tflite")):
         raise InvalidArgumentError(
@@ -70,6 +64,31 @@ def float_file(filepath: str | os.PathLike) -> Artifact:
                 fix="start from the float file that it was made of",
             )
     return exporter.inspect(path)
+
+
+def checked_path(filepath: str | os.PathLike) -> Path:
+    """Returns the path of what may be a .tflite file.
+
+    Raises:
+        InvalidArgumentError: for the file of a Keras model, and for a text that is no
+            path of anything.
+    """
+    path = path_of(filepath, "model")
+    expected = "a keras.Model, or the path of a float .tflite file"
+    if path.suffix.lower() in _KERAS:
+        raise InvalidArgumentError(
+            "A Keras model is exported, and not its file.",
+            received=str(path),
+            expected=expected,
+            fix="load it: keras.saving.load_model(path)",
+        )
+    if path.suffix.lower() != ".tflite" and not path.exists():
+        raise InvalidArgumentError(
+            "Only a Keras model or a float .tflite file can be exported.",
+            received=repr(str(filepath)),
+            expected=expected,
+        )
+    return path
 
 
 def described(artifact: Artifact, bits: list[int]) -> dict[str, Any]:
