@@ -102,7 +102,7 @@ def table():
             "",
             _wrapped(f"Operations of `keras.ops` without one, by class: {operations}."),
             "",
-            "Layers and operations that have one stay in float where:",
+            "Layers and operations that have an integer form stay in float in these cases:",
             "",
             "| why | what to do |",
             "|---|---|",
