@@ -161,10 +161,23 @@ def _imported(nodes: list[Any], graph: Any, given: dict, wanted: list[str]) -> A
     part.node.extend(node for node in nodes if node.name in kept)
     # What is read of the surrounding process becomes an argument of the new graph.
     capture = tf.compat.v1.get_default_graph().capture
-    mapping = {name: capture(given[name]) for name in given if producer(name) in used}
-    return tf.graph_util.import_graph_def(
-        part, input_map=mapping, return_elements=wanted, name=""
+    outside = {name: capture(given[name]) for name in given if producer(name) in used}
+    read = {_named(tensor) for node in part.node for tensor in node.input}
+    made = [name for name in wanted if name not in outside]
+    found = tf.graph_util.import_graph_def(
+        part,
+        input_map={name: tensor for name, tensor in outside.items() if name in read},
+        return_elements=made,
+        name="",
     )
+    # What is wanted may be given as well: a mask that the model holds as a constant.
+    known = outside | dict(zip(made, found))
+    return [known[name] for name in wanted]
+
+
+def _named(tensor: str) -> str:
+    """Returns the name of a tensor with the number of the output that it is."""
+    return tensor if ":" in tensor or tensor[0] == "^" else f"{tensor}:0"
 
 
 def _retraced(
