@@ -1,6 +1,7 @@
 """SavedModels of finalized models: the same bits, and little more work than floats."""
 
 import collections
+import gc
 
 import keras
 import numpy as np
@@ -97,6 +98,34 @@ def test_servers_in_c_fill_the_weights(case):
 
 def test_it_reaches_out_for_nothing(case):
     assert reaching_out(case[2].path) == []
+
+
+def test_keras_takes_it_for_a_layer(case):
+    """Its variables have shapes, from which Keras makes some of its own."""
+    _, _, artifact, x = case
+    layer = keras.layers.TFSMLayer(artifact.path, call_endpoint="serving_default")
+    (found,) = layer(x).values()
+    np.testing.assert_array_equal(found, load(artifact)(x))
+
+
+def test_a_signature_outlives_what_was_loaded(case):
+    _, _, artifact, x = case
+    call = tf.saved_model.load(str(artifact.path)).signatures["serving_default"]
+    gc.collect()
+    (found,) = call(tf.constant(x)).values()
+    np.testing.assert_array_equal(found, load(artifact)(x))
+
+
+@pytest.mark.parametrize("steps", [4, 10, 12])
+def test_masks_that_the_model_holds(steps, tmp_path, rng):
+    """TensorFlow keeps small arrays as constants, and larger ones as arguments."""
+    x = keras.Input((steps, 8), name="x")
+    outputs = L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)
+    data = rng.normal(size=(32, steps, 8)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(keras.Model(x, outputs), data))
+    artifact = export(final, tmp_path / "causal", format="saved_model")
+    (plain,) = trace(final).function(tf.constant(data)).values()
+    np.testing.assert_array_equal(load(artifact)(data), plain)
 
 
 def test_versions_that_are_loaded_together_keep_their_weights(tmp_path, rng):

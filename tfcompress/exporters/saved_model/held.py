@@ -1,9 +1,8 @@
 """Weights that are stored as integers, and become floats when the model is loaded.
 
-A variable of a SavedModel is what its checkpoint holds. These hold nothing there: their
-first axis is empty, and free. What loads a SavedModel restores its variables and then
-initializes its resources, in Python (`tf.saved_model.load`) and in C++ (the init op of
-TF Serving), and the one resource here fills them.
+What loads a SavedModel restores its variables and then initializes its resources, in
+Python (`tf.saved_model.load`) and in C++ (the init op of TF Serving). The checkpoint
+has nothing of these floats, and the one resource here makes them of their integers.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ class Held:
     """Weights of a graph, by name.
 
     Attributes:
-        variables: what the graph reads, or what stands for it, to be saved.
-        resources: what fills those that are empty in the checkpoint.
+        variables: what the graph reads, and what is stored in its place.
+        resources: what fills those that the checkpoint has not.
     """
 
     def __init__(self) -> None:
@@ -44,17 +43,33 @@ class Held:
             self.variables.append(variable)
             return variable
         codes, make = found
-        free = tf.TensorShape((None, *values.shape[1:]))
-        empty = tf.zeros((0, *values.shape[1:]))
-        variable = tf.Variable(empty, trainable=False, name=name, shape=free)
+        variable = tf.Variable(values, trainable=False, name=name)
+        _leave_out_of_checkpoints(variable)
         stored = tf.Variable(codes, trainable=False, name=f"{name}/codes")
         self.variables += [variable, stored]
         self._filled.append((variable, stored, make))
         return variable
 
     def resources(self) -> tuple[Any, ...]:
-        """Returns what fills the variables that are empty."""
+        """Returns what fills the variables that the checkpoint has not."""
         return (_filler(self._filled),) if self._filled else ()
+
+
+def _leave_out_of_checkpoints(variable: Any) -> None:
+    """Lets a variable, and its copy in a graph that is saved, say that it has nothing.
+
+    A variable of a free shape would do, too: nothing of it would be stored. But Keras'
+    `TFSMLayer` and others read the shapes of the variables that they load.
+    """
+    export = variable._export_to_saved_model_graph
+
+    def exported(object_map: dict, *args: Any, **kwargs: Any) -> Any:
+        tensors = export(object_map, *args, **kwargs)
+        object_map[variable]._serialize_to_tensors = dict
+        return tensors
+
+    variable._serialize_to_tensors = dict
+    variable._export_to_saved_model_graph = exported
 
 
 def _filler(filled: list[tuple[Any, Any, Any]]) -> Any:

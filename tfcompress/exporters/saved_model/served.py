@@ -91,6 +91,8 @@ def _static(traced: TracedModel) -> dict[str, tuple[str, ...]]:
         inputs = [tensor.name for tensor in operation.inputs]
         if operation.type == "ReadVariableOp" and inputs[0] in read:
             found[operation.name] = (read[inputs[0]],)
+        elif _holds_text(operation):
+            continue
         elif operation.type == "Const":
             found[operation.name] = ()
         elif _is_computed(operation) and all(
@@ -108,6 +110,12 @@ def _is_computed(operation: Any) -> bool:
     calls = any(value.HasField("func") for value in operation.node_def.attr.values())
     stateful = operation.op_def.is_stateful or operation.control_inputs
     return bool(operation.inputs) and not stateful and not calls
+
+
+def _holds_text(operation: Any) -> bool:
+    return any(
+        tensor.dtype.name in ("string", "variant") for tensor in operation.outputs
+    )
 
 
 def _is_large(operation: Any) -> bool:

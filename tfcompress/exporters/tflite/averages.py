@@ -32,9 +32,8 @@ def use_average_pools(model: Any) -> None:
     for graph in model.subgraphs:
         operators = []
         for name, operator, tensors in calls(model, graph):
-            made = graph.tensors[int(operator.outputs[0])]
             if name == "DEPTHWISE_CONV_2D" and _averages(
-                model, operator, tensors, made
+                model, operator, tensors, graph.tensors[int(operator.outputs[0])]
             ):
                 options, given = schema.Pool2DOptionsT(), operator.builtinOptions
                 options.padding = given.padding
