@@ -131,25 +131,25 @@ def doctor(
     scheme: Scheme | None = None,
     trial: bool = True,
 ) -> Diagnosis:
-    """Tells, before any training, what of a model will not run where it is to live.
+    """Tells, before any training, which parts of a model will not run on its target.
 
     When to use: first of all. A layer that stays in float, or that the converter cannot
     take, is cheap to replace now and expensive to replace after training.
 
-    The layers are looked up first, in the tables that `quantize_aware` and the
-    exporters work by. Then the model is quantized as it stands, with ranges of random
-    inputs, and exported for a trial: the converter and the runtime have the last word.
-    Both run in child processes, so that a crash of theirs is a finding and no crash.
+    First the layers are looked up in the tables that `quantize_aware` and the exporters
+    use. Then the model is quantized as it is, with ranges from random inputs, and
+    exported as a trial: the converter and the runtime decide. Both run in child
+    processes, so that a crash there is reported as a finding.
 
     Args:
-        model: a built model; neither it nor the disk is changed. Or an artifact, or
-            its path: whether it runs, and what of it runs in float; with a scheme, of
-            a float .tflite file, what would if `export` rounded it.
+        model: a built model; neither it nor the disk is changed. For an artifact or its
+            path, it tells whether the artifact runs and what runs in float; for a float
+            .tflite file and a scheme, what would run in float if `export` rounded it.
         format: an export format, such as "tflite", "micro", "onnx" or "saved_model".
         scheme: the quantization that is planned, as in `quantize_aware`; None asks
             about the float model.
-        trial: whether to export for a trial (seconds, for large models a minute);
-            without, only what the tables know is found.
+        trial: whether to export the model as a trial (seconds, for large models a
+            minute); without it, only what the tables know is found.
 
     Returns:
         A `Diagnosis`; print it.

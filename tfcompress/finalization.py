@@ -43,13 +43,13 @@ def finalize(model: keras.Model) -> keras.Model:
     """Returns the model as it will be deployed, without what only training needs.
 
     When to use: after `fit` and before `export`. Rounded kernels replace the unrounded
-    ones (their wrappers go), BatchNormalization is folded into them, ranges of
-    activations are fixed, dropout and the like are taken out, and layers compute in
+    ones and their wrappers, BatchNormalization is folded into them, ranges of
+    activations are fixed, dropout and similar layers are removed, and layers compute in
     float32. Masks leave nothing behind: a pruned kernel simply has zeros.
 
     Args:
         model: a built model. It is not changed. A subclassed model has nothing that
-            could be taken out and is returned as it is.
+            could be removed and is returned as it is.
 
     Returns:
         A new, uncompiled Functional model.
@@ -58,8 +58,8 @@ def finalize(model: keras.Model) -> keras.Model:
         InvalidArgumentError: if the model is unbuilt, or is quantization-aware and
             was never trained, so that it has no ranges.
         UnsupportedLayerError: if the new model cannot be called, or computes something
-            else. It is tried on two samples, where ones can be made that the model
-            takes, before it is returned.
+            else. Before it is returned it is tried on two samples, if samples can be
+            made that the model accepts.
 
     Example:
 

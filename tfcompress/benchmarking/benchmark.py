@@ -82,16 +82,16 @@ def benchmark(
     """Measures the latency of one artifact, or of several side by side.
 
     Use a list to compare: its artifacts take turns, call by call, so that a busy
-    machine slows all of them alike and the ratios hold.
+    machine slows all of them down equally and the ratios stay reliable.
 
     Args:
         artifact: an artifact, its path or a `Runner`; or a list of these.
-        inputs: real samples, as for `verify`; as many as one call takes are used.
+        inputs: real samples, as for `verify`; only as many as one call takes are used.
         threads: CPU threads of a "tflite" artifact. A SavedModel or Keras runner
             always uses TensorFlow's own threads.
         runs: number of timed calls of each artifact, at least 1.
-        memory: whether to measure memory too, each artifact in a process of its own
-            (seconds each; Linux only).
+        memory: whether to measure memory too, in a separate process for each artifact
+            (some seconds each; Linux only).
 
     Returns:
         A `Benchmark`, or a list of them for a list.

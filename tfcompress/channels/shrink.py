@@ -51,7 +51,7 @@ def shrink(
     filters: Filters = None,
     max_layer_sparsity: Limits = None,
 ) -> keras.Model:
-    """Returns a smaller model: whole channels are removed, with all that reads them.
+    """Returns a smaller model, from which whole channels are removed.
 
     When to use: to make a model faster everywhere, with no special kernels. Give a
     target in `sparsity` or `macs` and fine-tune the result with `fit`; or prune whole
@@ -65,7 +65,7 @@ def shrink(
 
     Args:
         model: a built Functional or Sequential model; it is not changed.
-        sparsity: share of the channels to remove, in [0, 1), of all that may go.
+        sparsity: share of the removable channels to remove, in [0, 1).
         macs: share of the multiply-accumulates to keep, in (0, 1]. Give one of the
             two, or neither to remove the channels that are zero already.
         criterion: what ranks channels: `"magnitude"`, `"lamp"`, `"batch_norm"` (size of
@@ -74,22 +74,23 @@ def shrink(
             registered criterion that needs no more, or an object with `score(weights)`.
         data: for criteria that need gradients: `(inputs, targets)` or a data set of
             such batches. The model must be compiled, for its loss.
-        round_to: the widths that remain are multiples of this, which is what fast
-            kernels like; a group may also keep its full width. Where the target
-            cannot be met so, they are multiples of the largest divisor with which it
-            can, and a `CompressionWarning` says so. Heads of attention and units of
-            recurrent layers are not rounded. Without a target every zero channel
-            goes, whatever the width.
+        round_to: the remaining widths are multiples of this, which fast kernels prefer;
+            a group may also keep its full width. Where the target cannot be met that
+            way, they are multiples of the largest divisor with which it can, and a
+            `CompressionWarning` says so. Attention heads and units of recurrent layers
+            are not rounded. Without a target every zero channel is removed, whatever
+            the width.
         filters: which layers may lose channels: a regular expression on the layer's
             path, a layer class, a predicate, or a list of these. Layers that are
             tied to them follow.
-        max_layer_sparsity: the most that one layer may lose: a number for all, or
-            `{regular expression: number}`; 0.0 leaves a layer as it is.
+        max_layer_sparsity: the largest share of channels that one layer may lose: a
+            number for all, or `{regular expression: number}`; 0.0 leaves a layer as it
+            is.
 
     Returns:
-        A new, uncompiled model with the surviving weights. Layers keep their names.
-        Layers made of layers are opened, so their layers are the model's own.
-        Channels of the model's inputs and outputs stay, and so do those that meet a
+        A new, uncompiled model with the remaining weights. Layers keep their names.
+        Layers made of layers are taken apart, so their layers become the model's own.
+        Channels of the model's inputs and outputs stay, and so do those that reach a
         layer without a channel rule, which a `CompressionWarning` names.
 
     Raises:

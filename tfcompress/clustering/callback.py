@@ -29,39 +29,39 @@ _MEMBERS = ("fixed", "trained")
 class ClusterWeights(FitCallback):
     """Ties the weights of a kernel to a few shared values, inside the training step.
 
-    When to use: add it to `model.fit(callbacks=[...])` (or a `Distiller`'s) of a model
-    that is trained already, to store weights as indices into a short list of values:
-    16 of them take 4 bits a weight before any entropy coding (`pack`). It composes
-    with `PruneWeights` and with `quantize_aware`.
+    When to use: add it to `model.fit(callbacks=[...])` (or a `Distiller`'s) of a
+    trained model, to store weights as indices into a short list of values: 16 values
+    take 4 bits per weight before any entropy coding (`pack`). It composes with
+    `PruneWeights` and with `quantize_aware`.
 
     Source: Han et al., "Deep Compression", 2016, section 3. At `begin_step` the values
     are found by k-means; from then on each weight stays with its value, and a value
     moves with the mean gradient of its members, by the rule of the model's optimizer.
     Zeros stay zero and are one of the values.
 
-    A run that is resumed finds values and members in the weights and the moments of
-    values in those of their members; with trained members, moments begin anew.
+    A resumed run finds values and members in the weights, and the moments of values in
+    those of their members; with trained members, moments start anew.
 
     Args:
-        num_clusters: how many distinct values a kernel may have, zero included;
-            at least 2. Or a dict from filter to number, of which the first that
-            matches a layer counts. "keep" holds the values of kernels that have at
-            most 256 of them, and leaves others alone.
+        num_clusters: how many distinct values a kernel may have, zero included; at
+            least 2. Or a dict from filter to number, of which the first that matches a
+            layer counts. "keep" keeps the values of kernels that have at most 256 of
+            them, and leaves other kernels alone.
         initialization: where k-means starts: `"kmeans++"`, `"linear"` (equal
             distances from smallest to largest, which is best in the paper),
             `"density"` (equal steps of the distribution) or `"quantile"` (medians of
             equally large groups).
-        scope: `"layer"` gives every kernel values of its own, `"global"` shares them
+        scope: `"layer"` gives every kernel its own values, `"global"` shares them
             between all kernels with the same entry in `num_clusters`.
-        members: which value a weight belongs to: `"fixed"`, for good that of the
-            start, as in the paper, or `"trained"`, the one nearest to what the weight
+        members: which value a weight belongs to: `"fixed"`, always the one it started
+            with, as in the paper, or `"trained"`, the one nearest to what the weight
             would be by now if it shared nothing. The latter loses less accuracy where
-            values are few; it takes 16 bytes more for each weight and a longer step.
+            there are few values; it takes 16 bytes more per weight and a longer step.
         begin_step: the step at which weights are tied; an int counts the optimizer's
             steps, a float is a fraction of the fit in [0, 1].
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
-        verbose: 1 prints what is shared when it begins.
+        verbose: 1 prints what is shared when sharing begins.
 
     Raises:
         InvalidArgumentError: for an argument out of range; in fit, if `filters` match

@@ -50,8 +50,8 @@ class Budget:
         max_bytes: bytes of the artifact's files: an integer, a text such as
             `"250 kB"`, or a share of the baseline's (the uncompressed model in the
             same format), such as `"25%"`.
-        max_packed_bytes: likewise, bytes after `pack`; a share is of the baseline's
-            bytes before packing.
+        max_packed_bytes: bytes after `pack`, in the same forms; a share refers to the
+            baseline's bytes before packing.
         max_latency_ms: milliseconds of one call on this machine, or a share of the
             baseline's.
         max_metric_drop: how much worse the metric may be than the baseline's, in

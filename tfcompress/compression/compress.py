@@ -40,12 +40,12 @@ def compress(
 ) -> Result:
     """Makes a trained model fit a budget, as a real artifact, and shows the evidence.
 
-    When to use: when what counts is "under 250 kB, under one point, on this phone" and
-    not by which technique. The artifact of the model as it is is measured first, then
-    how much each layer minds being compressed. Techniques that help the target are
-    combined into candidates, each trained with the original as its teacher, exported,
-    run and measured. Half of them are what looks best beforehand, the others are
-    proposed by Optuna from what was measured.
+    When to use: when the goal is "under 250 kB, under one point, on this phone",
+    whichever techniques reach it. First the uncompressed model is exported and
+    measured, then how sensitive each layer is to compression. Techniques that help the
+    target are combined into candidates, and each of them is trained with the original
+    as its teacher, exported, run and measured. Half of the candidates are those that
+    look best beforehand; the others are proposed by Optuna from what was measured.
 
     Source: the search is multi-objective TPE (Ozaki et al., 2022) with constraints,
     over the metric and the cost that the budget limits.
@@ -55,20 +55,20 @@ def compress(
             are used, and a fresh optimizer of its kind.
         train: what `fit` takes: `(x, y)` of arrays, a `tf.data.Dataset` of batches,
             or a `keras.utils.PyDataset`.
-        validation: likewise; candidates are chosen on it, so keep a test set apart
-            for the last word.
+        validation: in the same forms; candidates are chosen on it, so keep a test set
+            apart for the final evaluation.
         budget: what the model may cost.
-        target: format of the artifact, as in `export`; None for that of the recipe,
+        target: format of the artifact, as in `export`; None takes that of the recipe,
             or "tflite".
-        recipe: "auto" searches. Or a `Recipe`, the path of one, or the name of one
-            that comes with the package: it is carried out once.
+        recipe: "auto" searches. A `Recipe`, the path of one, or the name of a built-in
+            one is carried out once.
         metric: name of a compiled metric, or `(name, "max")` or `(name, "min")`; None
             for the first one.
-        search: how long to search and where to keep what was made.
+        search: how long to search and where to keep the results.
 
     Returns:
         A `Result`; `result.met` says whether the budget is met, and if not,
-        `result.misses` by how much the nearest candidate passes it.
+        `result.misses` says by how much the nearest candidate misses it.
 
     Raises:
         InvalidArgumentError: before any training, for a model that is not compiled or

@@ -21,17 +21,17 @@ _LARGEST = 1 << 20  # bytes of a file that a person could have written
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What to do with a model, stage by stage, and what to export it as.
+    """What to do with a model, stage by stage, and to which format to export it.
 
-    When to use: as the `recipe` of `compress`, to do what is known to work; every
-    `Result` has the one that made it. `Recipe.ready(name)` gives those that come with
-    the package: `"phone"`, `"microcontroller"`, `"server"` and `"browser"`.
+    When to use: as the `recipe` of `compress`, to repeat what is known to work; every
+    `Result` has the recipe that made it. `Recipe.ready(name)` returns one of those that
+    are built in: `"phone"`, `"microcontroller"`, `"server"` and `"browser"`.
 
     Args:
         stages: instances of the classes in `tfcompress.compression.stages`.
         target: format of the artifact, as in `export`.
         export: options of that format.
-        seed: of everything random, at least 0.
+        seed: seed of everything random, at least 0.
         name: a name for people.
 
     Raises:

@@ -35,23 +35,24 @@ class Search:
     """How long `compress` searches, and where it keeps what it made.
 
     Args:
-        trials: candidates that are built, all processes together.
-        epochs: passes over the training data, all candidates together. Each gets an
-            equal share, at least one for each of its fits. None for as many as make
-            some 2,000 steps of each, from 4 to 100 passes.
-        minutes: no candidate is begun after so many minutes; None for no limit.
-        directory: for artifacts, trained stages and the study. Calling `compress` with
-            the same arguments again goes on where it was, also after `kill -9`;
+        trials: number of candidates that are built, by all processes together.
+        epochs: passes over the training data, for all candidates together. Each gets an
+            equal share, and at least one for each of its fits. None makes some 2,000
+            steps for each, in 4 to 100 passes.
+        minutes: no candidate is started after this many minutes; None for no limit.
+        directory: for artifacts, trained stages and the study. Calling `compress` again
+            with the same arguments continues where it stopped, even after `kill -9`;
             several processes may share it.
         storage: URL of Optuna's storage, for several machines; None for a file in
             `directory`.
-        seed: of everything random.
-        batch_size: for data in arrays; None for that of the model's own `fit`, if this
-            process made it, else 32 for less than 10,000 samples and 128 for more.
-        learning_rate: with which candidates begin; None for the one that the model's
-            own training began with.
-        final: how many times as long the best candidate is trained once more in the
-            end. None for 3, or 1 (not at all) where `epochs` says how much there is.
+        seed: seed of everything random.
+        batch_size: for data in arrays; None takes that of the model's own `fit`, if
+            this process ran it, and otherwise 32 for less than 10,000 samples and 128
+            for more.
+        learning_rate: the rate at which candidates begin; None takes the one that the
+            model's own training began with.
+        final: the best candidate is trained once more at the end, for this many times
+            as long. None is 3, or 1 (not at all) where `epochs` is given.
         verbose: 1 shows progress.
 
     Raises:

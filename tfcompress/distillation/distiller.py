@@ -48,7 +48,7 @@ _STEP: contextvars.ContextVar[_Step | None] = contextvars.ContextVar(
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Distiller(keras.Model):
-    """A model that trains a student on labels and on what a teacher says.
+    """A model that trains a student on labels and on a teacher's outputs.
 
     Use it where a small model should come close to a large one: it is compiled
     and fitted like the student, takes the losses of `keras.distillation`, and
@@ -70,19 +70,18 @@ class Distiller(keras.Model):
 
     Args:
         teacher: a trained `keras.Model` or layer. It runs in inference mode. `None`
-            where all losses are taught by the student itself (`deep_supervision`).
+            where the student itself teaches all losses (`deep_supervision`).
         student: the `keras.Model` to train.
-        distillation_losses: a `keras.distillation.DistillationLoss`, the name of
-            one of `tfcompress.distillation.losses`, a list of these, or a dict of
-            them by output name. Layers are named by
-            name or path ("backbone/conv1") and may be in nested and subclassed
-            models. A loss of your own should return one
-            value per sample, or take `sample_weight`; one that only returns a
-            scalar is evaluated sample by sample when there are weights. To be
-            saved it needs `get_config` and `from_config`.
-        distillation_loss_weights: list (or dict) of floats >= 0, w_i above.
-            Defaults to each loss's `default_weight`: 1 for most, and what its
-            paper uses for those whose values are small.
+        distillation_losses: a `keras.distillation.DistillationLoss`, the name of one of
+            `tfcompress.distillation.losses`, a list of these, or a dict of them by
+            output name. Layers are given by name or path ("backbone/conv1") and may be
+            in nested and subclassed models. Your own loss should return one value per
+            sample, or take `sample_weight`; one that only returns a scalar is evaluated
+            sample by sample when there are weights. To be saved it needs `get_config`
+            and `from_config`.
+        distillation_loss_weights: list (or dict) of floats >= 0, w_i above. Defaults to
+            each loss's `default_weight`: 1 for most, and the weight from its paper for
+            those whose values are small.
         student_loss_weight: float in [0, 1], a above. With 0 no labels and no
             compiled loss are needed; with 1 the teacher does not run. This, the
             weights and the temperature of losses may be schedules of

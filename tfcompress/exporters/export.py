@@ -123,19 +123,19 @@ def export(
     Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
     (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`) or a microcontroller
     (`"micro"`). A JSON manifest is written with it. The file or directory appears
-    whole or not at all, and the model stays as it was. The format is never guessed
+    complete or not at all, and the model stays as it was. The format is never guessed
     from the path.
 
-    Inputs are called as the model's `keras.Input`s are; those without a name of
-    their own become `input_1`, `input_2` ... A single output has the name of the
-    last layer, or `output` if that has none of its own; the outputs of a dict keep
-    their keys; those of a list have the names of their layers, if all have one of
-    their own, and else are `output_0`, `output_1` ...
+    Inputs have the names of the model's `keras.Input`s; those that you did not name
+    become `input_1`, `input_2` ... A single output has the name of the last layer, or
+    `output` if you did not name that; the outputs of a dict keep their keys; those of a
+    list have the names of their layers if you named all of these, and otherwise are
+    `output_0`, `output_1` ...
 
     Args:
-        model: a built `keras.Model`; or the path of a float .tflite file, which
-            stays one and is rounded by `calibration_data`, or by `quantize` alone
-            (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
+        model: a built `keras.Model`; or the path of a float .tflite file, which is
+            rounded to another .tflite file with `calibration_data`, or with `quantize`
+            alone (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
         filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
             SavedModel, a directory for "openvino", "micro" and "web". Missing parent
             directories are made.
@@ -239,17 +239,17 @@ def load(
     """Loads an artifact, ready to run.
 
     Use it to run what was exported, in the runtime it was exported for. Files that this
-    process has not made are taken for those of strangers: what cannot be vouched for
-    (SavedModels, and files with loops or free sizes) runs in a child process with
-    limits of time and memory. See docs/safety.md.
+    process has not written are untrusted: those that may do harm (SavedModels, and
+    files with loops or free sizes) run in a child process with limits of time and
+    memory. See docs/safety.md.
 
     Args:
         filepath: an `Artifact`, or the path of one. For a SavedModel, a version
             directory or the base directory (the newest version is taken).
         threads: CPU threads; None leaves the choice to the runtime.
             A SavedModel always runs on TensorFlow's own threads.
-        trusted: True runs the file in this process whatever it holds, without a first
-            look: for files that you or those you trust have made.
+        trusted: True runs the file in this process without checking it: for files that
+            were made by you or by someone you trust.
 
     Returns:
         A `Runner`: `runner(arrays)` takes an array, a list or a dict by input name,

@@ -51,31 +51,32 @@ def factorize(
     everywhere, with no special kernels. Fine-tune the result with `fit`. A layer
     that would become larger stays as it is.
 
-    Source: a Dense, EinsumDense or Embedding by truncated SVD, `W = A B` with
-    `rank` columns in `A`. A Conv2D by Tucker-2 (Kim et al., 2016), a 1x1 convolution
-    to few channels, the window on these, and a 1x1 convolution back; or by spatial
-    SVD (Jaderberg et al., 2014), a column and a row of the window. With `data`, what
-    is kept is the variance of the layer's outputs (Zhang et al., 2016), and what the
-    cut loses on average goes to the bias.
+    Source: Dense, EinsumDense and Embedding layers are factorized by truncated SVD,
+    `W = A B` with `rank` columns in `A`. A Conv2D is factorized by Tucker-2 (Kim et
+    al., 2016), into a 1x1 convolution to few channels, the window on these, and a 1x1
+    convolution back; or by spatial SVD (Jaderberg et al., 2014), into a column and a
+    row of the window. With `data`, the variance of the layer's outputs is preserved
+    (Zhang et al., 2016), and what the truncation loses on average is added to the bias.
 
     Args:
         model: a built Functional or Sequential model; it is not changed. Nested
             models are inlined.
-        rank: the rank of every layer; of a Tucker-2 convolution both, where it has
-            as many channels.
+        rank: the rank of every layer; for a Tucker-2 convolution both ranks, where it
+            has that many channels.
         energy: the share of each kernel's squared norm to keep, in (0, 1]; with
             `data`, of the variance of its outputs.
         macs: share of the model's multiply-accumulates to keep, in (0, 1]; ranks are
-            chosen across layers so that the product of the energies that they keep
-            is largest, and no rank more would fit.
-        size: likewise, the share of the model's weights. Give one of the four.
+            chosen across layers so that the product of the energies that they keep is
+            largest, until no further rank fits.
+        size: share of the model's weights to keep, in the same way. Give one of the
+            four.
         conv: `"tucker"` or `"spatial"`.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
-        data: typical inputs, a few hundred: an array of shape `(n, ...)` (or a
-            dict for several inputs), a `tf.data.Dataset`, or what else docs/data.md
-            names; labels are not used. Embeddings, and convolutions whose channels
-            come first, are cut by their weights alone.
+        data: typical inputs, a few hundred: an array of shape `(n, ...)` (or a dict for
+            several inputs), a `tf.data.Dataset`, or another form listed in
+            docs/data.md; labels are not used. Embeddings, and convolutions with
+            channels first, are factorized by their weights alone.
         verbose: 1 shows progress, batch by batch.
 
     Returns:

@@ -46,31 +46,31 @@ class PruneWeights(FitCallback):
     """Prunes weights to zero on a schedule, inside the training step.
 
     When to use: add it to `model.fit(callbacks=[...])` (or a `Distiller`'s) to get
-    sparse kernels with no change to the model: nothing is wrapped, and there is
-    nothing to strip afterwards. Several of them with different `filters` may be used
-    in one fit.
+    sparse kernels with no change to the model: nothing is wrapped, and there is nothing
+    to strip afterwards. One fit may use several of them with different `filters`.
 
     Source: Zhu & Gupta, "To prune, or not to prune", 2017. At each update the mask
     `m = score(w) >= t` is computed anew, with `t` such that the scheduled share of
     weights falls below it; after every step `w <- m * w`. Only kernels are pruned:
-    biases and normalization parameters are left alone. A model that was trained before
-    keeps the zeros that it has while a growing schedule is below them.
+    biases and normalization parameters are left alone. A trained model keeps the zeros
+    that it has while an increasing schedule asks for fewer.
 
     Put callbacks that choose a model (`EarlyStopping`, `ModelCheckpoint` of the best)
-    into `OnceFinal`: they would choose one of before the end of the schedule.
+    into `OnceFinal`; otherwise they would choose an epoch from before the end of the
+    schedule.
 
     Args:
         schedule: a `Schedule` instance, config or a number, which stands for
-            `ConstantSparsity(number)`; or "keep", which holds the zeros that are there.
+            `ConstantSparsity(number)`; or "keep", which keeps the zeros that are there.
         criterion: what ranks weights; instance or name. With a global scope `"lamp"` is
             the safest: it compares weights with others of their kernel.
         pattern: allowed shape of zeros; instance, name or a ratio such as "2:4".
-        scope: which weights are ranked together. `"balanced"`: those of all kernels,
-            so that layers that matter keep more, which costs less accuracy; but each
-            keeps at least half the share that all keep. `"global"`: the same, and a
-            kernel may lose all. `"layer"`: every kernel gets the scheduled sparsity,
-            as TFMOT does it. `None` is "balanced" for single weights, and "layer" for
-            patterns of several.
+        scope: which weights are ranked together. `"balanced"`: those of all kernels, so
+            that layers that matter keep more, which costs less accuracy; but each keeps
+            at least half of the overall share of kept weights. `"global"`: the same,
+            but a kernel may lose all of its weights. `"layer"`: every kernel gets the
+            scheduled sparsity, as in TFMOT. `None` is "balanced" for single weights,
+            and "layer" for patterns of several weights.
         filters: which layers: a regular expression on the layer's path, a layer
             class, a predicate, or a list of these. `None` means all.
         verbose: 1 prints the plan before training and the outcome after it.

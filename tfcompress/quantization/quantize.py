@@ -37,15 +37,16 @@ def quantize_aware(
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", 2018. Kernels are rounded in place
-    (`QuantizedLayer`), activations where integer kernels put out integers
+    (`QuantizedLayer`), and activations where integer kernels output integers
     (`FakeQuantize`): not between a convolution, its BatchNormalization and its ReLU,
-    which run as one; once for layers that only pass numbers on, such as pooling; in
-    one range for all inputs of a Concatenate. Nested models are inlined.
+    which run as one kernel; only once around layers that merely pass numbers on, such
+    as pooling; and in one range for all inputs of a Concatenate. Nested models are
+    inlined.
 
     Args:
-        model: a built model: Functional, Sequential or subclassed. Of the latter, and
-            of layers that are made of layers, the `call` is run on symbolic tensors.
-            It is not changed.
+        model: a built model: Functional, Sequential or subclassed. The `call` of a
+            subclassed model, and of layers that are made of layers, is run on symbolic
+            tensors. The model is not changed.
         scheme: bits of weights and activations: a name or a `QuantizationScheme`, or
             a dict of these by regular expression on the layer's path, such as
             `{"dense": "w4a8"}`; layers that match none get `"w8a8"`.
@@ -54,14 +55,14 @@ def quantize_aware(
             in float.
 
     Returns:
-        A new Functional model with the same weights. It is not compiled, whatever
-        `model` is: fine-tuning wants a lower learning rate than training did (a tenth
-        of it, or less), and an optimizer belongs to the variables of its model.
+        A new Functional model with the same weights. It is never compiled: fine-tuning
+        needs a lower learning rate than training did (a tenth of it, or less), and an
+        optimizer belongs to the variables of its model.
 
     Raises:
-        InvalidArgumentError: if the model is unbuilt, empty, quantized already or does
-            in `call` what cannot be run on symbolic tensors, if `scheme` is unknown
-            or `filters` match nothing.
+        InvalidArgumentError: if the model is unbuilt, empty, already quantized or has a
+            `call` that cannot be run on symbolic tensors, if `scheme` is unknown or
+            `filters` match nothing.
 
     Example:
 

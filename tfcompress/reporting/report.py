@@ -132,11 +132,12 @@ def report(
 ) -> Report:
     """Puts sizes, sparsity, cost, metric and latency of artifacts side by side.
 
-    Use it last, to see what compression gained against the model it began with.
+    Use it last, to see what compression gained over the original model.
 
     Args:
-        baseline: what the ratios refer to: a Keras model or an artifact. Alone, it may
-            be what `compress` returned, whose own report this is.
+        baseline: what the ratios refer to: a Keras model or an artifact. Without other
+            arguments it may be what `compress` returned; the report is then that of the
+            result.
         *artifacts: what is compared with it: artifacts or Keras models.
         evaluate: is called with a function from input arrays to output arrays for
             each row, and returns the metric, for example an accuracy.
@@ -144,8 +145,8 @@ def report(
             measures none. The calls of all rows are interleaved.
         threads: CPU threads of "tflite" artifacts while latency is measured.
         runs: timed calls of each row.
-        packed: whether to measure zipped, packed and least possible bytes too, which
-            takes about a second per megabyte; `storage` has them layer by layer.
+        packed: whether to measure zipped bytes, packed bytes and the entropy bound too,
+            which takes about a second per megabyte; `storage` has them layer by layer.
         **evidence: what to show beside the rows, all of it optional:
             `history`: training curves: what `fit` returned, or a dict.
             `front`: the candidates of a search, a list of `FrontPoint`.

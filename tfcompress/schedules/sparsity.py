@@ -85,10 +85,10 @@ class GrowingSparsity(Schedule):
 
 @SCHEDULES.register("polynomial")
 class PolynomialSparsity(GrowingSparsity):
-    """Sparsity that grows fast at first and ever more slowly towards its end.
+    """Sparsity that increases fast at first and ever more slowly towards the end.
 
-    When to use: the default. Most weights go while the network can still adapt, and
-    the rest of the fit fine-tunes what is left.
+    When to use: the default. Most weights are pruned while the network can still adapt,
+    and the rest of the fit fine-tunes the remaining ones.
 
     Source: Zhu & Gupta, "To prune, or not to prune", 2017. With `t` the progress
     from `begin_step` (0) to `end_step` (1),

@@ -35,8 +35,8 @@ def trust(
     """Measures what compression changed in a classifier apart from its size.
 
     When to use: before a compressed model replaces the original. Two models of equal
-    accuracy may differ in which samples they get right, in how sure they are, and in
-    what they can bear.
+    accuracy may differ in which samples they get right, in how confident they are, and
+    in how robust they are.
 
     Source: calibration error in 15 bins: Guo et al., 2017. Corruptions: Hendrycks &
     Dietterich, 2019. Attack, by the fast gradient sign method: Goodfellow et al., 2015.
@@ -46,8 +46,8 @@ def trust(
     occlusion (Zeiler & Fergus, 2014), compared by Spearman's rank correlation.
 
     Args:
-        original: the model before compression: a Keras model; without gradients, and
-            so without an attack, also an artifact.
+        original: the model before compression: a Keras model; or an artifact, which has
+            no gradients and so is tested without an attack.
         compressed: a Keras model, or anything that `load` runs: an `Artifact`, a path,
             a `Runner`.
         inputs: samples that were not trained on, along the first axis: an array, a list
@@ -63,14 +63,15 @@ def trust(
             `severities`: some of 1 to 5; default (1, 3, 5).
             `epsilon`: how far the attack moves each value, as a share of the value
             range; default 8/255.
-            `value_range`: lowest and highest value of the inputs; None finds [0, 1],
-            [-1, 1], [0, 255] or what the samples span, and for features one range each.
+            `value_range`: lowest and highest value of the inputs; None determines [0,
+            1], [-1, 1], [0, 255] or the range of the samples, and for features one
+            range each.
             `from_logits`: whether both models give logits; None takes outputs for
             probabilities if they lie in [0, 1] and add up to 1.
             `samples`, `saliency_samples`: how many samples, drawn by `seed`, are
             corrupted and attacked (1000), and explained (100; 0 for none).
             `examples`: how many changed answers keep their image (24).
-            `seed`: of draws and noise; equal seeds give equal reports.
+            `seed`: seed of drawn samples and noise; equal seeds give equal reports.
 
     Returns:
         A `TrustReport`; call `.raise_if_failed()` to stop a build.

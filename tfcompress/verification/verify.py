@@ -130,8 +130,8 @@ def verify(
     Use it after every export: converters leave layers float or write wrong numbers
     without an error. A NaN in the artifact's output is always a failure. Where the
     outputs of an integer .tflite file are off, the failures name the first layer whose
-    values inside the file are not the model's. What was measured against a
-    `keras.Model`, or against the float file that `export` rounded, is noted in the
+    values inside the file differ from the model's. What was measured against a
+    `keras.Model`, or against the float file that `export` rounded, is recorded in the
     artifact's manifest, if there is one.
 
     Args:

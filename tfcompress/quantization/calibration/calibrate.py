@@ -58,15 +58,16 @@ def calibrate(
 ) -> keras.Model:
     """Returns a copy of `model` in integers, with ranges taken from typical inputs.
 
-    When to use: to quantize a trained model when there is no time, or no labelled
-    data, to train it; a few hundred typical inputs do. The result is the kind of model
-    that `quantize_aware` and `fit` give: `finalize` and `export` it, or train it on.
+    When to use: to quantize a trained model when there is no time, or no labelled data,
+    to train it; a few hundred typical inputs are enough. The result is the same kind of
+    model as `quantize_aware` and `fit` give: `finalize` and `export` it, or continue
+    training it.
 
     Source: Nagel et al., "A White Paper on Neural Network Quantization", 2021, section
     3. BatchNormalization is folded into the kernels; ranges of activations come from a
     histogram; kernels of 4 bits and fewer are rounded layer by layer so that their
-    outputs change least (GPTQ, Frantar et al., 2023); then biases move so that the
-    mean of each channel stays.
+    outputs change least (GPTQ, Frantar et al., 2023); then biases are corrected so that
+    the mean of each channel stays the same.
 
     Args:
         model: a built and trained Functional or Sequential model; it is not changed.
@@ -79,11 +80,11 @@ def calibrate(
         observer: what chooses ranges: `"mse"`, `"min_max"`, `"percentile"` or an
             `Observer`.
         rounding: `"adaptive"`, or `"nearest"` for plain rounding. It matters for
-            quantizers with a step of their own (`"w4a8"`).
-        correct_bias: whether to move biases.
-        equalize_channels: whether to even out the ranges of channels between layers in
-            a row first (Nagel et al., 2019). Scales per channel make up for most of
-            that already.
+            quantizers with a trained step (`"w4a8"`).
+        correct_bias: whether to correct biases.
+        equalize_channels: whether to first even out the ranges of channels between
+            consecutive layers (Nagel et al., 2019). Scales per channel already do most
+            of that.
         verbose: 1 shows progress.
 
     Returns:
