@@ -48,7 +48,8 @@ def require_chief(action: str, model: keras.Model | None = None) -> None:
     if not is_chief(model):
         kind, index, _ = _task(model) or ("", 0, {})
         raise InvalidArgumentError(
-            f"Cannot {action} on every worker: they would write over each other.",
+            f"Cannot {action} on every worker: they would overwrite each other's "
+            "output.",
             received=f"a call on {kind} {index}",
             expected="a call on the chief (worker 0)",
             fix="call it under `if tfcompress.is_chief():`; all workers have the same "
