@@ -48,7 +48,9 @@ class TFLiteRunner(Runner):
             (self._out, self._interpreter.get_output_details()),
         ):
             if not {d["index"] for d in details}.issuperset(named.values()):
-                raise ValueError("its signature names tensors that are not the graph's")
+                raise ValueError(
+                    "its signature names tensors that the graph does not have"
+                )
 
     def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
         """Returns a function that sets inputs, invokes and reads outputs."""
