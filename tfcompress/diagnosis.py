@@ -296,13 +296,8 @@ def _of_graph(model: keras.Model, limits: Limits) -> Iterator[Finding]:
 
 
 def _of_unknown_operators(limits: Limits) -> Finding:
-    return Finding(
-        "warning",
-        "",
-        "model",
-        f"{limits.runtime} has some of the operators only, which no table tells",
-        "pass trial=True",
-    )
+    problem = f"{limits.runtime} has some of the operators only, which no table tells"
+    return Finding("warning", "", "model", problem, "pass trial=True")
 
 
 def _trial(
@@ -378,24 +373,16 @@ def _of_operators(
     for operator in artifact.operators:
         missing = limits.operators and operator.name not in limits.operators
         if missing or operator.name.startswith("Flex"):
-            yield Finding(
-                "error",
-                "",
-                operator.name,
-                f"{limits.runtime} has no such operator",
-                "replace the layer that is converted to it",
-            )
+            problem = f"{limits.runtime} has no such operator"
+            fix = "replace the layer that is converted to it"
+            yield Finding("error", "", operator.name, problem, fix)
         # Layers that stay in float bring their operators with them.
         floats = any(kind.startswith("float") for kind in operator.activations)
         quiet = operator.name in _CONVERSIONS or any(f.layer for f in known)
         if integers and limits.activations and floats and not quiet:
-            yield Finding(
-                "warning",
-                "",
-                operator.name,
-                f"runs in float, {operator.count} times",
-                "replace the layer that is converted to it, or tell us of it",
-            )
+            problem = f"runs in float, {operator.count} times"
+            fix = "replace the layer that is converted to it, or tell us of it"
+            yield Finding("warning", "", operator.name, problem, fix)
 
 
 def _of_error(error: CompressionError, limits: Limits) -> Finding:

@@ -215,6 +215,9 @@ def _retraced(
                 shared[id(variable)] = read
             given[name] = shared[id(variable)]
         found = _imported(list(work.nodes.values()), graph, given, names)
+        for name, output in zip(names, found):
+            # What an operation does not tell, the model did.
+            output.set_shape(work.shapes[name])
         return dict(zip(keys, found))
 
     specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in traced.inputs]
