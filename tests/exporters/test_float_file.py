@@ -354,3 +354,14 @@ def test_mutated_files_are_rounded_or_refused(file, images, tmp_path):
             assert rounded.size > 0
         except (ArtifactError, ExportError, InvalidArgumentError):
             assert not target.exists()
+
+
+@needs_quantizer
+def test_a_loop_is_refused_by_its_operator(tmp_path, rng):
+    data = rng.normal(size=(32, 4, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((4, 3), name="x"), L.LSTM(5), L.Dense(2)])
+    source = export(model, tmp_path / "float.tflite").path
+    with pytest.raises(InvalidArgumentError, match=r"WHILE.*`calibrate`.*dynamic"):
+        export(source, tmp_path / "loop.tflite", calibration_data=data)
+    assert not (tmp_path / "loop.tflite").exists()
+    assert export(source, tmp_path / "dynamic.tflite", quantize="dynamic").size

@@ -115,3 +115,8 @@ def test_a_rule_of_ones_own_is_enough(fit, monkeypatch):
     register_layer_rule(LayerRule(Mixer, "compute", (Kernel("mixing"),)))
     model = fit(with_mixer(), PruneWeights(schedule(), filters="mixer"))
     assert sparsity(model.layers[0].mixing) == 0.75
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, float])
+def test_a_number_of_numpy_is_a_number(kind):
+    assert PruneWeights(kind(0.5)).schedule.target_sparsity == pytest.approx(0.5)

@@ -249,7 +249,10 @@ def listed(ports: Sequence[Port]) -> str:
 def described(value: Any) -> str:
     """Returns what an argument holds, for messages."""
     if is_array(value):
-        return f"a {type(value).__name__} of shape {np.shape(value)}"
+        try:
+            return f"a {type(value).__name__} of shape {np.shape(value)}"
+        except ValueError:
+            pass  # lists of different lengths
     if isinstance(value, list | tuple):
         if value and all(map(is_array, value)) and len(value) <= 8:
             shapes = [np.shape(a) for a in value]

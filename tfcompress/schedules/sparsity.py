@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -237,8 +238,8 @@ def schedule_of(value: Any) -> Schedule:
     >>> schedule_of(0.5)(0)
     0.5
     """
-    if isinstance(value, int | float):
-        return ConstantSparsity(value)
+    if isinstance(value, numbers.Real):
+        return ConstantSparsity(float(value))
     if not isinstance(value, Schedule | Mapping | str):
         raise InvalidArgumentError(
             "`schedule` is not a schedule.",

@@ -85,6 +85,7 @@ class FloatFileExporter(Format):
         require("litert_quantizer", "quantizer")
         samples = None
         if calibration_data is not None:
+            _check_loops(source)
             rows = source.inputs[0].shape[0] or 1 if source.inputs[0].shape else 1
             samples = collect(calibration_data, source.inputs, rows)
             _check_finite(samples)
@@ -218,6 +219,16 @@ def _check_other(source: Path, target: Path) -> None:
             "The rounded file would take the place of the float one.",
             received=str(target),
             expected="another path: `verify` compares the two",
+        )
+
+
+def _check_loops(source: Artifact) -> None:
+    if any(operator.name == "WHILE" for operator in source.operators):
+        raise InvalidArgumentError(
+            "The file has a loop, whose ranges litert-quantizer cannot find.",
+            received=f"{source.path} with the operator WHILE, as of recurrent layers",
+            expected="a file without loops",
+            fix='`calibrate` the Keras model of the file, or pass quantize="dynamic"',
         )
 
 
