@@ -124,7 +124,7 @@ def _check(
                 f"up to {largest:.3g}, first behind "
                 f"'{_first_difference(model, finished, arrays, quantized)}'",
                 expected="the same numbers, up to rounding",
-                fix="leave this layer in float by `filters`, and report it to us",
+                fix="leave this layer in float by `filters`, and tell us of it",
             )
 
 
@@ -231,7 +231,7 @@ def _require_ranges(graph: Graph) -> None:
             f"What '{near.name}' {'makes' if maker else 'reads'} has no range yet.",
             received="a quantization-aware model that was never trained",
             expected="a model that has been through fit",
-            fix="train it with fit; a few steps are enough to set the ranges",
+            fix="train it with fit, a few steps suffice to set the ranges",
         )
 
 

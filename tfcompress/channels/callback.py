@@ -114,8 +114,7 @@ class PruneChannels(FitCallback):
         zero = self._zero_channels() if self.current_step() else set()
         if self._schedule.is_behind(self.current_step()) and not zero:
             raise InvalidArgumentError(
-                "The schedule lies behind the current step: it ends before this fit "
-                "begins.",
+                "The schedule lies behind: its steps are over before this fit begins.",
                 received=(
                     f"a schedule that ends at step {self._schedule.end_step}, an "
                     f"optimizer that has done {self.current_step()} steps"

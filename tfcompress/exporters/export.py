@@ -183,10 +183,9 @@ def export(
     elif rounded := rounded_by_keras(model):
         warn(
             f"Keras' own `model.quantize` has rounded {rounded}. A SavedModel stores "
-            "their integers and computes in floats; a SavedModel of the float model "
-            "may be faster, and smaller where layers are small. "
-            "tfcompress.calibrate(model, data) makes integers that devices compute "
-            "with."
+            "their integers and computes in floats: that of the float model may be "
+            "faster, and smaller where layers are small. tfcompress.calibrate(model, "
+            "data) makes integers that devices compute with."
         )
     target, writer = _target(filepath), exporter.with_options(options)
     _refuse_states(model, exporter)
@@ -199,13 +198,11 @@ def _refuse_states(model: Any, exporter: Format) -> None:
     stateful = [] if exporter.limits.keeps_states else list(states_of(model))
     if stateful:
         raise ExportError(
-            f"{exporter.limits.runtime} keeps no state between calls.",
+            f"{exporter.limits.runtime} keeps no state from call to call.",
             received=f"stateful layers: {', '.join(stateful)}",
-            expected="layers that take and return their states with each call",
-            fix=(
-                "build them with `return_state=True` and pass the states to the next "
-                "call as `initial_state`; or export to LiteRT or a SavedModel"
-            ),
+            expected="layers whose states come in and go out with each call",
+            fix="build them with `return_state=True` and hand the states to the next "
+            "call as `initial_state`; or export to LiteRT or a SavedModel",
         )
 
 

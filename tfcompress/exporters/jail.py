@@ -68,7 +68,7 @@ class JailedRunner(Runner):
                 raise ArtifactError(
                     f"The model does not run on these inputs in {self._runtime}.",
                     received=f"{self._file} ({failure.reason})",
-                    expected="inputs that the model accepts, and a complete file",
+                    expected="inputs that the model takes, and a whole file",
                     fix="check the values of the inputs",
                 ) from None
             #: What the call took there, without the way.

@@ -167,7 +167,7 @@ def record(artifact: Artifact, **contents: Any) -> None:
         changed = changed_since(manifest, artifact.path)
         if changed:
             warn(
-                f"The manifest {manifest_path(artifact.path)} belongs to other files: "
+                f"The manifest {manifest_path(artifact.path)} is of other files: "
                 f"{', '.join(changed)} changed since, or an export ended before its "
                 "manifest was written. Nothing is recorded in it; export again."
             )

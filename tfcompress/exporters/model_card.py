@@ -23,7 +23,7 @@ def model_card(
     manifest = read_manifest(artifact)
     if manifest is not None and (changed := changed_since(manifest, artifact.path)):
         raise ArtifactError(
-            "The manifest belongs to other files, and a card would describe those.",
+            "The manifest is of other files, and a card would describe those.",
             received=f"{artifact}: {', '.join(changed)} changed since",
             expected="the files whose SHA-256 its manifest holds",
             fix="export the model again, or remove the manifest",

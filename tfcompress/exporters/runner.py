@@ -181,7 +181,7 @@ def dequantized(array: np.ndarray, info: TensorInfo) -> np.ndarray:
 def _refuse_nan(array: np.ndarray, info: TensorInfo) -> None:
     if array.dtype.kind == "f" and (count := int(np.isnan(array).sum())):
         raise InvalidArgumentError(
-            f"Input {info.name!r} holds NaN, which integers cannot represent.",
+            f"Input {info.name!r} holds NaN, which no integer stands for.",
             received=f"{count} of {array.size} values",
             expected=f"numbers, which the model takes as {info.dtype}",
             fix="fill in what is missing, as in the training data",
@@ -196,8 +196,7 @@ def _joined(parts: list[np.ndarray], info: TensorInfo, size: int) -> np.ndarray:
     shapes = sorted({part.shape[1:] for part in parts})
     if len(shapes) > 1:
         raise InvalidArgumentError(
-            f"Output {info.name!r} has a different shape in each call of {size} "
-            "samples.",
+            f"Output {info.name!r} has another shape in each call of {size} samples.",
             received=f"shapes {', '.join(map(str, shapes))}",
             expected="one shape for all samples",
             fix=f"pass at most {size} samples, or samples of one length",

@@ -137,7 +137,7 @@ def _own_scopes(model: keras.Model) -> Iterator[None]:
                 "can trace the model.",
                 received=repr(path),
                 expected="letters, digits, '_', '-' and '.', no '_' in front",
-                fix="give the model or layer another name",
+                fix="name the model or layer otherwise",
             )
     before = [(layer, vars(layer).get("call")) for _, layer in parts]
     try:
@@ -248,7 +248,7 @@ def _describe_inputs(structure: Any, batch_size: int | None) -> tuple[TensorInfo
                 "TensorFlow has no inputs of this name.",
                 received=repr(name),
                 expected="letters, digits, '_', '-' and '.', and no word of Python",
-                fix="give the model's `keras.Input` another name",
+                fix="name the model's `keras.Input` otherwise",
             )
         described = _describe(name, leaf)
         shape = described.shape

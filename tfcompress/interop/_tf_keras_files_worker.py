@@ -55,7 +55,7 @@ def _load_h5(path: Path) -> Any:
                 )
             ]
     except OSError as error:
-        raise Refused(f"it is not an .h5 file, or damaged ({error})") from error
+        raise Refused(f"it is no .h5 file, or damaged ({error})") from error
     if config is None:
         raise Refused("it holds weights without a model; save the whole model instead")
     _check_version(version)
@@ -71,7 +71,7 @@ def _load_keras(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         if "config.json" not in archive.namelist():
             raise Refused(
-                "it is a zip file, but not a .keras file: config.json is missing"
+                "it is a zip file, but no .keras file: config.json is missing"
             )
         config = json.loads(archive.read("config.json"))
         _check_config(config)
@@ -97,7 +97,7 @@ def _load_saved_model(path: Path) -> Any:
     if config.get("class_name") not in _MODELS:
         raise Refused(
             f"'{root.get('name')}' is a subclassed model ({root.get('class_name')}), "
-            "of which a SavedModel keeps the graph but no layers"
+            "of which a SavedModel keeps the graph and no layers"
         )
     _check_config(config)
     model = tf_keras.models.model_from_config(config)
@@ -129,9 +129,9 @@ def _saved_metadata(path: Path) -> str:
     except (DecodeError, IndexError) as error:
         raise Refused(f"it is no SavedModel, or damaged ({error})") from error
     raise Refused(
-        "this SavedModel has no keras_metadata.pb, and no Keras metadata in its "
-        "saved_model.pb: it is a graph without layers. Save the model that it was "
-        "made from by model.save"
+        "this SavedModel has no keras_metadata.pb, and no notes of Keras in its "
+        "saved_model.pb: it is a graph without layers. "
+        "Save the model that it was made from by model.save"
     )
 
 
@@ -173,8 +173,8 @@ def _check_function(config: dict[str, Any]) -> None:
     if lost:
         named = {"einsum": "tf.matmul", "__operators__.eq": "tf.equal"}
         raise Refused(
-            f"layer '{config.get('name')}' calls tf.{function}, for which Keras 2 "
-            "does not save all arguments, so that nothing can load it. Use "
+            f"layer '{config.get('name')}' calls tf.{function}, of which Keras 2 saves "
+            "not all that it reads, so that nothing can load it. Use "
             f"{named.get(str(function), 'tf.not_equal')} or a layer in its place"
         )
 

@@ -136,8 +136,8 @@ def _without_training_wrappers(model: Any) -> Any:
 def _model(model: Any, weights: dict[str, Any], prefix: str) -> dict[str, Any]:
     if type(model).__name__ not in _MODELS:
         raise Refused(
-            f"'{model.name}' is a subclassed model ({type(model).__name__}), which "
-            "has no configuration that lists its layers"
+            f"'{model.name}' is a subclassed model ({type(model).__name__}), which has "
+            "no configuration that tells its layers"
         )
     sequential = type(model).__name__ == "Sequential"
     if not model.built:

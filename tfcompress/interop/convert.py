@@ -124,13 +124,11 @@ def _compare(model: keras.Model, samples: dict[str, np.ndarray], source: str) ->
         alike = found.shape == values.shape
         if not alike or not np.allclose(found, values, 0.0, limit, equal_nan=True):
             raise UnsupportedLayerError(
-                "Keras 3 computes something else from this model than Keras 2 did.",
+                "Keras 3 computes something else of this model than Keras 2 did.",
                 received=f"{source}, output {position} of random inputs, of shapes "
                 f"{found.shape} and {values.shape}"
                 + (f", off by {np.abs(found - values).max():.3g}" if alike else ""),
                 expected=f"the same numbers, within {share:g} of the largest",
-                fix=(
-                    "convert parts of the model to find the layer, replace it, and "
-                    "report it to us"
-                ),
+                fix="convert parts of the model to find the layer, replace it, and "
+                "tell us of it",
             )

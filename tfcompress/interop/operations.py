@@ -163,8 +163,8 @@ def call_operation(entry: dict[str, Any], args: Any, kwargs: dict[str, Any]) -> 
     function = FUNCTIONS.get(name)
     if function is None:
         raise UnsupportedLayerError(
-            f"Layer '{entry['name']}' of Keras 2 is a TensorFlow function without a "
-            "known equivalent in Keras 3.",
+            f"Layer '{entry['name']}' of Keras 2 is a TensorFlow function that has no "
+            "known equal in Keras 3.",
             received=f"tf.{called}",
             expected=f"one of {', '.join(sorted(FUNCTIONS))}",
             fix="replace it by a layer in Keras 2, and save the model again",

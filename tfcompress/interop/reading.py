@@ -77,7 +77,7 @@ def _saved(model: Any, folder: Path) -> Path:
             model.save(path)
     except Exception as error:
         raise InvalidArgumentError(
-            "The model cannot be saved, so it cannot be passed to the child process.",
+            "The model cannot be saved, so it cannot be handed to the child process.",
             received=f"'{model.name}' ({one_line(error, 300)})",
             expected="a built Functional or Sequential model",
         ) from error
@@ -99,7 +99,7 @@ def _asked(path: Path) -> Reading:
                 "Keras 2 cannot read the model.",
                 received=f"{path} ({failure.reason})",
                 expected=_EXPECTED,
-                fix="replace your own layers by those of Keras, and save it again",
+                fix="replace layers of your own by those of Keras, and save it again",
             ) from failure
         if "refused" in reply:
             raise ArtifactError(

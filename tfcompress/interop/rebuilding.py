@@ -231,7 +231,7 @@ class _Rebuilding:
 
     def _unsupported(self, entry: dict, received: str, expected: str) -> Exception:
         return UnsupportedLayerError(
-            f"Layer '{entry['plain_name']}' of Keras 2 has no equivalent in Keras 3.",
+            f"Layer '{entry['plain_name']}' of Keras 2 has no equal in Keras 3.",
             received=f"{entry['class_name']}: {received}, in {self.source}",
             expected=expected,
             fix="replace the layer in Keras 2, and save the model again",

@@ -290,7 +290,7 @@ def _for_target(
         raise InvalidArgumentError(
             f"{name}={share} cannot be met.",
             received=f"a model of {total} {'MACs' if name == 'macs' else 'weights'}",
-            expected=f"{name} >= {least:.3g}, which the lowest ranks need",
+            expected=f"{name} >= {least:.3g}, what the lowest ranks leave",
             fix="take a larger share, or let `filters` take more layers",
         )
     for _ in range(_PASSES):

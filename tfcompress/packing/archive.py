@@ -108,7 +108,7 @@ def pack(
         raise InvalidArgumentError(
             "`progress` cannot be called.",
             received=f"{type(progress).__name__}: {str(progress)[:80]}",
-            expected="a function of the bytes done and of all bytes, or None",
+            expected="a function of the bytes that are done and of all, or None",
         )
     source = path_of(artifact, "artifact")
     files, folders = _contents(source)
@@ -369,6 +369,6 @@ def _damaged(source: Any, why: Any) -> ArtifactError:
     return ArtifactError(
         "The archive cannot be unpacked; nothing was written.",
         received=f"{os.fspath(source)}: {why}",
-        expected="a complete archive written by `tfcompress.pack`",
+        expected="a whole archive written by `tfcompress.pack`",
         fix="fetch or pack it again",
     )

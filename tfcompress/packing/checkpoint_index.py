@@ -30,14 +30,14 @@ def entries_of(path: Path) -> list[bytes]:
     content = path.read_bytes()
     footer = content[-_FOOTER:]
     if len(footer) < _FOOTER or struct.unpack("<Q", footer[-8:])[0] != _MAGIC:
-        raise ValueError(f"{path} is not the index of a checkpoint")
+        raise ValueError(f"{path} is no index of a checkpoint")
     *_, start, size, _ = _numbers(footer, 4)
     entries: list[bytes] = []
     last = 0
     for _, handle in _rows(content, start, size):
         start, size, _ = _numbers(handle, 2)
         if start < last:
-            raise ValueError("blocks of the index overlap")
+            raise ValueError("blocks of the index lie over each other")
         last = start + size
         rows = _rows(content, start, size)
         entries += [value for key_size, value in rows if key_size > _HEADER]

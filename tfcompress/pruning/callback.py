@@ -199,18 +199,12 @@ class PruneWeights(FitCallback):
             total == 0 if final is None else total < final - rounding
         ):
             raise InvalidArgumentError(
-                "The schedule lies behind the current step: it ends before this fit "
-                "begins.",
-                received=(
-                    f"a schedule that ends at step {schedule.end_step}, an optimizer "
-                    f"that has done {step} steps, and {total:.1%} zeros"
-                ),
+                "The schedule lies behind: its steps are over before this fit begins.",
+                received=f"a schedule that ends at step {schedule.end_step}, an "
+                f"optimizer that has made {step} steps, and {total:.1%} zeros",
                 expected=f"end_step > {step}",
-                fix=(
-                    "give begin_step and end_step as fractions of the fit, such as "
-                    "0.0 and 0.75, or compile the model again, which resets the step "
-                    "to 0"
-                ),
+                fix="give begin_step and end_step as fractions of the fit, such as 0.0 "
+                "and 0.75, or compile the model anew, which begins at step 0",
             )
         if not schedule.grows or final is None or step == 0:
             return [0.0] * len(sites)
@@ -239,10 +233,10 @@ class PruneWeights(FitCallback):
             return
         warn(
             f"PruneWeights: {zeros:.1%} of the weights are zero, and {final:.1%} are "
-            f"asked for: {restored.by} restores those of epoch {restored.epoch}, from "
-            "before the end of the schedule. Pass "
-            f"tfcompress.OnceFinal({restored.by}(...), PruneWeights(...)) instead, to "
-            "get the best epoch after it."
+            f"asked for: {restored.by} gives back those of epoch {restored.epoch}, of "
+            "before the end of the schedule. Pass tfcompress.OnceFinal("
+            f"{restored.by}(...), PruneWeights(...)) in its place, for the best of the "
+            "epochs after it."
         )
 
     def _warn_of_nan(self) -> None:
@@ -253,9 +247,9 @@ class PruneWeights(FitCallback):
         ]
         if broken:
             warn(
-                "PruneWeights: kernels hold NaN or infinite values, in "
-                f"{', '.join(broken)}. They do not show which weights to prune; look "
-                "for NaN in the data, or train with a lower learning rate."
+                f"PruneWeights: kernels hold NaN or infinite values, in "
+                f"{', '.join(broken)}. Which weights to prune cannot be told from "
+                "them; look for NaN in the data, or train with a lower learning rate."
             )
 
     def _warn_of_nothing_left(self, restored: Restored | None) -> None:
@@ -267,10 +261,10 @@ class PruneWeights(FitCallback):
         ]
         if gone:
             warn(
-                f"PruneWeights: no weight is left in {', '.join(gone)}, whose outputs "
-                "do not depend on their inputs. Pass scope='balanced' or 'layer', or "
-                "criterion='lamp', which compares weights within their layer; or "
-                "leave these layers out with `filters`."
+                f"PruneWeights: no weight is left in {', '.join(gone)}, which put out "
+                "what does not depend on their inputs. Pass scope='balanced' or "
+                "'layer', or criterion='lamp', which compares weights within their "
+                "layer; or leave these layers out by `filters`."
             )
 
     def release(self) -> None:

@@ -74,8 +74,8 @@ class PenalizeWeights(FitCallback):
         self.pattern = PATTERNS.get(pattern)
         if isinstance(self.pattern, NOfM):
             raise InvalidArgumentError(
-                "A penalty cannot have the pattern NOfM, whose weights do not form a "
-                "group.",
+                "A penalty cannot have the pattern NOfM, whose weights do not go "
+                "together.",
                 expected="'unstructured', a Block or a Channel",
             )
         self.filters = filters

@@ -137,7 +137,7 @@ class _Expander:
             # Parts would have weights of their own, and training would part them.
             self.refusals[node.name] = StaysFloat(
                 f"'{other}' uses the same weights, and it does more than multiply",
-                "move its activation, or its mask, to a separate layer",
+                "give its activation, or its mask, to a layer of their own",
             )
             model = None
         if model is None:

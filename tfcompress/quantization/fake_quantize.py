@@ -333,7 +333,7 @@ class FakeQuantize(keras.layers.Layer):
                 f"'{self.name}' has no range yet.",
                 received="a quantization-aware model that was never trained",
                 expected="a model that has been through fit",
-                fix="train it with fit; a few steps are enough to set the ranges",
+                fix="train it with fit, a few steps suffice to set the ranges",
             )
         return self._grid.span_of(ops.convert_to_numpy(self.ranges))
 

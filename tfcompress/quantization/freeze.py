@@ -79,9 +79,9 @@ class FreezeQuantization(FitCallback):
         if trained is not None and rate > _FAR_ABOVE * trained:
             warn(
                 f"FreezeQuantization: the learning rate is {rate:.1e}, and the "
-                f"model's training ended at {trained:.1e}. In a short fit such large "
-                "steps lose more than training with rounding gains; a tenth of the "
-                "rate that training began with, or less, is usual."
+                f"training of the model ended at {trained:.1e}. In a short fit such "
+                "steps lose more than quantizers win; a tenth of the rate that "
+                "training began with, or less, is usual."
             )
 
     def stop(self) -> None:

@@ -66,7 +66,7 @@ def opened(layer: Any, parts: Parts, *args: Any, **kwargs: Any) -> Any:
             trained.update(node.output_tensors)
     results = [values[tensor] for tensor in graph.output_tensors]
     if not all(map(_is_symbolic, results)):
-        raise StaysFloat("it outputs its own weights", "let it compute with its input")
+        raise StaysFloat("it puts out its own weights", "let it compute with its input")
     return keras.tree.pack_sequence_as(outputs, results)
 
 
@@ -83,8 +83,8 @@ def _with_symbols(layer: Any) -> tuple[Any, list]:
     strange = [v.name for v in own if "float" not in v.dtype]
     if strange:
         raise StaysFloat(
-            f"it has its own state ({', '.join(strange)}), such as that of a random "
-            "generator",
+            f"it has a state of its own ({', '.join(strange)}), such as that of random "
+            "numbers",
             "leave it out, or register a rule for its class",
         )
     symbols = {
@@ -136,8 +136,8 @@ def _recorded(
     if kinds[0] != kinds[1]:
         raise StaysFloat(
             "it computes something else in training",
-            "if it does nothing after training, say so by "
-            "register_layer_rule(LayerRule(..., 'select', training_only=True))",
+            "if it does nothing after it, say so by register_layer_rule(LayerRule("
+            "..., 'select', training_only=True))",
         )
     return records[1]
 
@@ -184,8 +184,8 @@ def _replayed(
             return ops.convert_to_numpy(node.operation(*args, **kwargs))
         except Exception as error:
             raise StaysFloat(
-                f"its weight is transformed by {kind}",
-                "create the weight in the form in which it is used",
+                f"its weight is given another form by {kind}",
+                "make the weight as it is used",
             ) from error
     function = _WITH_WEIGHTS.get(kind)
     outputs = None

@@ -103,7 +103,7 @@ def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
     common, scheme_of = schemes_by_path(scheme, list(paths.values()))
     if any(isinstance(layer, FakeQuantize) for _, layer in walk(model)):
         raise InvalidArgumentError(
-            f"Model '{model.name}' is already quantization-aware.",
+            f"Model '{model.name}' is quantization-aware already.",
             fix="pass the model from before quantize_aware",
         )
     selected = _chooser(model, filters)
@@ -160,7 +160,7 @@ def _closed(graph: Graph, reasons: dict[int, str]) -> dict[str, StaysFloat]:
     return {
         node.name: StaysFloat(
             reasons[id(node.operation)],
-            "nothing, if it may stay in float; else let it use its own weights with "
+            "nothing, if it may be a float; else let it use its own weights by "
             "keras.ops, and other layers by calling them",
         )
         for node in graph.nodes

@@ -132,8 +132,8 @@ def schemes_by_path(
     if len(kinds) > 1:
         listed = ", ".join(f"{bits} bits ({ranges})" for bits, ranges in sorted(kinds))
         raise InvalidArgumentError(
-            "Layers of one model share their activations, so all activations need the "
-            "same width and kind of ranges.",
+            "Layers of one model share their activations, so these have one width "
+            "and one kind of ranges.",
             received=f"schemes with activations of {listed}",
             expected="the same for all layers",
         )

@@ -207,7 +207,7 @@ def export_file(
             "A .tflite file stays one.",
             received=f"format={format!r} with a file",
             expected='format="tflite"',
-            fix="other formats are made from a keras.Model",
+            fix="other formats are made of a keras.Model",
         )
     exporter = FloatFileExporter().with_options(options)
     return exporter.export(model, filepath, input_signature, calibration_data)
@@ -238,7 +238,7 @@ def _check_finite(samples: dict[str, np.ndarray]) -> None:
             raise InvalidArgumentError(
                 f"The calibration data of input {name!r} are no numbers.",
                 received=f"{int((~np.isfinite(column)).sum())} NaN or infinite values",
-                expected="finite numbers, which have a smallest and a largest value",
+                expected="finite numbers, which have a least and a largest one",
             )
 
 

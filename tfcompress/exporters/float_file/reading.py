@@ -48,7 +48,7 @@ def float_file(filepath: str | os.PathLike) -> Artifact:
             "Of files, only .tflite files can be rounded.",
             received=str(path),
             expected="a keras.Model, or the path of a float .tflite file",
-            fix="export the model that the file was made from",
+            fix="export the model that the file was made of",
         )
     file = TFLiteFile.open(path)
     tensors = [tensor for graph in file.tensors for tensor in graph]
@@ -57,11 +57,11 @@ def float_file(filepath: str | os.PathLike) -> Artifact:
     for found, kind in ((rounded, "integers"), (small, "16-bit floats")):
         if found:
             raise InvalidArgumentError(
-                f"The file holds {kind} already, and is not rounded again.",
+                f"The file holds {kind} already, and is not rounded once more.",
                 received=f"{path} ({len(found)} tensors, such as "
                 f"'{found[0].info.name}' of {found[0].info.dtype})",
                 expected="a .tflite file of 32-bit floats",
-                fix="start from the float file that it was made from",
+                fix="start from the float file that it was made of",
             )
     return exporter.inspect(path)
 
@@ -77,7 +77,7 @@ def checked_path(filepath: str | os.PathLike) -> Path:
     expected = "a keras.Model, or the path of a float .tflite file"
     if path.suffix.lower() in _KERAS:
         raise InvalidArgumentError(
-            "Export the Keras model itself, not its file.",
+            "A Keras model is exported, and not its file.",
             received=str(path),
             expected=expected,
             fix="load it: keras.saving.load_model(path)",

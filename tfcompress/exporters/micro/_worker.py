@@ -62,9 +62,7 @@ def _smallest(content: bytes) -> tuple[Any, int]:
         if fits > _LARGEST_ARENA:
             interpreter = _made(content, fits)  # what it says is the reason
             interpreter.invoke()
-            raise RuntimeError(
-                "tflite-micro gives different outputs for the same inputs"
-            )
+            raise RuntimeError("tflite-micro gives no answer that stays the same")
     while fits - refused > 16:
         middle = (refused + fits) // 2 // 16 * 16
         if _tried(content, middle) == wanted:

@@ -74,7 +74,7 @@ class MicroExporter(Exporter):
         reply = probe(phone.path, "tflite-micro", ExportError, script=_SCRIPT)
         if reply["difference"] > _MOST_DIFFERENCE:
             raise ExportError(
-                "tflite-micro and LiteRT compute different numbers.",
+                "tflite-micro computes other numbers than LiteRT.",
                 received=f"outputs that differ by {reply['difference']} integers",
                 expected=f"at most {_MOST_DIFFERENCE}",
                 fix="find the layer: export parts of the model alone",
@@ -146,10 +146,8 @@ def _check_operators(phone: Artifact) -> None:
             "Part of the model would be computed in float.",
             received=f"float operators {', '.join(floats)}",
             expected="a model whose every layer is quantized",
-            fix=(
-                "replace the layers they are named after, or give float inputs; "
-                "the warning of `quantize_aware` names those that stay float"
-            ),
+            fix="replace the layers after which they are called, or give float "
+            "inputs; the warning of `quantize_aware` names those that stay float",
         )
     known = sources.OPERATORS
     missing = sorted({_named(op) for op in file.operators if op.name not in known})
@@ -158,7 +156,7 @@ def _check_operators(phone: Artifact) -> None:
             "tflite-micro has no such operators.",
             received=", ".join(missing),
             expected="operators of tflite-micro",
-            fix="replace the layers they are named after",
+            fix="replace the layers after which they are called",
         )
 
 

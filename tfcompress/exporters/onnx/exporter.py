@@ -126,7 +126,7 @@ class ONNXExporter(Exporter):
             raise ArtifactError(
                 "The .onnx file is damaged or truncated.",
                 received=f"{filepath} ({reason})",
-                expected="a complete ONNX model",
+                expected="a whole ONNX model",
                 fix="export the model again, or copy the file again",
             ) from error
         return Artifact(
@@ -193,7 +193,7 @@ def _check_names(traced: TracedModel) -> None:
         raise ExportError(
             "In ONNX no output can have the name of an input.",
             received=", ".join(map(repr, sorted(both))),
-            expected="different names for all inputs and outputs",
+            expected="names of their own for all inputs and outputs",
             fix="give the outputs of the model other names",
         )
 

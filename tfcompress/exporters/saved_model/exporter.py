@@ -249,7 +249,7 @@ def _unloadable(path: Path, error: Exception) -> ArtifactError:
     return ArtifactError(
         "The SavedModel cannot be loaded.",
         received=f"{path} ({reason})",
-        expected="a complete SavedModel with the signature 'serving_default'",
+        expected="a whole SavedModel with the signature 'serving_default'",
         fix="export the model again",
     )
 
@@ -289,7 +289,7 @@ def _refuse_programs(path: Path) -> None:
         raise ArtifactError(
             "The SavedModel is damaged or truncated.",
             received=f"{path / 'saved_model.pb'} ({error})",
-            expected="a complete SavedModel",
+            expected="a whole SavedModel",
             fix="export the model again, or copy the directory again",
         ) from error
     if found:
@@ -340,7 +340,7 @@ def _tensors(specs: Any, order: list[str]) -> tuple[TensorInfo, ...]:
             raise ArtifactError(
                 f"Tensor {name!r} of the SavedModel has no number of axes.",
                 received="a shape that is not known",
-                expected="shapes in which only sizes are free",
+                expected="shapes of which the sizes alone are free",
                 fix="give tf.TensorSpec a shape, such as (None, 4)",
             )
     return tuple(
@@ -375,9 +375,7 @@ def _bad_version(received: Any) -> InvalidArgumentError:
     return InvalidArgumentError(
         "A SavedModel goes into a numbered version directory.",
         received=str(received),
-        expected=(
-            "<base>/<version>, where <version> is 1, 2, 3 ..., or a <base> directory "
-            "in which the next free version is created"
-        ),
+        expected="<base>/<version>, where <version> is 1, 2, 3 ..., or a <base> "
+        "directory in which the next free version is made",
         fix='for example "savedmodels/student/1"',
     )

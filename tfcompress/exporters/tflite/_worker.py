@@ -118,7 +118,7 @@ def _check_signature(interpreter: Any, job: dict[str, Any]) -> None:
         (job["outputs_by_name"], interpreter.get_output_details()),
     ):
         if not {d["index"] for d in details}.issuperset(named.values()):
-            raise ValueError("its signature names tensors that the graph does not have")
+            raise ValueError("its signature names tensors that are not the graph's")
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

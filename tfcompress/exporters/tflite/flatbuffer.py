@@ -133,7 +133,7 @@ class TFLiteFile:
         else:
             return None
         if start + size > len(self._content):
-            raise ValueError("a buffer ends after the end of the file")
+            raise ValueError("a buffer ends behind the end of the file")
         return self._content[start : start + size]
 
     def _tensors(self, graph: Any) -> list[Tensor]:
@@ -380,6 +380,6 @@ def _damaged(source: Any, why: Any) -> ArtifactError:
     return ArtifactError(
         "The .tflite file is damaged or truncated.",
         received=f"{source} ({why})",
-        expected="a complete .tflite file",
+        expected="a whole .tflite file",
         fix="export the model again, or copy the file again",
     )

@@ -118,7 +118,7 @@ def read_labels(content: bytes) -> tuple[str, ...]:
         raise ArtifactError(
             "The labels in the .tflite file are damaged.",
             received=f"{type(error).__name__}: {error}",
-            expected=f"a stored file {_LABELS}, one label per line",
+            expected=f"a stored file {_LABELS}, one label to a line",
             fix="export the model again, or copy the file again",
         ) from error
 
@@ -155,7 +155,7 @@ def _check(
         raise InvalidArgumentError(
             "The model has no such inputs or outputs.",
             received=", ".join(unknown),
-            expected=f"names from {sorted(known)}",
+            expected=f"names out of {sorted(known)}",
         )
 
 

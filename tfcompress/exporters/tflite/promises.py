@@ -70,6 +70,6 @@ def check_promises(file: TFLiteFile, model: keras.Model) -> None:
         warn(
             "The converter left these layers in float, "
             f"{1 - file.integer_coverage():.0%} of the work: {', '.join(names)}. They "
-            "were quantized, and have integer kernels. Check what else reads their "
-            "inputs, or report it to us."
+            "were quantized, and have integer kernels. Look at what else reads their "
+            "inputs, or tell us of it."
         )

@@ -48,9 +48,7 @@ class TFLiteRunner(Runner):
             (self._out, self._interpreter.get_output_details()),
         ):
             if not {d["index"] for d in details}.issuperset(named.values()):
-                raise ValueError(
-                    "its signature names tensors that the graph does not have"
-                )
+                raise ValueError("its signature names tensors that are not the graph's")
 
     def bind(self, batch: dict[str, np.ndarray]) -> Callable[[], dict[str, np.ndarray]]:
         """Returns a function that sets inputs, invokes and reads outputs."""

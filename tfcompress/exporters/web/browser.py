@@ -117,7 +117,7 @@ class BrowserRunner(Runner):
                 server.server_close()
         if done.returncode and "no Landlock" in done.stderr:
             raise ArtifactError(
-                "Chromium has no sandbox here, and the page is not trusted.",
+                "Chromium has no sandbox here, and the page is a stranger's.",
                 received="a process of root on a system without Landlock",
                 expected="another user, for whom Chromium has its sandbox",
                 fix="run as another user; or, if you trust the folder, "

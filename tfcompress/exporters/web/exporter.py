@@ -98,7 +98,7 @@ class WebExporter(Exporter):
         missing = [p for p in _PACKAGES if not (path / p / "package.json").is_file()]
         if missing:
             raise InvalidArgumentError(
-                "The folder does not contain LiteRT.js.",
+                "The folder does not hold LiteRT.js.",
                 received=f"{path} without {', '.join(missing)}",
                 expected="node_modules/@litertjs",
                 fix="npm install @litertjs/core",

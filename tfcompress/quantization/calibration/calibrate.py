@@ -260,7 +260,7 @@ def _set_ranges(
     if cut:
         warn(
             "Integer kernels prescribe the range of these, and cut off what lies "
-            f"outside: {', '.join(cut)}. If that matters, leave them in float with "
+            f"outside: {', '.join(cut)}. If that matters, leave them in float by "
             "`filters`."
         )
     if constant:
@@ -271,8 +271,8 @@ def _set_ranges(
     if useless:
         warn(
             "A few huge numbers leave all others one value of their range: "
-            f"{', '.join(useless)}. If these are attention masks, use ops.where(mask, "
-            "scores, -1e9) right before the softmax; else clip them."
+            f"{', '.join(useless)}. If these are masks of attention, use "
+            "ops.where(mask, scores, -1e9) right before the softmax; else clip them."
         )
 
 

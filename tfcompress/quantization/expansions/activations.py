@@ -113,7 +113,7 @@ def softmax(layer: Any, parts: Parts, x: Any, mask: Any = None, **_: Any) -> Any
     axis = axis[0] if isinstance(axis, list | tuple) and len(axis) == 1 else axis
     if not isinstance(axis, int):
         raise StaysFloat(
-            f"it works over the axes {tuple(axis)} at once",
+            f"it is taken over the axes {tuple(axis)} at once",
             "reshape these axes to one before it",
         )
     last = axis % rank == rank - 1

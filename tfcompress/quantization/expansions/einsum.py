@@ -60,7 +60,7 @@ def _terms(subscripts: str, first: Any, second: Any) -> tuple[str, str, str]:
     """Returns the axes of both operands and of the result; "..." becomes letters."""
     equation = Equation.of(subscripts)
     if not equation.is_whole:
-        raise StaysFloat("its equation does not name its output", "add `->`")
+        raise StaysFloat("its equation does not say what comes out", "add `->`")
     ranks = len(first.shape), len(second.shape)
     hidden = zip(equation.terms, equation.hidden(ranks))
     if len({count for term, count in hidden if "..." in term}) > 1:

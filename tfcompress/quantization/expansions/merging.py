@@ -80,8 +80,7 @@ def _rows_of(tensor: Any) -> tuple[int, int]:
 def mean_over_mask(layer: Any, parts: Parts, x: Any, mask: Any = None, **_: Any) -> Any:
     if mask is not None:
         raise StaysFloat(
-            "it averages over a mask, so it divides by a different number for each "
-            "sample",
+            "it averages over a mask, so it divides by a number of each sample",
             "use GlobalMaxPooling1D or the last output of a recurrent layer, or pad "
-            "with a separate word and mask_zero=False",
+            "with a word of its own and mask_zero=False",
         )

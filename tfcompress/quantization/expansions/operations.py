@@ -107,7 +107,7 @@ def matmul(operation: Any, parts: Parts, x1: Any, x2: Any) -> Any:
     last = tensor is x1
     if matrix.ndim != 2 or len(tensor.shape) < (2 if last else 3):
         raise StaysFloat(
-            f"its constant has shape {matrix.shape}", "use a constant with two axes"
+            f"its constant has shape {matrix.shape}", "use a constant of two axes"
         )
     kernel = matrix if last else matrix.T
     rank = len(tensor.shape)
@@ -155,9 +155,7 @@ def flip(operation: Any, parts: Parts, x: Any) -> Any:
 def _backwards(x: Any, axes: Any) -> Any:
     turned = {axis % len(x.shape) for axis in np.atleast_1d(axes)}
     if 0 in turned:
-        raise StaysFloat(
-            "it rotates across the samples of a batch", "name the other axes"
-        )
+        raise StaysFloat("it turns the samples of a batch", "name the other axes")
     steps = (-1 if axis in turned else None for axis in range(len(x.shape)))
     return x[tuple(slice(None, None, step) for step in steps)]
 
@@ -173,8 +171,7 @@ def rotated(operation: Any, parts: Parts, array: Any) -> Any:
     if quarters == 2 and (None in sizes or len(sizes) > 1):
         # Keras 3.15 puts the numbers of a rectangle into rows of another length.
         raise StaysFloat(
-            "it rotates a rectangle by 180 degrees, which Keras computes in its own "
-            "way",
+            "it turns a rectangle half round, which Keras computes in a way of its own",
             "use ops.flip(x, (1, 2))",
         )
     if quarters == 2:

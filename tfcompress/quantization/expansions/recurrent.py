@@ -164,12 +164,12 @@ def recurrent(
         return _in_steps(_Cells.of(layer), parts, x, _listed(initial_state), mask)
     if initial_state is not None or layer.return_state:
         raise StaysFloat(
-            "the states of several cells are inputs or outputs",
+            "the states of several cells come from outside, or go there",
             "use a layer for each cell, such as LSTM(8, return_state=True)",
         )
     if mask is not None and layer.go_backwards:
         raise StaysFloat(
-            "it has a mask and runs backwards", "use a layer for each of its cells"
+            "it has a mask and goes backwards", "use a layer for each of its cells"
         )
     last = len(layer.cell.cells) - 1
     for number, cell in enumerate(layer.cell.cells):
@@ -375,9 +375,9 @@ def _check(layer: Any, x: Any) -> None:
                 )
     if layer.stateful:
         raise StaysFloat(
-            "it is stateful: its state stays in the layer, which holds no integers",
-            "let the application keep the state: use return_state=True, and pass the "
-            "state back as initial_state",
+            "it is stateful: its state stays in the layer, where no integers are",
+            "let the application keep the state: use return_state=True, and give "
+            "the state back as initial_state",
         )
     if x.shape[1] is None:
         raise StaysFloat(
@@ -387,5 +387,5 @@ def _check(layer: Any, x: Any) -> None:
     if any(cell.recurrent_dropout for cell in cells):
         warn(
             f"'{layer.name}' has recurrent_dropout, which does nothing in a "
-            "quantization-aware model. To continue training with noise, use dropout."
+            "quantization-aware model. To go on training with noise, use dropout."
         )

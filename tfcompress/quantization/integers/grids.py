@@ -131,7 +131,7 @@ def checked_range(limits: Any) -> tuple[float, float]:
         low, high = 0.0, -1.0
     if not low <= high:
         raise InvalidArgumentError(
-            "`fixed_range` of FakeQuantize must be a range.",
+            "`fixed_range` of FakeQuantize is a range.",
             received=repr(limits),
             expected="(min, max), two numbers",
         )

@@ -37,8 +37,8 @@ def warn_of_small_numbers(model: keras.Model) -> None:
     if said:
         warn(
             "Integer kernels have no scale for numbers so small, which are rounded to "
-            f"few values: {', '.join(said)}. Scale the inputs, or the targets, so "
-            "that numbers are about 1, or leave these layers in float with `filters`."
+            f"few values: {', '.join(said)}. Scale the inputs, or the targets, so that "
+            "numbers are about 1, or leave these layers in float by `filters`."
         )
 
 
