@@ -265,7 +265,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     )
     if math.prod(shape) != len(content) - header:
         raise InvalidArgumentError(
-            f"{path} does not have as many bytes as its header says.",
+            f"{path} has not as many bytes as its header says.",
             received=f"{max(len(content) - header, 0)} bytes after the header",
             expected=f"{' x '.join(map(str, shape))} = {math.prod(shape)}",
             fix="fetch the file again",

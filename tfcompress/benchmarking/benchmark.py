@@ -175,7 +175,7 @@ def adb_command(
     path = Path(artifact)
     if path.suffix != ".tflite":
         raise InvalidArgumentError(
-            "Only .tflite files can be measured on a phone.",
+            "Phones measure .tflite files.",
             received=str(path),
             expected="a path that ends in .tflite",
         )
@@ -233,7 +233,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
         raise ArtifactError(
             "The memory of the artifact could not be measured.",
             received=f"{path} ({reason})",
-            expected="an artifact that runs in a separate process",
+            expected="an artifact that runs in a process of its own",
         )
     return int(done.stdout.strip().splitlines()[-1])
 

@@ -115,16 +115,11 @@ class PruneChannels(FitCallback):
         if self._schedule.is_behind(self.current_step()) and not zero:
             raise InvalidArgumentError(
                 "The schedule lies behind: its steps are over before this fit begins.",
-                received=(
-                    f"a schedule that ends at step {self._schedule.end_step}, an "
-                    f"optimizer that has done {self.current_step()} steps"
-                ),
+                received=f"a schedule that ends at step {self._schedule.end_step}, an "
+                f"optimizer that has made {self.current_step()} steps",
                 expected=f"end_step > {self.current_step()}",
-                fix=(
-                    "give begin_step and end_step as fractions of the fit, such as "
-                    "0.0 and 0.75, or compile the model again, which resets the step "
-                    "to 0"
-                ),
+                fix="give begin_step and end_step as fractions of the fit, such as 0.0 "
+                "and 0.75, or compile the model anew, which begins at step 0",
             )
         if self._step >= self._schedule.begin_step:
             # The mask of a run that goes on is the zero pattern of its weights.
@@ -147,10 +142,10 @@ class PruneChannels(FitCallback):
         short = self._schedule.warn_if_cut_short(self.current_step(), "PruneChannels")
         if restored is not None and not short and not self._fit(restored):
             warn(
-                f"PruneChannels: {restored.by} restores the weights of epoch "
-                f"{restored.epoch}, from before the end of the schedule. Pass "
-                f"tfcompress.OnceFinal({restored.by}(...), PruneChannels(...)) "
-                "instead, to get the best epoch after it."
+                f"PruneChannels: {restored.by} gives back the weights of epoch "
+                f"{restored.epoch}, of before the end of the schedule. Pass "
+                f"tfcompress.OnceFinal({restored.by}(...), PruneChannels(...)) in its "
+                "place, for the best of the epochs after it."
             )
         self._masks = []
 

@@ -360,7 +360,7 @@ def constants_of(operation: Any) -> str | Callable[[Any, Values], np.ndarray] | 
     if constants in ("each", "moved") or callable(constants):
         return constants
     raise InvalidArgumentError(
-        f"The rule of {type(operation).__name__} does not say what happens to "
+        f"The rule of {type(operation).__name__} names nothing that is done with "
         "constants.",
         received=repr(constants),
         expected="'each', 'moved' or a function",

@@ -117,6 +117,6 @@ def _checked(model: keras.Model, data: Any) -> dict[str, Any]:
 
 def _empty() -> None:
     raise InvalidArgumentError(
-        "`data` is empty, so there are no gradients by which to rank.",
+        "`data` is empty, so there are no gradients to rank by.",
         expected="at least one batch of (inputs, targets)",
     )

@@ -304,7 +304,7 @@ def _steps(round_to: int) -> list[int]:
 
 def _say_nearest(target: str, reached: str, round_to: int, step: int) -> None:
     warn(
-        f"{target} cannot be met with round_to={round_to}: the remaining widths are "
+        f"{target} cannot be met with round_to={round_to}: the widths that remain are "
         f"multiples of {step} ({reached})."
     )
 

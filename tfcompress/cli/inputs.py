@@ -323,14 +323,9 @@ def _sorted_out(found: dict[str, Any], where: str, subject: Any) -> tuple[Any, .
     raise InvalidArgumentError(
         problem,
         received=f"{where} with {', '.join(found) or 'nothing'}",
-        expected=(
-            f"{expected}{' (or x)' * (len(names) == 1)}; y and sample_weight for "
-            "labels, unless inputs have these names"
-        ),
-        fix=(
-            "give the arrays these names, or let a function return the data "
-            "(module:function)"
-        ),
+        expected=f"{expected}{' (or x)' * (len(names) == 1)}; y and sample_weight for "
+        "labels, unless inputs are called so",
+        fix="name the arrays so, or let a function return the data (module:function)",
     )
 
 

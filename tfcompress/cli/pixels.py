@@ -84,7 +84,7 @@ def scaled(pixels: str, dtype: str = "float32") -> Any:
     if "int" in dtype:
         if pixels != "0..255":
             raise InvalidArgumentError(
-                "The model takes pixels as integers.",
+                "The model takes pixels as whole numbers.",
                 received=f"--pixels {pixels}",
                 expected=f"--pixels 0..255, as its input has type {dtype}",
             )
@@ -201,7 +201,7 @@ def _refuse_known_names(model: Any) -> None:
             if re.search(pattern, name.lower()):
                 usual = f" ({pixels} with its ImageNet weights)" if pixels else ""
                 raise InvalidArgumentError(
-                    "The pixel values that the model takes cannot be determined.",
+                    "What values of pixels the model takes cannot be seen.",
                     received=f"'{name}', whose images are prepared outside of it"
                     f"{usual}",
                     expected=f"--pixels with one of {', '.join(PIXELS)}",

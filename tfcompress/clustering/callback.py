@@ -152,10 +152,10 @@ class ClusterWeights(FitCallback):
             most = max(most, count - book.count - 1)
         if most > 0:
             warn(
-                f"ClusterWeights: {restored.by} restores the weights of epoch "
-                f"{restored.epoch}, from before they were tied. Pass "
-                f"tfcompress.OnceFinal({restored.by}(...), ClusterWeights(...)) "
-                "instead, to get the best epoch after it."
+                f"ClusterWeights: {restored.by} gives back the weights of epoch "
+                f"{restored.epoch}, of before they were tied. Pass "
+                f"tfcompress.OnceFinal({restored.by}(...), ClusterWeights(...)) in its "
+                "place, for the best of the epochs after it."
             )
 
     def release(self) -> None:
@@ -244,10 +244,8 @@ class ClusterWeights(FitCallback):
                     f"'{name}' has fewer weights than clusters.",
                     received=f"{count} clusters for {size} weights",
                     expected=f"num_clusters <= {size}",
-                    fix=(
-                        "leave the layer out with `filters`, or give it its own "
-                        "number: num_clusters={'filter': number}"
-                    ),
+                    fix="leave the layer out with `filters`, or give it a number of "
+                    "its own: num_clusters={'filter': number}",
                 )
             key = rule if self.scope == "global" else id(variable)
             groups.setdefault(key, (count, {}))[1][name] = variable

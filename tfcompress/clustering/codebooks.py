@@ -307,6 +307,6 @@ def _check(name: str, weights: np.ndarray) -> None:
     if not np.any(weights):
         raise InvalidArgumentError(
             f"Cannot cluster '{name}': all of its weights are zero.",
-            expected="at least one weight that is not zero",
+            expected="at least one weight that is not",
             fix="prune it less, or leave it out with `filters`",
         )

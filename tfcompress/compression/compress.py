@@ -137,8 +137,8 @@ def compress(
     if not made:
         raise InvalidArgumentError(
             "No proposal could be built.",
-            received="; ".join(failures) or "no time for a single proposal",
-            expected="at least one that the model supports",
+            received="; ".join(failures) or "no time for a single one",
+            expected="at least one that the model can take",
         )
     made.sort(key=lambda one: getattr(one.measures, budget.cost))
     best, excess = _best(made, budget, baseline.measures, task.higher_is_better)

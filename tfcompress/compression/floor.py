@@ -42,7 +42,7 @@ def check_possible(
                 received=f"{name}={limit:,.0f}",
                 expected=f"at least {empty:,}: what the model's operators take packed "
                 "when all weights are zero",
-                fix="allow more, or start from a model with fewer layers",
+                fix="allow more, or begin with a model of fewer layers",
             )
 
 

@@ -98,7 +98,7 @@ def _wrong(
 ) -> InvalidArgumentError:
     where = source if line is None else f"{source}, line {line}"
     return InvalidArgumentError(
-        f"The recipe is not valid ({where}).",
+        f"The recipe is not as it should be ({where}).",
         received=received,
         expected=expected,
     )

@@ -217,7 +217,7 @@ def _explained(url: str) -> Iterator[None]:
             "The study of the search cannot be read.",
             received=f"{url.rpartition('@')[2]}: {one_line(error)}",
             expected="the database that an earlier search made there, or none",
-            fix="delete it: complete candidates are found again",
+            fix="delete it: candidates that are whole are found again",
         ) from error
 
 

@@ -98,10 +98,10 @@ class Task:
         usual = _usual_rate(self._optimizer())
         if learning_rate is None and self.learning_rate < _SMALL_SHARE * usual:
             warn(
-                f"The learning rate of the optimizer is {self.learning_rate:.1e}, "
-                "with which candidates would learn almost nothing; a schedule in "
-                "training may have lowered it that far. Pass the rate that the "
-                "training began with, `search=Search(learning_rate=...)`."
+                f"The learning rate of the optimizer is {self.learning_rate:.1e}, with "
+                "which candidates would learn next to nothing: a schedule of the "
+                "training may have left it there. Pass the rate that the training "
+                "began with, `search=Search(learning_rate=...)`."
             )
         self.train = Data("train", train, batch_size or 1, self.model)
         if batch_size is None:

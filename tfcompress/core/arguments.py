@@ -116,7 +116,7 @@ def pattern(value: Any, problem: str) -> re.Pattern[str]:
     """
     try:
         if not isinstance(value, str):
-            raise TypeError("it is not text")
+            raise TypeError("it is no text")
         return re.compile(value)
     except (re.error, TypeError) as error:
         raise InvalidArgumentError(
@@ -143,7 +143,7 @@ def path_of(value: Any, name: str) -> Path:
         return Path(value)
     except TypeError:
         raise InvalidArgumentError(
-            f"`{name}` is not a path.",
+            f"`{name}` is no path.",
             received=repr(value),
             expected="a str or a pathlib.Path",
         ) from None

@@ -63,7 +63,7 @@ def as_numpy(value: Any, name: str) -> np.ndarray:
         ragged = True
     if ragged:
         raise InvalidArgumentError(
-            f"Input {name!r} has rows of different lengths.",
+            f"Input {name!r} is given rows of different lengths.",
             received=f"a {type(value).__name__}",
             expected="samples of one shape",
             fix="pad them to one length",

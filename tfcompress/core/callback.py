@@ -186,7 +186,7 @@ class _Reminder:
                 if any(v.trainable for v in left.variables):
                     warn(
                         f"This fit has no {left.by}, and may undo {left.what} that an "
-                        f"earlier fit made. To keep them, add {left.keep} to "
+                        f"earlier one made. To keep them, add {left.keep} to "
                         "`callbacks`."
                     )
         return self.model.make_train_function(force=force)
@@ -292,7 +292,7 @@ class FitCallback(keras.callbacks.Callback):
         elif self._first is not None and self.current_step() > self._first:
             warn(
                 f"{type(self).__name__} did nothing: it begins in `on_epoch_begin`, "
-                "which your own training loop did not call."
+                "which this loop of your own did not call."
             )
 
     def start(self, epoch: int) -> None:
@@ -344,7 +344,7 @@ class FitCallback(keras.callbacks.Callback):
                     f"{kind} kept the model of an epoch before {name} was done, in "
                     f"{getattr(other, 'filepath', '?')}: it has less of what is asked "
                     f"for than the last one. Pass tfcompress.OnceFinal({kind}(...), "
-                    f"{name}(...)) instead, to get the best of the epochs after it."
+                    f"{name}(...)) in its place, for the best of those that are done."
                 )
 
     def retrace(self) -> None:
@@ -369,10 +369,8 @@ class FitCallback(keras.callbacks.Callback):
                 f"{type(self).__name__} cannot tell how many steps this fit has.",
                 received="data of unknown length and no steps_per_epoch",
                 expected="a known number of steps per epoch",
-                fix=(
-                    "pass steps_per_epoch to fit, or a data set with a length; in "
-                    "your own loop, CallbackList(callbacks, epochs=..., steps=...)"
-                ),
+                fix="pass steps_per_epoch to fit, or a data set with a length; in a "
+                "loop of your own, CallbackList(callbacks, epochs=..., steps=...)",
             )
         optimizer = self.model.optimizer
         steps //= getattr(optimizer, "gradient_accumulation_steps", None) or 1

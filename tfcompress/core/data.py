@@ -93,7 +93,7 @@ class Reader:
         for leaf in keras.tree.flatten(labels):
             if leaf is not None and np.ndim(leaf) and len(leaf) != count:
                 raise InvalidArgumentError(
-                    f"`{self.name}` does not have as many labels as inputs.",
+                    f"The labels of `{self.name}` are not as many as its inputs.",
                     received=f"{len(leaf)} labels of {count} samples",
                     expected="one for each sample",
                 )
@@ -117,7 +117,7 @@ class Reader:
                 if number == 0 or not isinstance(data, list):
                     raise
                 raise InvalidArgumentError(
-                    f"Entry {number} of the list `{self.name}` is not a batch of the "
+                    f"Entry {number} of the list `{self.name}` is no batch of the "
                     f"model's inputs. {error}",
                     fix="a list holds batches; inputs with labels are a tuple, (x, y)",
                 ) from error
@@ -362,10 +362,8 @@ def check_readable(
                 f"`{name}` can be read only once, and it is read several times.",
                 received=f"a {type(data).__name__}",
                 expected=_KINDS,
-                fix=(
-                    "pass list(data), or use tf.data.Dataset.from_generator, which "
-                    "starts again each time"
-                ),
+                fix="pass list(data), or use tf.data.Dataset.from_generator, which "
+                "begins anew each time",
             )
     else:
         cardinality = getattr(data, "cardinality", None)

@@ -91,4 +91,4 @@ def warn_of_lost_values(
 
 def warn_of_loss(text: Any) -> None:
     """Warns that what an earlier step made will not last."""
-    warn(f"What earlier steps made is lost: {text}.")
+    warn(f"What was made before is lost: {text}.")

@@ -137,7 +137,7 @@ class Registry(Generic[T]):
             raise
         except Exception as error:  # Keras raises what it meets
             raise InvalidArgumentError(
-                f"This is not a config of {self._one}.",
+                f"This is no config of {self._one}.",
                 received=f"{dict(config)} ({one_line(error)})",
                 expected="what keras.saving.serialize_keras_object returns",
             ) from error

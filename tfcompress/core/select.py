@@ -208,9 +208,7 @@ def require_built(model: Any, purpose: str) -> None:
         except AttributeError as error:
             raise InvalidArgumentError(
                 f"Cannot {purpose}: model '{model.name}' does not know its own shapes.",
-                received=(
-                    "a Sequential with a layer that does not say what shape it outputs"
-                ),
+                received="a Sequential with a layer that does not say what it puts out",
                 expected="layers with compute_output_shape, or that can be traced",
                 fix="give the layer a `compute_output_shape`",
             ) from error
@@ -229,11 +227,8 @@ def refuse_keras_quantization(model: keras.Model, purpose: str) -> None:
             f"'{model.name}'.",
             received=rounded,
             expected="the float model, from before model.quantize",
-            fix=(
-                "quantize it with tfcompress.calibrate(model, data) or quantize_aware "
-                "('w8a8', or 'w4a8' for 4 bits), which make integers that devices "
-                "compute with"
-            ),
+            fix="quantize it with tfcompress.calibrate(model, data) or quantize_aware "
+            "('w8a8', or 'w4a8' for 4 bits), whose integers devices compute with",
         )
 
 

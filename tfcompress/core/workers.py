@@ -48,8 +48,7 @@ def require_chief(action: str, model: keras.Model | None = None) -> None:
     if not is_chief(model):
         kind, index, _ = _task(model) or ("", 0, {})
         raise InvalidArgumentError(
-            f"Cannot {action} on every worker: they would overwrite each other's "
-            "output.",
+            f"Cannot {action} on every worker: they would write over each other.",
             received=f"a call on {kind} {index}",
             expected="a call on the chief (worker 0)",
             fix="call it under `if tfcompress.is_chief():`; all workers have the same "

@@ -149,7 +149,7 @@ def _require_outputs(loss: Any, functions: list, teacher: Any, student: Any) -> 
     counts = len(keras.tree.flatten(teacher)), len(keras.tree.flatten(student))
     if counts != (len(functions),) * 2:
         raise InvalidArgumentError(
-            f"{type(loss).__name__} has a different number of losses than the models "
+            f"{type(loss).__name__} has another number of losses than the models "
             "have outputs.",
             received=f"{len(functions)} losses, {counts[0]} teacher outputs, "
             f"{counts[1]} student outputs",

@@ -106,7 +106,7 @@ def check_models(teacher: Any, student: Any) -> None:
     check_is_model(teacher)
     if not teacher.built:
         raise InvalidArgumentError(
-            f"Teacher '{teacher.name}' has not been built, so it has learned nothing.",
+            f"Teacher '{teacher.name}' has not been built, so it knows nothing.",
             expected="a trained model",
             fix="train it, or load its weights, before distilling from it",
         )
@@ -117,7 +117,7 @@ def check_models(teacher: Any, student: Any) -> None:
             "Teacher and student share weights, so training the student would "
             "change the teacher.",
             received=", ".join(shared[:4]),
-            expected="models with separate weights",
+            expected="models with weights of their own",
             fix="copy the teacher: teacher_copy = keras.models.clone_model(teacher); "
             "teacher_copy.set_weights(teacher.get_weights())",
         )

@@ -81,7 +81,7 @@ class DistillationLoss(Configured, keras.distillation.DistillationLoss):
                 f"{type(self).__name__} cannot pair the teacher's outputs with the "
                 "student's.",
                 received=f"{len(teachers)} of the teacher, {count} of the student",
-                expected="the same number of outputs",
+                expected="as many of one as of the other",
             )
         targets = keras.tree.flatten(labels)
         if len(targets) != count:
@@ -124,7 +124,7 @@ class DistillationLoss(Configured, keras.distillation.DistillationLoss):
         if student.shape[-1] == 1:
             raise InvalidArgumentError(
                 f"{type(self).__name__} compares distributions over classes, and over "
-                "a single class there is nothing to learn.",
+                "a single one there is nothing to learn.",
                 received="outputs with one unit",
                 expected="one unit per class",
                 fix="use MultiLabel for a binary output, LogitsMSE or "

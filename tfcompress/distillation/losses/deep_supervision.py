@@ -76,7 +76,7 @@ class DeepSupervision(ProjectedLoss):
         self.taught_by_student = teacher_layer_name is None
         if not student_layer_name:
             raise InvalidArgumentError(
-                "The loss DeepSupervision is for one hidden layer.",
+                "Deep supervision is of one hidden layer.",
                 received=f"student_layer_name={student_layer_name!r}",
                 expected="the name of a layer",
             )

@@ -48,7 +48,7 @@ class Hint(ProjectedLoss):
             raise InvalidArgumentError(
                 "Hint compares features of different kinds.",
                 received=f"teacher {teacher_shape}, student {student_shape}",
-                expected="the same number of axes in both",
+                expected="as many axes in one as in the other",
                 fix="name a layer after the pooling or flattening in both models",
             )
         # A dense layer on the last axis is a convolution with a 1x1 kernel.

@@ -109,7 +109,7 @@ def distill_into_trees(
         from sklearn.multioutput import MultiOutputRegressor
     except ImportError as error:
         raise InvalidArgumentError(
-            "Boosted trees need scikit-learn, which is not installed.",
+            "Boosted trees are those of scikit-learn, which is not installed.",
             fix="pip install 'tfcompress[trees]'",
         ) from error
     check_is_model(teacher)

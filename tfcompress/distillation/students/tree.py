@@ -144,7 +144,7 @@ class SoftDecisionTree(keras.Model):
         flat = np.ravel(ops.convert_to_numpy(x)).astype("float32")
         if len(flat) != len(kernel):
             raise InvalidArgumentError(
-                f"Tree '{self.name}' shows the path of one input.",
+                f"Tree '{self.name}' shows the way of one input.",
                 received=f"{len(flat)} numbers, of shape {np.shape(x)}",
                 expected=f"{len(kernel)} numbers, without a batch axis",
                 fix="pass `x[0]`",

@@ -284,7 +284,7 @@ def _fill(
                     expected=f"finite values up to {np.finfo(dtype).max:g}",
                     fix="pass dtype='float32'"
                     if np.isfinite(exact).all()
-                    else "check the data: the teacher outputs NaN or infinity",
+                    else "check the data: the teacher answers with NaN or infinity",
                 )
             arrays.append(array)
         files.append(arrays, _checksum(x))

@@ -230,7 +230,7 @@ class CacheFiles:
                 raise ArtifactError(
                     "A file of this teacher cache is a link.",
                     received=str(file),
-                    expected="its own files, which may be truncated and written to",
+                    expected="files of its own, which may be cut and written to",
                     fix=again,
                 )
             size = samples * math.prod(spec["shape"]) * np.dtype(spec["dtype"]).itemsize
@@ -238,7 +238,7 @@ class CacheFiles:
             # What is too much was written after the last commit.
             if have < size or (self.complete and have > size):
                 raise ArtifactError(
-                    "This teacher cache is truncated.",
+                    "This teacher cache is cut short.",
                     received=f"{have} bytes in {file}",
                     expected=f"{size} bytes",
                     fix=again,
@@ -256,15 +256,15 @@ def _check_header(header: dict[str, Any]) -> None:
     """Raises `ValueError` or `TypeError` if this is not what `commit` writes."""
     arrays, checksums = header["arrays"], header["checksums"]
     if not all(isinstance(x, list) for x in (arrays, checksums, header["batches"])):
-        raise TypeError("what should be a list is not one")
+        raise TypeError("what should be a list is none")
     sizes = [size for size, _ in header["batches"]]
     sizes += [size for spec in arrays for size in spec["shape"]]
     if not all(type(size) is int and size >= 0 for size in sizes):
-        raise ValueError("a size is not an integer")
+        raise ValueError("a size is no whole number")
     if any(spec["dtype"] not in _DTYPES for spec in arrays):
         raise ValueError("an unknown dtype")
     if type(header["complete"]) is not bool:
-        raise TypeError("`complete` is not a boolean")
+        raise TypeError("`complete` is no boolean")
     if header["complete"] and not (arrays and len(arrays) == len(checksums)):
         raise ValueError("a checksum is missing")
 
