@@ -164,11 +164,11 @@ def run(
     begin = time.monotonic()
     with _Fits(data, length.batch, console) as fits:
         fits.fit(teacher, "teacher", length.teacher)
-        fits.fit(control, "student, trained as usual", length.student)
+        fits.fit(control, "student, as one would train it", length.student)
         student.set_weights(control.get_weights())
         # The control goes on just as long as the student, so that what compression
         # costs or gains is not mixed up with what more epochs do.
-        fits.fit(control, "control: continued, dense, float", length.student)
+        fits.fit(control, "control: on, dense, float", length.student)
         distiller = Distiller(
             teacher,
             quantize_aware(student, "w8a8"),
@@ -177,7 +177,7 @@ def run(
         schedule = PolynomialSparsity(0.0, SPARSITY, end_step=0.5, frequency=20)
         prune = PruneWeights(schedule, scope="global")
         freeze = FreezeQuantization(ranges_at_epoch=length.student - 1)
-        label = "student: continued, distilled, pruned, int8"
+        label = "student: on, distilled, pruned, int8"
         fits.fit(distiller, label, length.student, prune, freeze)
     seconds = time.monotonic() - begin
 

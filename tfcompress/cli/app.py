@@ -113,7 +113,7 @@ app = _Commands(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make Keras models smaller and faster, prove it, and ship them.\n\n"
     "Exit codes: 0 all is well; 1 a check failed (budget, parity, deployment); "
-    "2 the command was used wrongly.",
+    "2 a mistake in what was asked for.",
 )
 
 

@@ -85,7 +85,7 @@ class _Steps:
             raise InvalidArgumentError(
                 f"The range of '{rounding.name}' is not finite.",
                 received=f"a range of {rounding.learned_range()}",
-                expected="finite activations",
+                expected="activations that are numbers",
                 fix="look for NaN and infinity in the data and in the layer before it",
             )
         return step * self.factors.get(id(rounding), 1.0)

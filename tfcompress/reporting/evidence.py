@@ -89,7 +89,7 @@ def _curves(given: Any) -> dict[str, tuple[float, ...]]:
         raise InvalidArgumentError(
             "`history` is not what a report can show.",
             received=f"{type(given).__name__} ({error})",
-            expected="what `fit` returns, or a dict of name -> numbers, one per epoch",
+            expected="what `fit` returns, or a dict of name -> numbers, one an epoch",
         ) from error
 
 

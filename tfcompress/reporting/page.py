@@ -248,7 +248,7 @@ def _required(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise CompressionError(
-            f"A report as a page or picture needs {name}.",
+            f"A report to look at needs {name}.",
             received="an environment without it",
             fix="pip install 'tfcompress[report]'; `to_markdown` needs nothing",
         ) from error

@@ -181,7 +181,7 @@ class Schedule(Configured):
                 f"{callback}: the fit ended after {step} steps, and the schedule at "
                 f"step {last}. What is asked for in the end was not reached. Where "
                 "EarlyStopping ended it, pass OnceFinal(EarlyStopping(...), "
-                f"{callback}(...)) instead."
+                f"{callback}(...)) in its place."
             )
         return short
 

@@ -52,7 +52,7 @@ class Client:
             raise InvalidArgumentError(
                 "Bad name of a model.",
                 received=repr(model),
-                expected="the name that the model has in models.config",
+                expected="the name that models.config gives it",
             )
         if version is not None:
             integer(version, "Bad `version`.", low=1, expected="None, 1, 2, ...")

@@ -25,9 +25,6 @@ def malformed(address: str, reason: str) -> ServingError:
     return ServingError(
         "The server's answer is not one of TF Serving's API.",
         received=f"{address}: {reason}",
-        expected="an answer in the format of TF Serving",
-        fix=(
-            "check that the address is that of the model server and not of another "
-            "service"
-        ),
+        expected="an answer as TF Serving gives it",
+        fix="check that the address is the model server's, not that of another service",
     )

@@ -54,9 +54,7 @@ def check_exporter(
     except InvalidArgumentError:
         pass
     else:
-        raise AssertionError(
-            f"{name}.with_options() accepts options that it does not have"
-        )
+        raise AssertionError(f"{name}.with_options() takes options that it has not")
     model = _model() if model is None else model
     weights = model.get_weights()
     artifact = export(model, path, format=exporter)
@@ -83,7 +81,7 @@ def check_exporter(
     except (ExportError, InvalidArgumentError):
         pass
     else:
-        raise AssertionError(f"{name}.export() overwrites what is there")
+        raise AssertionError(f"{name}.export() writes over what is there")
     require(
         all(file.read_bytes() == content for file, content in before.items()),
         f"{name}.export() changed the artifact that was there",

@@ -106,7 +106,7 @@ class Subject:
             self.runner = load(given)
         else:
             raise InvalidArgumentError(
-                f"`{role}` cannot be run.",
+                f"`{role}` is nothing that can be run.",
                 received=type(given).__name__,
                 expected="a keras.Model, an Artifact or its path, or a Runner",
             )

@@ -24,20 +24,20 @@ _LIMIT = "a number, '250 kB', or a share of the baseline's such as '25%'"
 def compress(
     model: Annotated[Path, typer.Argument(help="A compiled and trained .keras file.")],
     train: Annotated[str, typer.Option(help=f"Training data: {DATA_HELP}")],
-    validation: Annotated[str, typer.Option(help="The same, for choosing candidates.")],
+    validation: Annotated[str, typer.Option(help="Likewise, to choose on.")],
     max_bytes: Annotated[
         str | None, typer.Option(help=f"Of the files: {_LIMIT}.")
     ] = None,
     max_packed_bytes: Annotated[
-        str | None, typer.Option(help="The same, after packing.")
+        str | None, typer.Option(help="Likewise, after packing.")
     ] = None,
     max_latency_ms: Annotated[
-        str | None, typer.Option(help="For one call here: a number, or a share.")
+        str | None, typer.Option(help="Of one call here: a number, or a share.")
     ] = None,
     max_metric_drop: Annotated[
         float | None, typer.Option(help="In units of the metric, such as 0.01.")
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Where it will run.")] = None,
+    target: Annotated[str | None, typer.Option(help="Where it shall run.")] = None,
     recipe: Annotated[
         str, typer.Option(help="auto, a file, or phone, microcontroller, server ...")
     ] = "auto",
@@ -47,13 +47,11 @@ def compress(
     ] = None,
     trials: Annotated[int, typer.Option(help="Candidates to build.")] = 8,
     epochs: Annotated[int, typer.Option(help="Epochs, all candidates together.")] = 32,
-    minutes: Annotated[
-        float | None, typer.Option(help="Time for the whole search.")
-    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for all of it.")] = None,
     output: Annotated[
         Path, typer.Option(help="Directory; the same one again resumes.")
     ] = Path("compressed"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     test: Annotated[
         str | None, typer.Option(help="Data for the report's part on trust.")
     ] = None,

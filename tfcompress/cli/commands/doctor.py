@@ -17,7 +17,7 @@ def doctor(
     model: Annotated[
         Path, typer.Argument(help="A .keras or .h5 file, or an artifact.")
     ],
-    format: Annotated[str, typer.Option(help="Where it will run.")] = "tflite",
+    format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
     scheme: Annotated[
         str | None, typer.Option(help="Bits, such as w8a8; none for float.")
     ] = None,
@@ -25,7 +25,7 @@ def doctor(
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
-    """Tell before training which parts of a model will not run on its target.
+    """Tell before training what of a model will not run where it is to live.
 
     Ends with 1 if something will not.
 

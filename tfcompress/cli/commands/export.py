@@ -26,7 +26,7 @@ def export(
         Path, typer.Argument(help="A .keras or .h5 file, or a float .tflite file.")
     ],
     path: Annotated[Path, typer.Argument(help="Where to write.")],
-    format: Annotated[str, typer.Option(help="Where it will run.")] = "tflite",
+    format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
     scheme: Annotated[
         str | None,
         typer.Option(help="Quantize first, such as w8a8; needs --calibration."),
@@ -49,7 +49,7 @@ def export(
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
-    """Write a model in a deployment format, in floats or calibrated integers.
+    """Write a model for where it will live, in floats or calibrated integers.
 
     A float .tflite file is rounded as it is (`pip install 'tfcompress[quantizer]'`).
 

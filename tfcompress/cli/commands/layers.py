@@ -18,7 +18,7 @@ def layers(
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
 ) -> None:
-    """Print what is known about each layer type: what can be pruned, shrunk, quantized.
+    """Print what is known of each layer type: what can be pruned, shrunk, quantized.
 
     Example: tfcompress layers --import my_layers
     """

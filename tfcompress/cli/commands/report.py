@@ -30,9 +30,7 @@ from tfcompress.core.errors import InvalidArgumentError
 
 @app.command()
 def report(
-    baseline: Annotated[
-        Path, typer.Argument(help=("What all others are compared with."))
-    ],
+    baseline: Annotated[Path, typer.Argument(help="What all others are held against.")],
     artifacts: Annotated[list[Path], typer.Argument(help="Models and artifacts.")],
     data: Annotated[
         str | None, typer.Option(help=f"For accuracy, latency and trust: {DATA_HELP}")

@@ -49,8 +49,8 @@ def verify(
 ) -> None:
     """Compare an artifact with its model on real samples; ends with 1 if they differ.
 
-    The model is the one that was exported: for compressed models not the float one, but
-    the one that `export --save-finalized` writes.
+    The model is what was exported: of compressed ones not the float model, but the one
+    that `export --save-finalized` writes.
 
     Example: tfcompress verify m.tflite final.keras --inputs test.npz
     """
