@@ -102,7 +102,8 @@ def table():
             "",
             _wrapped(f"Operations of `keras.ops` without one, by class: {operations}."),
             "",
-            "Layers and operations that have an integer form stay in float in these cases:",
+            "Layers and operations that have an integer form stay in float in these "
+            "cases:",
             "",
             "| why | what to do |",
             "|---|---|",
