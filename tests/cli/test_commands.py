@@ -174,6 +174,25 @@ def test_compress_meets_a_budget_and_writes_its_recipe_and_report(place, tmp_pat
     assert json.loads(again.stdout)["met"] is True
 
 
+def test_compress_trains_as_long_as_its_function_does_by_default(place, monkeypatch):
+    """The command has no idea of its own of how long to train."""
+    asked = []
+
+    def compress(*arguments, **options):
+        asked.append(options.get("search") or arguments[-1])
+        raise tfcompress.InvalidArgumentError("enough", received="", expected="")
+
+    monkeypatch.setattr(tfcompress, "compress", compress)
+    run(
+        *("compress", place / "m.keras", "--train", place / "train.npz"),
+        *("--validation", place / "test.npz", "--max-packed-bytes", "50%"),
+    )
+    (search,) = asked
+    default = tfcompress.Search()
+    for name in ("trials", "epochs", "minutes", "final", "learning_rate"):
+        assert getattr(search, name) == getattr(default, name)
+
+
 def test_a_missed_budget_ends_with_1(place, tmp_path):
     (tmp_path / "r.yaml").write_text("tfcompress: 1\nstages: []\n")
     result = run(

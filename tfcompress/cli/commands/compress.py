@@ -46,7 +46,10 @@ def compress(
         typer.Option(help="A compiled metric; `name:max` says what is better."),
     ] = None,
     trials: Annotated[int, typer.Option(help="Candidates to build.")] = 8,
-    epochs: Annotated[int, typer.Option(help="Epochs, all candidates together.")] = 32,
+    epochs: Annotated[
+        int | None,
+        typer.Option(help="Epochs, all candidates together; else the data tell."),
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for all of it.")] = None,
     output: Annotated[
         Path, typer.Option(help="Directory; the same one again resumes.")
