@@ -161,6 +161,11 @@ def producer(tensor: str) -> str:
     return tensor.lstrip("^").split(":")[0]
 
 
+def with_port(tensor: str) -> str:
+    """Returns the name of a tensor with the number of the output that it is."""
+    return tensor if ":" in tensor else f"{tensor}:0"
+
+
 def _dtypes(node: Any, definition: Any, arguments: Sequence[Any]) -> list[str]:
     """Returns the dtype of each tensor; attributes may be left to their defaults."""
     import tensorflow as tf

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.exporters.saved_model.graph import producer
+from tfcompress.exporters.saved_model.graph import producer, with_port
 from tfcompress.exporters.saved_model.held import Held
 from tfcompress.exporters.saved_model.simplified import Served, simplify
 from tfcompress.exporters.tracing import TracedModel
@@ -170,7 +170,7 @@ def _imported(nodes: list[Any], graph: Any, given: dict, wanted: list[str]) -> A
     # What is read of the surrounding process becomes an argument of the new graph.
     capture = tf.compat.v1.get_default_graph().capture
     outside = {name: capture(given[name]) for name in given if producer(name) in used}
-    read = {_named(tensor) for node in part.node for tensor in node.input}
+    read = {with_port(tensor) for node in part.node for tensor in node.input}
     made = [name for name in wanted if name not in outside]
     found = tf.graph_util.import_graph_def(
         part,
@@ -181,11 +181,6 @@ def _imported(nodes: list[Any], graph: Any, given: dict, wanted: list[str]) -> A
     # What is wanted may be given as well: a mask that the model holds as a constant.
     known = outside | dict(zip(made, found))
     return [known[name] for name in wanted]
-
-
-def _named(tensor: str) -> str:
-    """Returns the name of a tensor with the number of the output that it is."""
-    return tensor if ":" in tensor or tensor[0] == "^" else f"{tensor}:0"
 
 
 def _retraced(

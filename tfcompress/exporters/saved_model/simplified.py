@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.exporters.saved_model.graph import producer
+from tfcompress.exporters.saved_model.graph import producer, with_port
 
 # What a positive factor may be taken out of without changing a bit: these choose or
 # move numbers. All inputs but the first say which.
@@ -68,7 +68,7 @@ class Served:
 
     def number(self, tensor: str) -> float | None:
         """Returns a constant that is one number."""
-        value = self.values.get(_full(tensor))
+        value = self.values.get(with_port(tensor))
         return float(value) if value is not None and value.size == 1 else None
 
     def added(self, like: Any, inputs: list[str], ending: str) -> str:
@@ -127,7 +127,7 @@ def _leaving(served: Served, node: Any) -> None:
     if node.op == "Sub":
         idle = served.number(node.input[1]) == 0
     elif node.op == "Transpose":
-        order = served.values.get(_full(node.input[1]))
+        order = served.values.get(with_port(node.input[1]))
         idle = order is not None and np.array_equal(order, np.arange(order.size))
     elif node.op == "DepthwiseConv2dNative":
         _weigh_nothing(served, node)
@@ -141,7 +141,7 @@ def _weigh_nothing(served: Served, node: Any) -> None:
     It adds each number to zero, and so does what stands in its place: to minus zero,
     that makes a difference.
     """
-    kernel = served.weights.get(_full(node.input[1]))
+    kernel = served.weights.get(with_port(node.input[1]))
     if kernel is None or kernel.shape[:2] != (1, 1) or kernel.shape[3] != 1:
         return
     if np.all(kernel == 1) and set(node.attr["strides"].list.i) == {1}:
@@ -185,7 +185,7 @@ def _rounded_again(served: Served, node: Any) -> str | None:
 def _integers(served: Served, tensor: str) -> tuple[str, float] | None:
     """Returns whole numbers and a step whose product a tensor is, if it is one."""
     node = served.maker(tensor)
-    if node is None or _full(tensor)[-2:] != ":0":
+    if node is None or with_port(tensor)[-2:] != ":0":
         return None
     if node.op in ("Mul", *_PRODUCTS):
         step = served.number(node.input[1])
@@ -204,14 +204,13 @@ def _integers(served: Served, tensor: str) -> tuple[str, float] | None:
 
 def _product(served: Served, node: Any) -> tuple[str, float] | None:
     """Returns the whole numbers and the step of a product of small whole numbers."""
-    factors = [_integers(served, tensor) for tensor in node.input]
-    if None in factors:
+    first, second = (_integers(served, tensor) for tensor in node.input)
+    if first is None or second is None:
         return None
-    (first, one), (second, other) = factors  # type: ignore[misc]
-    product = served.added(node, [first, second], "of_integers")
+    product = served.added(node, [first[0], second[0]], "of_integers")
     if _largest(served, product) > _EXACT:
         return None
-    return product, one * other
+    return product, first[1] * second[1]
 
 
 def _made_by(served: Served, tensor: str, *kinds: str) -> Any:
@@ -221,7 +220,7 @@ def _made_by(served: Served, tensor: str, *kinds: str) -> Any:
 
 def _is_whole(served: Served, tensor: str) -> bool:
     """Returns whether a tensor holds whole numbers only."""
-    value = served.values.get(_full(tensor))
+    value = served.values.get(with_port(tensor))
     if value is not None:
         return bool(value.dtype.kind == "f" and np.array_equal(value, np.rint(value)))
     node = served.maker(tensor)
@@ -237,7 +236,7 @@ def _is_whole(served: Served, tensor: str) -> bool:
 
 def _largest(served: Served, tensor: str) -> float:
     """Returns what whole numbers are at most, away from zero."""
-    value = served.values.get(_full(tensor))
+    value = served.values.get(with_port(tensor))
     if value is not None:
         return float(np.abs(value).max(initial=0.0))
     node = served.maker(tensor)
@@ -257,7 +256,7 @@ def _summands(served: Served, node: Any) -> float:
     """Returns how many products a product of matrices adds up."""
     if node.op == "Mul":
         return 1
-    shape = served.shapes.get(_full(node.input[0]))
+    shape = served.shapes.get(with_port(node.input[0]))
     size = shape[-2 if _is_set(node, "adj_x", "transpose_a") else -1] if shape else None
     return math.inf if size is None else size
 
@@ -298,13 +297,17 @@ def _clip(served: Served, node: Any) -> None:
 def _known_shape(served: Served, node: Any) -> None:
     """Lets a reshaping know its shape where one size at most depends on the request."""
     shape = served.shapes.get(f"{node.name}:0")
-    if node.op != "Reshape" or shape is None or _full(node.input[1]) in served.values:
+    if (
+        node.op != "Reshape"
+        or shape is None
+        or with_port(node.input[1]) in served.values
+    ):
         return
     readers = served.readers.get(node.name, [])
     if len(shape) == 2 and [one.op for one in readers] == ["MatMul"]:
         # The matrix that it is multiplied by knows how many columns it has.
         (product,) = readers
-        matrix = served.shapes.get(_full(product.input[1]))
+        matrix = served.shapes.get(with_port(product.input[1]))
         if matrix and not _is_set(product, "transpose_a", "transpose_b"):
             shape = [shape[0], matrix[0]]
     sizes = [-1 if size is None else size for size in shape]
@@ -321,7 +324,3 @@ def _replace(node: Any, op: str, inputs: list[str], kept: str) -> None:
     node.op = op
     del node.input[:]
     node.input.extend(inputs)
-
-
-def _full(tensor: str) -> str:
-    return tensor if ":" in tensor else f"{tensor}:0"
