@@ -19,15 +19,12 @@ _ROUNDING = 0.5 + 1e-3
 _EXACT = 1e-3
 
 
-def use_float_kernels(model: Any, weights: Iterable[np.ndarray]) -> bool:
+def use_float_kernels(model: Any, weights: Iterable[np.ndarray]) -> None:
     """Gives kernels back that are rounded in the file, and not in the model.
 
     Args:
         model: a .tflite file taken apart.
         weights: those of the model that was converted.
-
-    Returns:
-        Whether a kernel was changed.
     """
     types = read_schema().TensorType
     rounded = [
@@ -38,18 +35,18 @@ def use_float_kernels(model: Any, weights: Iterable[np.ndarray]) -> bool:
         and tensors[1].type == types.INT8
     ]
     if not rounded:
-        return False
+        return
     # As the file has them: output channels, height, width, input channels.
     kernels = [
         np.moveaxis(np.reshape(w, (-1, *w.shape[-3:])), 2, 0)
         for w in weights
         if w.ndim in (3, 4)
     ]
-    restored = [_restore(model, tensor, kernels) for tensor in rounded]
-    return any(restored)
+    for tensor in rounded:
+        _restore(model, tensor, kernels)
 
 
-def _restore(model: Any, tensor: Any, kernels: list[np.ndarray]) -> bool:
+def _restore(model: Any, tensor: Any, kernels: list[np.ndarray]) -> None:
     scale = np.asarray(tensor.quantization.scale, "float64")
     steps = integers(model, tensor, np.int8).reshape(tensor.shape)
     unit = scale.reshape(-1, 1, 1, 1)
@@ -60,9 +57,8 @@ def _restore(model: Any, tensor: Any, kernels: list[np.ndarray]) -> bool:
         if off > _ROUNDING:
             continue
         if off < _EXACT:
-            return False  # its numbers are integers times a scale, as they are to be
+            return  # its numbers are integers times a scale, as they are to be
         store(model, tensor, np.ascontiguousarray(kernel, "float32"))
         tensor.type = read_schema().TensorType.FLOAT32
         tensor.quantization = None
-        return True
-    return False
+        return

@@ -13,15 +13,14 @@ from tfcompress.exporters.tflite.rewriting import (
 )
 
 
-def use_64_bit_biases(model: Any) -> bool:
-    """Gives kernels of 16-bit activations biases as they read them; says if there are.
+def use_64_bit_biases(model: Any) -> None:
+    """Gives kernels of 16-bit activations biases as they read them.
 
     From fake quantization of 16 bits the converter writes biases of 32 bits, which
     those kernels take for 64: the file loads and computes wrong numbers. Its own
     calibration to 16 bits writes 64.
     """
     types = read_schema().TensorType
-    changed = False
     for name, _, tensors in operators(model):
         if name not in WITH_KERNEL or tensors[-1] is None:
             continue
@@ -30,8 +29,6 @@ def use_64_bit_biases(model: Any) -> bool:
         bias = tensors[-1]
         store(model, bias, integers(model, bias, np.int32).astype(np.int64))
         bias.type = types.INT64
-        changed = True
-    return changed
 
 
 def _is_wide(tensors: list, types: Any) -> bool:

@@ -26,27 +26,25 @@ EXACT = frozenset({"FULLY_CONNECTED"})
 ALL = EXACT | {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
-def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> bool:
-    """Stores kernels of at most 15 values per channel as such; says if there are any.
+def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> None:
+    """Stores kernels of at most 15 values per channel as such.
 
     Args:
         model: a .tflite file taken apart, whose kernels `finalize` has rounded.
         packed: operators whose kernels are stored in half bytes; those of others
             stay bytes, which a zip archive makes as small.
     """
-    changed = False
     for name, _, tensors in operators(model):
         if name in WITH_KERNEL and len(tensors) > 1 and tensors[1] is not None:
-            changed |= _narrow(model, name in packed, *tensors[WITH_KERNEL[name]])
-    return changed
+            _narrow(model, name in packed, *tensors[WITH_KERNEL[name]])
 
 
-def _narrow(model: Any, pack: bool, kernel: Any, bias: Any = None) -> bool:
-    """Gives a kernel of 15 values, and its bias, the scale of 4 bits; says if it is."""
+def _narrow(model: Any, pack: bool, kernel: Any, bias: Any = None) -> None:
+    """Gives a kernel of 15 values, and its bias, the scale of 4 bits."""
     types = read_schema().TensorType
     values = integers(model, kernel, np.int8).astype(int)
     if kernel.type != types.INT8 or not values.size or kernel.quantization is None:
-        return False
+        return
     axis = kernel.quantization.quantizedDimension
     values = values.reshape(kernel.shape)
     others = tuple(a for a in range(values.ndim) if a != axis)
@@ -56,7 +54,7 @@ def _narrow(model: Any, pack: bool, kernel: Any, bias: Any = None) -> bool:
     whole = np.isin(largest, (0, INT8)).all()
     per_channel = len(kernel.quantization.scale) == len(factor)
     if not whole or not per_channel or (tops == INT8).all():
-        return False
+        return
     narrow = np.round(values * (tops / INT8)).astype(np.int8)
     kernel.quantization.scale = scaled(kernel.quantization.scale, factor)
     if pack:
@@ -64,7 +62,6 @@ def _narrow(model: Any, pack: bool, kernel: Any, bias: Any = None) -> bool:
     store(model, kernel, _half_bytes(narrow) if pack else narrow)
     if bias is not None:
         rescale_bias(model, bias, factor)
-    return True
 
 
 def _half_bytes(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import Any
 
 from tfcompress.exporters.tflite.assembling import content_of
-from tfcompress.exporters.tflite.rewriting import calls
+from tfcompress.exporters.tflite.rewriting import calls, shape_of
 
 # Each value that they make follows from one that they read, wherever it stands.
 _NAMES = """
@@ -106,8 +106,4 @@ class _Shortcuts:
             operator.builtinOptions.adjY = True
 
     def _shape(self, index: int) -> tuple[int, ...]:
-        """Returns the shape of a tensor, with -1 for sizes that are free."""
-        tensor = self.graph.tensors[index]
-        signature = tensor.shapeSignature
-        known = tensor.shape if signature is None or not len(signature) else signature
-        return tuple(map(int, known))
+        return shape_of(self.graph.tensors[index])

@@ -69,6 +69,13 @@ def store(model: Any, tensor: Any, values: np.ndarray) -> None:
     model.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
 
 
+def shape_of(tensor: Any) -> tuple[int, ...]:
+    """Returns the shape of a tensor, with -1 for sizes that are free."""
+    signature = tensor.shapeSignature
+    known = tensor.shape if signature is None or not len(signature) else signature
+    return tuple(map(int, known))
+
+
 def new_constant(model: Any, graph: Any, values: np.ndarray, name: str) -> int:
     """Adds a 32-bit constant to a graph; returns its number."""
     schema = read_schema()

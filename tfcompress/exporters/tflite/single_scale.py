@@ -26,37 +26,34 @@ from tfcompress.quantization.integers.storage import INT8
 _TOLERANCE = 1e-3
 
 
-def use_single_scales(model: Any) -> bool:
-    """Gives one scale to each kernel whose channels share a grid; says if there is one.
+def use_single_scales(model: Any) -> None:
+    """Gives one scale to each kernel whose channels share a grid.
 
     Args:
         model: a .tflite file taken apart, whose kernels `finalize` has rounded.
     """
-    changed = False
     for name, _, tensors in operators(model):
         if name in WITH_KERNEL and len(tensors) > 1 and tensors[1] is not None:
-            changed |= _join(model, *tensors[WITH_KERNEL[name]])
-    return changed
+            _join(model, *tensors[WITH_KERNEL[name]])
 
 
-def _join(model: Any, kernel: Any, bias: Any = None) -> bool:
+def _join(model: Any, kernel: Any, bias: Any = None) -> None:
     types = read_schema().TensorType
     values = integers(model, kernel, np.int8)
     scales = _scales(kernel)
     if kernel.type != types.INT8 or len(scales) < 2 or not values.size:
-        return False
+        return
     if bias is not None and bias.type != types.INT32:
-        return False  # 16-bit activations have kernels of their own
+        return  # 16-bit activations have kernels of their own
     axis = kernel.quantization.quantizedDimension
     found = _on_one_grid(np.moveaxis(values.reshape(kernel.shape), axis, 0), scales)
     if found is None:
-        return False
+        return
     store(model, kernel, np.moveaxis(found, 0, axis))
     _set_scale(kernel, scales.max())
     if bias is not None and len(_scales(bias)):
         rescale_bias(model, bias, scales.max() / scales)
         _set_scale(bias, bias.quantization.scale[int(scales.argmax())])
-    return True
 
 
 def _on_one_grid(values: np.ndarray, scales: np.ndarray) -> np.ndarray | None:

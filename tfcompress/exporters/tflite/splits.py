@@ -19,6 +19,7 @@ from tfcompress.exporters.tflite.rewriting import (
     integers,
     new_constant,
     new_operator,
+    shape_of,
 )
 
 # XNNPACK splits into so many parts. It slices as well, and a detour to a kernel that is
@@ -79,8 +80,7 @@ def _is_even(parts: list[_Slice], graph: Any) -> bool:
     """Returns whether slices have all of an axis, each as much as the others."""
     first = parts[0]
     tensor, width = graph.tensors[first.tensor], first.stop - first.start
-    signature = tensor.shapeSignature
-    if signature is not None and len(signature) and signature[first.axis] < 0:
+    if shape_of(tensor)[first.axis] < 0:
         return False  # of how many parts nobody knows
     size = int(tensor.shape[first.axis])
     starts = [part.start for part in parts]
@@ -136,8 +136,7 @@ def _range(
     tensor: Any, axis: int, start: int, stop: int, options: Any
 ) -> tuple[int, int, int, bool] | None:
     """Returns axis, start, stop and whether the axis goes; `None` of a whole axis."""
-    signature = tensor.shapeSignature
-    free = signature is not None and len(signature) and signature[axis] < 0
+    free = shape_of(tensor)[axis] < 0
     size, bit = int(tensor.shape[axis]), 1 << axis
     first = 0 if options.beginMask & bit else int(start)
     last = size if options.endMask & bit else int(stop)
