@@ -12,7 +12,7 @@ from keras import ops
 from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
 from tfcompress.clustering.moments import SlotWriter, calls_of, read_slots, write_slots
 from tfcompress.clustering.starts import codebook, nearest
-from tfcompress.core.blocks import BLOCK, LARGE, count, nonzero
+from tfcompress.core.blocks import LARGE, count, nonzero, occurrences
 from tfcompress.core.callback import Occasional, ProjectionChain
 from tfcompress.core.eager import after
 from tfcompress.core.errors import InvalidArgumentError
@@ -44,7 +44,7 @@ class SharedKernel:
         small = np.min_scalar_type(count) if self.size > LARGE else np.dtype("int32")
         self._codes = _state(flat, small.name)
         self.grouped = _state(grouped(flat, self.group, self.base))
-        self.members = _state(_occurrences(flat, self.base)[1:])
+        self.members = _state(occurrences(flat, self.base)[1:])
         self.alive = _state(np.count_nonzero(flat))
         self._renewal = Occasional(self._renew)
 
@@ -278,15 +278,6 @@ def _weights(variable: keras.Variable) -> np.ndarray:
 def _without_zeros(variables: dict[str, keras.Variable]) -> np.ndarray:
     arrays = (_weights(variable) for variable in variables.values())
     return np.concatenate([array[array != 0] for array in arrays])
-
-
-def _occurrences(codes: np.ndarray, base: int) -> np.ndarray:
-    """Returns how often each code below `base` occurs."""
-    # NumPy counts in integers of 8 bytes, so of a block at a time.
-    found = np.zeros(base, int)
-    for start in range(0, len(codes), BLOCK):
-        found += np.bincount(codes[start : start + BLOCK], minlength=base)
-    return found
 
 
 def _codes(weights: np.ndarray, values: np.ndarray) -> np.ndarray:

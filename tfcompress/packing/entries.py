@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from tfcompress.core.blocks import occurrences
+
 MOST_VALUES = 256
 # Positions are worth numbers of their own only where one value prevails.
 _PREVAILING = 0.5
@@ -64,7 +66,7 @@ def _distinct(
     What takes a sort is asked of a part first: floats mostly differ from each other.
     """
     if entries.itemsize == 1:
-        counts = _histogram(entries)
+        counts = occurrences(entries, 256)
         values = np.flatnonzero(counts)
         if len(values) > most:
             return None
@@ -77,11 +79,3 @@ def _distinct(
     if len(values) > most:
         return None
     return values, codes.astype("uint8"), counts
-
-
-def _histogram(octets: np.ndarray) -> np.ndarray:
-    counts = np.zeros(256, "int64")
-    # NumPy counts in numbers of eight bytes, for which it needs eight times the room.
-    for start in range(0, len(octets), 1 << 20):
-        counts += np.bincount(octets[start : start + (1 << 20)], minlength=256)
-    return counts
