@@ -20,17 +20,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import numpy as np
-from pruning_defaults import compiled, network, spoken, written_digits
+from _short_fits import compiled, fashion_images, network, spoken, written_digits
 from rich.console import Console
 from rich.table import Table
 
 import tfcompress
-from tfcompress.datasets import load_images
-
-
-def fashion_images():
-    data = load_images()
-    return (data.x_train[:20000], data.y_train[:20000]), (data.x_test, data.y_test)
 
 
 def percent_right(outputs, labels):
@@ -76,7 +70,10 @@ def main():
     parser.add_argument("--only", nargs="*", help="names of data sets")
     parser.add_argument("--json")
     options = parser.parse_args()
-    sets = {"written digits": written_digits, "Fashion-MNIST": fashion_images}
+    sets = {
+        "written digits": written_digits,
+        "Fashion-MNIST": lambda: fashion_images(20000),
+    }
     if options.spoken:
         sets["spoken digits"] = lambda: spoken(options.spoken)
     options.spoken = options.spoken and os.path.abspath(options.spoken)

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
-from pruning_defaults import (
+from _short_fits import (
     accuracy,
     compiled,
     fashion_images,

@@ -19,62 +19,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
-import numpy as np
+from _short_fits import (
+    BATCH,
+    accuracy,
+    compiled,
+    fashion_images,
+    network,
+    spoken,
+    written_digits,
+)
 from rich.console import Console
 from rich.table import Table
 
 import tfcompress
-from tfcompress.datasets import load_images
 
-BATCH = 32
 WAYS = ("magnitude@layer", "magnitude@global", "magnitude@balanced", "lamp@global")
-
-
-def written_digits():
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    x = (x / 16).reshape(-1, 8, 8, 1).astype("float32")
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = x[order], y[order]
-    return (x[:1440], y[:1440]), (x[1440:], y[1440:])
-
-
-def fashion_images():
-    data = load_images()
-    return (data.x_train[:4000], data.y_train[:4000]), (data.x_test, data.y_test)
-
-
-def spoken(path):
-    held = np.load(path)
-    parts = (held["x_train"], held["y_train"]), (held["x_test"], held["y_test"])
-    return tuple((x[..., None].astype("float32"), y) for x, y in parts)
-
-
-def network(shape):
-    layers = keras.layers
-    deep = [16, 32, 64] if shape[0] > 16 else [16, 32]
-    stack = [keras.Input(shape)]
-    # Averages with Keras' momentum of 0.99 lag behind for longer than these fits last.
-    for filters in deep:
-        stack += [layers.Conv2D(filters, 3, padding="same", use_bias=False)]
-        stack += [
-            layers.BatchNormalization(momentum=0.9),
-            layers.ReLU(),
-            layers.MaxPooling2D(),
-        ]
-    stack += [layers.Flatten(), layers.Dense(64, activation="relu"), layers.Dense(10)]
-    return keras.Sequential(stack)
-
-
-def compiled(model):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
-    return model
-
-
-def accuracy(model, test):
-    return 100 * model.evaluate(*test, batch_size=256, verbose=0)[1]
 
 
 def pruned(trained, data, way, updates, options, seed):

@@ -19,7 +19,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import keras
 import numpy as np
-from pruning_defaults import (
+from _short_fits import (
     accuracy,
     compiled,
     fashion_images,
