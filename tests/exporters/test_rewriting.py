@@ -86,14 +86,19 @@ def census(artifact):
 def test_the_same_numbers_in_batches_of_any_size(
     name, finalized, tmp_path, monkeypatch
 ):
-    model = finalized(name)
-    made = tfcompress.export(model, tmp_path / "new.tflite", batch_size=None)
+    old, made, results = before_and_after(finalized(name), None, tmp_path, monkeypatch)
+    np.testing.assert_array_equal(*results)
+    assert made.integer_coverage == old.integer_coverage
+
+
+def before_and_after(model, batch_size, folder, monkeypatch):
+    """Returns the files as converted and as rewritten, and what either computes."""
+    made = tfcompress.export(model, folder / "new.tflite", batch_size=batch_size)
     as_converted(monkeypatch)
-    old = tfcompress.export(model, tmp_path / "old.tflite", batch_size=None)
+    old = tfcompress.export(model, folder / "old.tflite", batch_size=batch_size)
     x = np.random.default_rng(1).normal(size=(30, *model.input_shape[1:]))
     x = x.astype("float32")
-    np.testing.assert_array_equal(*(tfcompress.load(one)(x) for one in (old, made)))
-    assert made.integer_coverage == old.integer_coverage
+    return old, made, [tfcompress.load(one)(x) for one in (old, made)]
 
 
 def as_converted(monkeypatch):
@@ -111,12 +116,7 @@ def test_the_same_integers_before_and_after(
     name, batch_size, finalized, tmp_path, monkeypatch
 ):
     model = finalized(name)
-    made = tfcompress.export(model, tmp_path / "new.tflite", batch_size=batch_size)
-    as_converted(monkeypatch)
-    old = tfcompress.export(model, tmp_path / "old.tflite", batch_size=batch_size)
-    x = np.random.default_rng(1).normal(size=(30, *model.input_shape[1:]))
-    x = x.astype("float32")
-    results = [tfcompress.load(one)(x) for one in (old, made)]
+    old, made, results = before_and_after(model, batch_size, tmp_path, monkeypatch)
     np.testing.assert_array_equal(*results)
     assert len(np.unique(results[0])) > 20
     assert made.integer_coverage == old.integer_coverage == 1.0
