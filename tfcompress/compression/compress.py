@@ -21,6 +21,7 @@ from tfcompress.compression.scenario import considered, possible, scenario_of
 from tfcompress.compression.search import Search, Tried, run_search
 from tfcompress.compression.sensitivity import sensitivity
 from tfcompress.compression.task import Task
+from tfcompress.core.backend import require_tensorflow
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.workers import require_chief
 from tfcompress.exporters.artifact import EXPORTERS
@@ -86,6 +87,7 @@ def compress(
     result.recipe.save("phone.yaml")
     ```
     """
+    require_tensorflow("compress a model")
     require_chief("compress a model", model)
     search = search or Search()
     if not isinstance(budget, Budget):

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.backend import require_tensorflow
 from tfcompress.core.configured import described
 from tfcompress.core.errors import InvalidArgumentError, warn
 from tfcompress.core.select import require_built
@@ -259,6 +260,7 @@ class FitCallback(keras.callbacks.Callback):
         return described(self)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        require_tensorflow(f"use {type(self).__name__} in fit")
         require_built(self.model, f"use {type(self).__name__} in fit")
         self._running = False
         self._others = [c for c in _callbacks_of_the_fit() if c is not self]

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from tfcompress.core.backend import require_tensorflow
 from tfcompress.core.registry import PACKAGE
 from tfcompress.distillation import validation
 from tfcompress.distillation.features import Recorder, layer_names, names_in, pick
@@ -121,6 +122,7 @@ class Distiller(keras.Model):
         teacher_preprocessing: Callable | None = None,
         **kwargs: Any,
     ):
+        require_tensorflow("distil")
         validation.check_models(teacher, student)
         # The student's policy decides about loss scaling; no casting of our own,
         # so that both models see the input as they would by themselves.

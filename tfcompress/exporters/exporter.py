@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.child.process import WORKER
+from tfcompress.core.backend import require_tensorflow
 from tfcompress.exporters.artifact import Artifact, Format
 from tfcompress.exporters.comparing import Trial, trial
 from tfcompress.exporters.manifest import publish
@@ -55,6 +56,7 @@ class Exporter(Format):
         self, model: Any, filepath: Path, input_signature: Any, calibration_data: Any
     ) -> Artifact:
         """Writes `model` to `filepath` atomically and returns what was written."""
+        require_tensorflow("export a model")
         target = self.check(filepath, calibration_data)
         check_free(target, self.overwrites)
         # TensorFlow's import in the worker overlaps with tracing and saving here.

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcompress.core.backend import require_tensorflow
 from tfcompress.core.errors import UnsupportedLayerError, warn
 from tfcompress.core.graph import Graph, Node, build
 from tfcompress.core.inlining import unique_names
@@ -74,6 +75,7 @@ def quantize_aware(
     >>> print(*[layer.name for layer in quantize_aware(model).layers[1:]])
     image_quantizer conv relu relu_quantizer flatten
     """
+    require_tensorflow("make the model quantization-aware")
     require_built(model, "make the model quantization-aware")
     warn_of_own_training(model, "quantized")
     with unique_names(model):
