@@ -7,7 +7,11 @@ import tensorflow as tf
 
 import tfcompress
 from tfcompress import CompressionWarning, calibrate, export, finalize
-from tfcompress.core.errors import ExportError, UnsupportedLayerError
+from tfcompress.core.errors import (
+    ExportError,
+    InvalidArgumentError,
+    UnsupportedLayerError,
+)
 from tfcompress.exporters.manifest_file import read_manifest
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 
@@ -51,6 +55,25 @@ def test_a_float_file_of_other_numbers_is_refused(tmp_path, monkeypatch):
     of_another_model(monkeypatch, other)
     with pytest.raises(ExportError, match=r"output 'head' is off by 0\.1"):
         export(model, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_difference_that_is_asked_to_be_told_only(tmp_path, monkeypatch):
+    model, other = small(), small()
+    other.get_layer("head").bias.assign([0.0, 0.1, 0.0])
+    of_another_model(monkeypatch, other)
+    with pytest.warns(CompressionWarning, match=r"output 'head' is off by 0\.1"):
+        artifact = export(model, tmp_path / "warned.tflite", check="warn")
+    assert read_manifest(artifact)["compared"] == {"samples": 4, "bound": None}
+    artifact = export(model, tmp_path / "unchecked.tflite", check="off")
+    assert read_manifest(artifact)["compared"] == {"samples": 0, "bound": None}
+    with pytest.raises(ExportError, match="off by"):
+        export(model, tmp_path / "checked.tflite")
+
+
+def test_a_check_that_nobody_knows(tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"`check`.*'maybe'.*'warn'"):
+        export(small(), tmp_path / "m.tflite", check="maybe")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,8 +6,10 @@ take. Every export does this: converters leave out, saturate and reorder without
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import keras
 import numpy as np
 
 from tfcompress.child.probing import probe
+from tfcompress.core.arguments import one_of
 from tfcompress.core.errors import ExportError, warn
 from tfcompress.core.graph import is_graph_model
 from tfcompress.core.graph import trace as trace_graph
@@ -49,6 +52,24 @@ FLOAT32_ERROR = 2.0**-23
 _HALF_SHARE = 0.05
 # How little inputs are moved to see whether the model itself is steady.
 _NUDGE = 1e-6
+
+# What the call of `export` that runs asks for: what every format's comparison is to do.
+_CHECK = contextvars.ContextVar("check", default="error")
+
+
+@contextlib.contextmanager
+def checking(check: str) -> Iterator[None]:
+    """What is exported within is compared as `check` says.
+
+    Args:
+        check: "error", "warn" or "off", as in `export`.
+    """
+    one_of(check, "Unknown `check`.", ("error", "warn", "off"))
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +168,16 @@ def trial(
     finished = bool(roundings) and all(
         one.frozen or one.fixed_range is not None for one in roundings
     )
+    nothing = dict.fromkeys(outputs, np.zeros(0))
+    if _CHECK.get() == "off":
+        return Trial(model, None, None, nothing, finished)
     for structure, arrays, made in _tried(model, traced, rows, signature):
         if len(made) == len(outputs) and all(map(np.ndim, arrays)):
             inputs, expected = dict(zip(names, arrays)), dict(zip(outputs, made))
             half = any("16" in layer.compute_dtype for _, layer in walk(model))
             share = _HALF_SHARE if half else 0.0
             return Trial(model, structure, inputs, expected, finished, share)
-    return Trial(model, None, None, dict.fromkeys(outputs, np.zeros(0)), finished)
+    return Trial(model, None, None, nothing, finished)
 
 
 def _tried(model: Any, traced: TracedModel, rows: int, signature: Any) -> Any:
@@ -199,10 +223,12 @@ def compared(
 
     Returns:
         What is noted in the manifest: the number of samples (0 where none is known that
-        the model takes; the artifact then ran on zeros at most), and the bound.
+        the model takes, or with `check="off"`; the artifact then ran on zeros at
+        most), and the bound (None where it is off by more, with `check="warn"`).
 
     Raises:
-        ExportError: if it does not run, or is off by more than the bound.
+        ExportError: if it does not run, or is off by more than the bound and `check`
+            is "error".
     """
     if tried.inputs is None:
         probe(artifact.path, runtime, ExportError, **job)
@@ -234,9 +260,11 @@ def judged(
         rows: samples per call; None for all at once.
 
     Raises:
-        ExportError: if it is off by more than the bound.
+        ExportError: if it is off by more than the bound and `check` is "error".
     """
     assert tried.inputs is not None
+    if _CHECK.get() == "off":
+        return {"samples": 0, "bound": None}
     count = len(next(iter(tried.inputs.values())))
     steps = None
     if bound.steps and any(info.step for info in artifact.outputs):
@@ -256,13 +284,13 @@ def judged(
         said = "; ".join(map(str, failures.values()))
         said += f"; the first layer that differs is {place}" if place else ""
         fix = "replace the layer, leave it in float by `filters`, or tell us of it"
+        problem = f"The artifact does not compute in {runtime} what the model computes."
+        expected = f"outputs within {steps[1] if steps else limit}"
+        if serious and _CHECK.get() == "warn":
+            warn(f"{problem} Received: {said}. Expected: {expected}. {fix}.")
+            return {"samples": count, "bound": None}
         if serious:
-            raise ExportError(
-                f"The artifact does not compute in {runtime} what the model computes.",
-                received=said,
-                expected=f"outputs within {steps[1] if steps else limit}",
-                fix=fix,
-            )
+            raise ExportError(problem, received=said, expected=expected, fix=fix)
         warn(f"The artifact is not equal to the model in {runtime}: {said}. {fix}.")
     return {"samples": count, "bound": steps[0] if steps else limit}
 

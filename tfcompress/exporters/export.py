@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import keras
 
@@ -24,6 +24,7 @@ from tfcompress.exporters.artifact import (
     exporter_for,
     get_exporter,
 )
+from tfcompress.exporters.comparing import checking
 from tfcompress.exporters.float_file.exporter import export_file
 from tfcompress.exporters.runner import Runner
 from tfcompress.quantization.fake_quantize import FakeQuantize
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
         WebOptions,
     )
 
+Check: TypeAlias = Literal["error", "warn", "off"]
+
 
 @overload
 def export(
@@ -49,6 +52,7 @@ def export(
     format: Literal["tflite"] = "tflite",
     input_signature: Any = None,
     calibration_data: Any = None,
+    check: Check = "error",
     **options: Unpack[TFLiteOptions],
 ) -> Artifact: ...
 @overload
@@ -58,6 +62,7 @@ def export(
     format: Literal["tflite"] = "tflite",
     input_signature: None = None,
     calibration_data: Any = None,
+    check: Check = "error",
     **options: Unpack[FloatFileOptions],
 ) -> Artifact: ...
 @overload
@@ -66,6 +71,8 @@ def export(
     filepath: str | os.PathLike,
     format: Literal["saved_model"],
     input_signature: Any = None,
+    *,
+    check: Check = "error",
     **options: Unpack[SavedModelOptions],
 ) -> Artifact: ...
 @overload
@@ -74,6 +81,8 @@ def export(
     filepath: str | os.PathLike,
     format: Literal["onnx"],
     input_signature: Any = None,
+    *,
+    check: Check = "error",
     **options: Unpack[ONNXOptions],
 ) -> Artifact: ...
 @overload
@@ -82,6 +91,8 @@ def export(
     filepath: str | os.PathLike,
     format: Literal["openvino"],
     input_signature: Any = None,
+    *,
+    check: Check = "error",
     **options: Unpack[OpenVINOOptions],
 ) -> Artifact: ...
 @overload
@@ -91,6 +102,7 @@ def export(
     format: Literal["micro"],
     input_signature: Any = None,
     calibration_data: Any = None,
+    check: Check = "error",
     **options: Unpack[MicroOptions],
 ) -> Artifact: ...
 @overload
@@ -99,6 +111,8 @@ def export(
     filepath: str | os.PathLike,
     format: Literal["web"],
     input_signature: Any = None,
+    *,
+    check: Check = "error",
     **options: Unpack[WebOptions],
 ) -> Artifact: ...
 @overload
@@ -108,6 +122,7 @@ def export(
     format: str | Format,
     input_signature: Any = None,
     calibration_data: Any = None,
+    check: Check = "error",
     **options: Any,
 ) -> Artifact: ...
 def export(
@@ -116,6 +131,7 @@ def export(
     format: str | Format = "tflite",
     input_signature: Any = None,
     calibration_data: Any = None,
+    check: Check = "error",
     **options: Any,
 ) -> Artifact:
     """Writes a model to disk in a deployment format.
@@ -146,6 +162,10 @@ def export(
         calibration_data: "tflite" and "micro" only: samples (an array, a dict or list
             of arrays, or a `tf.data.Dataset`) from which a float model gets its
             integer ranges; up to 1000 are used.
+        check: what is done where the artifact, run on a few samples before it
+            appears, is off the model by more than its format's bound: "error" (nothing
+            is written), "warn" (it is written, and the difference is told), or "off"
+            (nothing is compared, for models that take long).
         **options: options of the format. "tflite": `batch_size=1` (None: free),
             `io_dtype="float32"` ("int8", "uint8"), `overwrite=False`,
             `quantize=None` ("float16", "dynamic"). Of a .tflite file:
@@ -161,7 +181,8 @@ def export(
     Raises:
         InvalidArgumentError: if the model is not built or an option is wrong, or on
             a worker of a job that is not its chief.
-        ExportError: if the output exists, the disk refuses, or the converter fails.
+        ExportError: if the output exists, the disk refuses, the converter fails, or
+            the artifact does not compute what the model does.
 
     Example:
 
@@ -175,7 +196,8 @@ def export(
         require_chief("export a model")
         target = _target(filepath)
         given = (format, input_signature, calibration_data, options)
-        return export_file(model, target, *given)
+        with checking(check):
+            return export_file(model, target, *given)
     require_chief("export a model", model)
     exporter = get_exporter(format)
     if not isinstance(exporter, EXPORTERS.class_of("saved_model")):
@@ -190,7 +212,7 @@ def export(
     target, writer = _target(filepath), exporter.with_options(options)
     _refuse_states(model, exporter)
     _refuse_bits(model, exporter)
-    with at_the_beginning(model):
+    with checking(check), at_the_beginning(model):
         return writer.export(model, target, input_signature, calibration_data)
 
 

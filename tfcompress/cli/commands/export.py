@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -45,6 +45,10 @@ def export(
         Path | None,
         typer.Option(help="Write the model here that `verify` compares with, .keras."),
     ] = None,
+    check: Annotated[
+        Literal["error", "warn", "off"],
+        typer.Option(help="If it differs from the model: error, warn or off."),
+    ] = "error",
     pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
@@ -73,7 +77,9 @@ def export(
             data = read_data(calibration, [source], pixels, samples)
             found = only_inputs(data, samples, source)
         with working(f"Writing {path}"):
-            artifact = tfcompress.export(model, path, format, None, found, **options)
+            artifact = tfcompress.export(
+                model, path, format, None, found, check, **options
+            )
         _show(artifact, as_json)
         return
     exporter = get_exporter(format)
@@ -102,7 +108,9 @@ def export(
             loaded = tfcompress.calibrate(loaded, typical, scheme)
     with working(f"Writing {path}"):
         finalized = tfcompress.finalize(loaded)
-        artifact = tfcompress.export(finalized, path, format=format, **options)
+        artifact = tfcompress.export(
+            finalized, path, format=format, check=check, **options
+        )
     if save_finalized is not None:
         with staged(save_finalized, overwrite) as stage:
             finalized.save(stage)
