@@ -47,6 +47,30 @@ def test_kernels_are_integers_with_a_scale_per_channel(onnx_file, quantized):
     np.testing.assert_allclose(integers * scale, kernel, rtol=1e-6)
 
 
+def test_kernels_are_signed_where_that_is_asked_for(onnx_file, quantized, tmp_path):
+    import onnx
+    from onnx import numpy_helper
+
+    # ONNX Runtime's own kernels for them saturate without VNNI: nothing is compared.
+    options = {"kernels": "int8", "check": "off"}
+    signed = export(quantized, tmp_path / "m.onnx", format="onnx", **options)
+    unsigned_kernels, kernels, zero_points = {}, {}, []
+    for path, found in ((onnx_file.path, unsigned_kernels), (signed.path, kernels)):
+        for stored in onnx.load(path).graph.initializer:
+            array = numpy_helper.to_array(stored)
+            if stored.name.endswith("_integers"):
+                found[array.shape] = array
+            elif path == signed.path and stored.name.endswith("_zero_point"):
+                zero_points.append(array)
+    assert len(kernels) == len(unsigned_kernels) == 3
+    for shape, kernel in kernels.items():
+        assert kernel.dtype == np.int8
+        np.testing.assert_array_equal(kernel, unsigned_kernels[shape].astype(int) - 128)
+    assert not any(zero.any() for zero in zero_points if zero.dtype == np.int8)
+    with pytest.raises(InvalidArgumentError, match=r"`kernels`.*'int16'"):
+        export(quantized, tmp_path / "n.onnx", format="onnx", kernels="int16")
+
+
 def test_onnx_numbers_in_integers_equal_keras(onnx_file, quantized, images):
     result = tfcompress.verify(onnx_file, quantized, images)
     assert result.max_error_steps <= 1.001

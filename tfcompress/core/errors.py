@@ -6,7 +6,10 @@ from types import FrameType
 from typing import Any
 
 # Who calls the package between its functions and the user's.
-_BETWEEN = ("tfcompress", "keras", "tensorflow", "contextlib", "functools")
+_BETWEEN = (
+    *("tfcompress", "keras", "tensorflow", "optuna"),
+    *("contextlib", "functools"),
+)
 
 
 class CompressionError(Exception):

@@ -53,6 +53,7 @@ class ONNXOptions(TypedDict, total=False):
     opset: int
     overwrite: bool
     exact_sums: bool
+    kernels: Literal["uint8", "int8"]
 
 
 class OpenVINOOptions(TypedDict, total=False):

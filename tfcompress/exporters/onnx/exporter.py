@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcompress.child.probing import require
 from tfcompress.child.process import WORKER, ConverterFailure
-from tfcompress.core.arguments import integer
+from tfcompress.core.arguments import integer, one_of
 from tfcompress.core.errors import ArtifactError, ExportError
 from tfcompress.core.ownership import scratch
 from tfcompress.core.select import walk
@@ -26,7 +26,13 @@ from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.jail import JailedRunner, open_in_jail
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import made_here
-from tfcompress.exporters.onnx.graph import census, describe, tidy, unknown_operators
+from tfcompress.exporters.onnx.graph import (
+    ZERO_POINTS,
+    census,
+    describe,
+    tidy,
+    unknown_operators,
+)
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.saved_model.graph import open_functions
@@ -54,12 +60,17 @@ class ONNXExporter(Exporter):
             quantized model are rounded as LiteRT rounds them, in float64. Without it
             those half-way between two values may go the other way, of which layers
             behind make several steps; and sums cost less.
+        kernels: how the kernels of a quantized model are stored: "uint8" with zero
+            point 128, or "int8" with zero point 0, which TensorRT and other
+            accelerators ask for. ONNX Runtime's kernels for int8 saturate on x86
+            processors without VNNI.
     """
 
     batch_size: int | None = None
     opset: int = 18
     overwrite: bool = False
     exact_sums: bool = True
+    kernels: str = "uint8"
 
     one_file: ClassVar[bool] = True
     runtime_module: ClassVar[str] = "onnxruntime"
@@ -84,6 +95,7 @@ class ONNXExporter(Exporter):
         check_batch_size(self.batch_size)
         check_suffix(filepath, ".onnx")
         integer(self.opset, "Bad `opset`.", *_OPSETS)
+        one_of(self.kernels, "Unknown `kernels`.", tuple(ZERO_POINTS))
         require("onnxruntime", "onnx")
         return filepath
 
@@ -183,6 +195,7 @@ class ONNXExporter(Exporter):
                 output.read_bytes(),
                 [tensor.name for tensor in traced.inputs],
                 [tensor.name for tensor in traced.outputs],
+                self.kernels,
             )
 
 

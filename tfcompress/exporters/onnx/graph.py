@@ -31,22 +31,30 @@ _MOVES = {
 _CALL = "StatefulPartitionedCall/"
 # A scale that is found again from the largest weight may be off by one float.
 _ROUNDING = 3e-7
-# Kernels are stored as uint8 around this zero point. ONNX Runtime multiplies signed
-# kernels on x86 processors without VNNI by an instruction that adds two products in 16
-# bits: 255 * 127 * 2 does not fit and is cut. Unsigned ones it widens first, and
-# processors with VNNI and ARM take either at the same speed.
-_ZERO_POINT = 128
+# The zero points of stored kernels. ONNX Runtime multiplies signed kernels on x86
+# processors without VNNI by an instruction that adds two products in 16 bits: 255 * 127
+# * 2 does not fit and is cut. Unsigned ones it widens first, and processors with VNNI
+# and ARM take either at the same speed.
+ZERO_POINTS = {"uint8": 128, "int8": 0}
 
 
-def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
+def tidy(
+    content: bytes, inputs: list[str], outputs: list[str], kernels: str = "uint8"
+) -> bytes:
     """Returns the model with its inputs and outputs in the given order of names.
 
     Free first axes are called "batch", names begin with those of layers, and no padding
     is negative. In a quantized
     model, kernels that are integers times a scale become such: `DequantizeLinear` of
-    8-bit unsigned integers, which gives the same floats up to their last bit, in a
+    8-bit integers, which gives the same floats up to their last bit, in a
     quarter of the bytes. Without them ONNX Runtime rounds the kernels itself, with one
     scale for all channels.
+
+    Args:
+        content: the model.
+        inputs: names in their order.
+        outputs: likewise.
+        kernels: dtype of stored kernels, "uint8" or "int8".
     """
     import onnx
 
@@ -64,7 +72,7 @@ def tidy(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
     _pad_kernels(model.graph)
     _write_out_erfc(model.graph)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        _store_kernels_as_integers(model.graph)
+        _store_kernels_as_integers(model.graph, kernels)
     return model.SerializeToString()
 
 
@@ -212,9 +220,10 @@ def _pad_kernels(graph: Any) -> None:
         graph.initializer.remove(constants[name])
 
 
-def _store_kernels_as_integers(graph: Any) -> None:
+def _store_kernels_as_integers(graph: Any, dtype: str) -> None:
     from onnx import helper, numpy_helper
 
+    zero_point = ZERO_POINTS[dtype]
     constants = {i.name: i for i in graph.initializer}
     kernels: dict[str, int] = {}
     readers: Counter[str] = Counter(n for node in graph.node for n in node.input)
@@ -239,9 +248,9 @@ def _store_kernels_as_integers(graph: Any) -> None:
         graph.initializer.extend(
             numpy_helper.from_array(array, f"{name}_{part}")
             for array, part in (
-                ((codes.astype("int16") + _ZERO_POINT).astype("uint8"), "integers"),
+                ((codes.astype("int16") + zero_point).astype(dtype), "integers"),
                 (scales, "scale"),
-                (np.full(scales.shape, _ZERO_POINT, "uint8"), "zero_point"),
+                (np.full(scales.shape, zero_point, dtype), "zero_point"),
             )
         )
         parts = [f"{name}_{part}" for part in ("integers", "scale", "zero_point")]
