@@ -72,19 +72,30 @@ def _path(name):
 def test_weights_are_rebuilt_to_the_last_bit(model):
     kernels = {layer.name: layer.kernel for layer in model.layers if layer.weights}
     found = {name: as_codes(kernel.numpy()) for name, kernel in kernels.items()}
-    kinds = {name: codes and codes[0].dtype.name for name, codes in found.items()}
+    kinds = {name: codes and sorted(codes.parts) for name, codes in found.items()}
     assert kinds == {
-        "bytes": "int8",
-        "halves": "uint8",
-        "codes": "uint8",
+        "bytes": ["integers"],
+        "halves": ["pairs", "values"],
+        "codes": ["codes", "values"],
         "floats": None,
     }
-    assert found["halves"][0].size == kernels["halves"].numpy().size / 2
+    assert found["halves"].parts["pairs"].size == kernels["halves"].numpy().size / 2
     for name, codes in found.items():
         if codes is not None:
-            made = codes[1](tf.constant(codes[0])).numpy()
+            tensors = {part: tf.constant(a) for part, a in codes.parts.items()}
+            made = codes.make(tensors).numpy()
             kernel = kernels[name].numpy()
             np.testing.assert_array_equal(made.view("uint32"), kernel.view("uint32"))
+
+
+@pytest.mark.parametrize("shape", [(33, 17), (34, 17), (17, 34), (3, 3, 3, 20)])
+def test_half_bytes_keep_the_shape_that_they_can(shape, rng):
+    weight = rng.integers(0, 5, shape).astype("float32") + 0.25
+    codes = as_codes(weight)
+    parts = codes.parts
+    assert len(shape) == (parts["pairs"] if "pairs" in parts else parts["codes"]).ndim
+    made = codes.make({part: tf.constant(array) for part, array in parts.items()})
+    np.testing.assert_array_equal(made.numpy(), weight)
 
 
 def test_it_is_smaller_and_computes_the_same(model, exported, rng):
@@ -99,6 +110,7 @@ def test_it_is_smaller_and_computes_the_same(model, exported, rng):
     # Floats that are made when the model is loaded are not there.
     assert {name: array.size for name, array in arrays.items() if "codes/" in name} == {
         "codes/kernel/codes": 8192,
+        "codes/kernel/values": 200,
         "codes/bias": 64,
     }
 
@@ -143,11 +155,28 @@ def test_kernels_of_finalized_models_are_bytes(tmp_path, rng):
     artifact = export(final, tmp_path / "s", format="saved_model")
     kinds = {name: array.dtype for name, array in stored(artifact).items()}
     assert {name for name, kind in kinds.items() if kind == "int8"} == {
-        "conv/conv/kernel/codes",
-        "y/y/kernel/codes",
+        "conv/conv/kernel/integers",
+        "y/y/kernel/integers",
     }
 
 
 def test_the_option_is_checked(model, tmp_path):
     with pytest.raises(InvalidArgumentError, match="'variables' or 'compact'"):
         export(model, tmp_path / "x", format="saved_model", weights="zip")
+
+
+def test_a_report_counts_what_is_stored_smaller(model, tmp_path):
+    kernel = model.get_layer("codes").kernel
+    before = kernel.numpy()
+    kernel.assign(np.where(np.arange(64) % 2, before, 0))
+    files = [
+        export(model, tmp_path / weights, format="saved_model", weights=weights)
+        for weights in ("variables", "compact")
+    ]
+    kernel.assign(before)
+    plain, compact = tfcompress.report(*files).rows
+    assert plain.sparsity == compact.sparsity > 0.2
+    counts = [[layer.count for layer in row.layers] for row in (plain, compact)]
+    assert sorted(counts[0]) == sorted(counts[1])
+    assert sorted(layer.bits for layer in compact.layers) == [4, 8, 8, 32]
+    assert plain.weight_size == 4 * sum(counts[0])

@@ -7,9 +7,8 @@ not possible a weight is stored as it is.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +19,18 @@ _MOST_VALUES = 256
 _SMALLEST = 512
 
 
-Codes = tuple[np.ndarray, Callable[[Any], Any]]
-"""Integers of 8 bits, and what makes the values of a tensor of them."""
+class Codes(NamedTuple):
+    """How a weight is stored smaller.
+
+    Attributes:
+        parts: what is stored, by name: "integers" that a scale is multiplied with;
+            or "codes", a byte each, or "pairs" of them, half a byte each, which are
+            places in "values".
+        make: makes the weight of tensors with these names.
+    """
+
+    parts: dict[str, np.ndarray]
+    make: Callable[[dict[str, Any]], Any]
 
 
 def as_codes(values: np.ndarray) -> Codes | None:
@@ -72,43 +81,53 @@ def _from_bytes(values: np.ndarray) -> Codes | None:
     found = as_integers(values)
     if found is None:
         return None
-    codes, scale = found
-    return codes, lambda stored: _scaled(stored, scale)
+    integers, scale = found
+    parts = {"integers": integers}
+    return Codes(parts, lambda stored: _scaled(stored["integers"], scale))
 
 
-def _scaled(codes: Any, scale: np.ndarray) -> Any:
+def _scaled(integers: Any, scale: np.ndarray) -> Any:
     import tensorflow as tf
 
-    return tf.cast(tf.cast(codes, scale.dtype) * scale, tf.float32)
+    return tf.cast(tf.cast(integers, scale.dtype) * scale, tf.float32)
 
 
 def _from_codes(values: np.ndarray) -> Codes | None:
-    """Half a byte or a byte a weight, as an index into the values that there are."""
-    book, codes = np.unique(values.view("uint32"), return_inverse=True)
+    """Half a byte or a byte a weight, as a place among the values that there are."""
+    book, places = np.unique(values.view("uint32"), return_inverse=True)
     if len(book) > _MOST_VALUES:
         return None
-    table, flat = book.view("float32"), codes.reshape(-1).astype("uint8")
-    if len(book) > 16:
-        return flat, lambda stored: _looked_up(stored, table, values.shape)
-    even = np.append(flat, np.zeros(flat.size % 2, "uint8"))
-    pairs = even[::2] | even[1::2] << 4
-    return pairs, lambda stored: _halves(stored, table, values.shape)
+    codes = places.reshape(values.shape).astype("uint8")
+    parts = {"values": book.view("float32")}
+    even = [axis for axis in range(codes.ndim) if codes.shape[axis] % 2 == 0]
+    if len(book) > 16 or not even:
+        return Codes(
+            parts | {"codes": codes},
+            lambda stored: _looked_up(stored["codes"], stored["values"]),
+        )
+    axis = even[-1]
+    first = np.take(codes, range(0, codes.shape[axis], 2), axis)
+    second = np.take(codes, range(1, codes.shape[axis], 2), axis)
+    return Codes(
+        parts | {"pairs": first | second << 4},
+        lambda stored: _looked_up(
+            _unpaired(stored["pairs"], axis, codes.shape), stored["values"]
+        ),
+    )
 
 
-def _looked_up(codes: Any, table: np.ndarray, shape: tuple) -> Any:
+def _looked_up(codes: Any, values: Any) -> Any:
     import tensorflow as tf
 
-    index = tf.cast(codes, tf.int32)
-    return tf.reshape(tf.gather(tf.constant(table), index), shape)
+    return tf.gather(values, tf.cast(codes, tf.int32))
 
 
-def _halves(packed: Any, table: np.ndarray, shape: tuple) -> Any:
+def _unpaired(pairs: Any, axis: int, shape: tuple) -> Any:
     import tensorflow as tf
 
-    low = tf.bitwise.bitwise_and(packed, tf.constant(15, tf.uint8))
-    high = tf.bitwise.right_shift(packed, tf.constant(4, tf.uint8))
-    codes = tf.reshape(tf.stack([low, high], axis=-1), [-1])
-    return _looked_up(codes[: math.prod(shape)], table, shape)
+    low = tf.bitwise.bitwise_and(pairs, tf.constant(15, tf.uint8))
+    high = tf.bitwise.right_shift(pairs, tf.constant(4, tf.uint8))
+    return tf.reshape(tf.stack([low, high], axis=axis + 1), shape)
 
 
 def _same(one: np.ndarray, other: np.ndarray, tolerance: float = 0.0) -> bool:

@@ -97,10 +97,23 @@ def _of_saved_model(artifact: Artifact) -> Iterator[StoredKernel]:
 
     reader = tf.train.load_checkpoint(str(artifact.path / "variables" / "variables"))
     dtypes, names = reader.get_variable_to_dtype_map(), _names_of_variables(reader)
-    for name, shape in sorted(reader.get_variable_to_shape_map().items()):
-        if _is_kernel(shape) and dtypes[name].is_floating:
-            values = reader.get_tensor(name)
-            yield StoredKernel(names.get(name, name), values, 8 * dtypes[name].size)
+    keys = {name: key for key, name in names.items()}
+    for key, shape in sorted(reader.get_variable_to_shape_map().items()):
+        if not _is_kernel(shape):
+            continue
+        name = names.get(key, key)
+        # What `exporters/compact.py` stores in place of a weight.
+        weight, _, part = name.rpartition("/")
+        if dtypes[key].is_floating:
+            yield StoredKernel(name, reader.get_tensor(key), 8 * dtypes[key].size)
+        elif part == "integers":
+            yield StoredKernel(weight, reader.get_tensor(key), 8)
+        elif part in ("codes", "pairs") and f"{weight}/values" in keys:
+            codes = reader.get_tensor(key)
+            if part == "pairs":
+                codes = np.stack([codes & 15, codes >> 4], axis=-1)
+            values = reader.get_tensor(keys[f"{weight}/values"])[codes]
+            yield StoredKernel(weight, values, 8 if part == "codes" else 4)
 
 
 def _names_of_variables(reader: Any) -> dict[str, str]:

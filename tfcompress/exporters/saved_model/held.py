@@ -42,12 +42,14 @@ class Held:
             variable = tf.Variable(values, trainable=False, name=name)
             self.variables.append(variable)
             return variable
-        codes, make = found
         variable = tf.Variable(values, trainable=False, name=name)
         _leave_out_of_checkpoints(variable)
-        stored = tf.Variable(codes, trainable=False, name=f"{name}/codes")
-        self.variables += [variable, stored]
-        self._filled.append((variable, stored, make))
+        stored = {
+            part: tf.Variable(array, trainable=False, name=f"{name}/{part}")
+            for part, array in found.parts.items()
+        }
+        self.variables += [variable, *stored.values()]
+        self._filled.append((variable, stored, found.make))
         return variable
 
     def resources(self) -> tuple[Any, ...]:
@@ -85,7 +87,7 @@ def _filler(filled: list[tuple[Any, Any, Any]]) -> Any:
 
         def _initialize(self) -> None:
             for variable, stored, make in filled:
-                variable.assign(make(stored.read_value()))
+                variable.assign(make({n: v.read_value() for n, v in stored.items()}))
 
         def _destroy_resource(self) -> None:
             """Leaves the others that bear the name alone."""
