@@ -63,6 +63,11 @@ def test_the_result_is_a_scheme(model, images):
     assert kinds["head"] is kinds["conv"] is UniformQuantizer
 
 
+def test_progress_ends_at_the_last_layer(model, images, capsys):
+    mixed_precision(model, images, max_bytes=10**6, verbose=1)
+    assert "4/4" in capsys.readouterr().out
+
+
 def test_too_small_a_size_names_the_least(model, images):
     with pytest.raises(InvalidArgumentError, match=r"(?s)max_bytes=100.*at least"):
         mixed_precision(model, images, max_bytes=100)

@@ -110,8 +110,8 @@ def compress(
         progress.say("baseline")
         baseline = workshop.baseline(target, given.export if given else {})
         check_possible(budget, baseline, task.model, target)
-        progress.say("sensitivity of layers")
-        found = sensitivity(task, workshop.folder)
+        with progress.steps("sensitivity of layers") as step:
+            found = sensitivity(task, workshop.folder, step)
         costs = budget.costs or (budget.cost,)
         scenario = scenario_of(task.model, target, costs, task.teaches)
         techniques = tuple(possible(task.model, one) for one in considered(scenario))

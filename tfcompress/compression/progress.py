@@ -83,6 +83,26 @@ class Progress:
             self._bar.update(self._task, description=text)
         self._line(text)
 
+    @contextlib.contextmanager
+    def steps(self, text: str) -> Iterator[Callable[[int, int], None]]:
+        """Shows a bar for one thing, moved by what this gives: `step(done, total)`.
+
+        A log has a line when it begins, and each minute one of how far it is.
+        """
+        self.say(text)
+        task = None if self._bar is None else self._bar.add_task(text, total=None)
+
+        def step(done: int, total: int) -> None:
+            if self._bar is not None:
+                self._bar.update(task, completed=done, total=total)
+            self._said = f"{text}, {done} of {total}"
+
+        try:
+            yield step
+        finally:
+            if self._bar is not None:
+                self._bar.remove_task(task)
+
     def count(self, done: int, total: int) -> None:
         """Shows how many trials are done."""
         if self._bar is not None:

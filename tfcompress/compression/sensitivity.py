@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -19,12 +20,15 @@ _PRUNED = 0.7
 Sensitivity = dict[str, dict[str, float]]
 
 
-def sensitivity(task: Task, cache: Path) -> Sensitivity:
+def sensitivity(
+    task: Task, cache: Path, progress: Callable[[int, int], None] = lambda *_: None
+) -> Sensitivity:
     """Returns how much the loss rises if one layer alone is compressed, untrained.
 
     Args:
         task: the trained model and what it is trained for.
         cache: directory to keep the answer in.
+        progress: called as `progress(done, total)` with kernels, after each.
 
     Returns:
         By path of the layer: `"pruned"`, with 70 % of its smallest weights zero, and
@@ -45,7 +49,8 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
 
     before = loss()
     found: Sensitivity = {}
-    for name, kernel, variable in model_kernels(model):
+    kernels = list(model_kernels(model))
+    for done, (name, kernel, variable) in enumerate(kernels, start=1):
         values = keras.ops.convert_to_numpy(variable)
         axes = kernel.reduction_axes(values.ndim)
         changed = {"pruned": _pruned(values), "4 bits": rounded(values, axes)}
@@ -54,6 +59,7 @@ def sensitivity(task: Task, cache: Path) -> Sensitivity:
             rise = found.setdefault(name, {}).get(probe, 0.0) + loss() - before
             found[name][probe] = rise  # of all kernels of a layer together
             variable.assign(values)
+        progress(done, len(kernels))
     cache.mkdir(parents=True, exist_ok=True)
     write_kept(path, found)
     return found

@@ -24,7 +24,12 @@ _SCHEMES = {8: "w8a8", 4: "w4a8"}
 
 
 def mixed_precision(
-    model: keras.Model, data: Any, max_bytes: int, samples: int = 256
+    model: keras.Model,
+    data: Any,
+    max_bytes: int,
+    samples: int = 256,
+    *,
+    verbose: int = 0,
 ) -> dict[str, str]:
     """Returns a scheme that gives each layer 8 or 4 bits, to fit into `max_bytes`.
 
@@ -43,6 +48,7 @@ def mixed_precision(
         max_bytes: the most that kernels and biases may take, as
             `export(..., int4="all")` stores them.
         samples: how many inputs the sensitivity is measured on, >= 1.
+        verbose: 1 shows progress: of the calibration, then of the layers.
 
     Returns:
         A dict from regular expressions, one for each layer with a kernel, to
@@ -63,7 +69,7 @@ def mixed_precision(
     problem = "`max_bytes` must be a number of bytes."
     number(max_bytes, problem, "[-inf, inf]", "a number such as 20_000")
     integer(samples, "`samples` is a number of inputs.", low=1)
-    aware = calibrate(model, data, correct_bias=False)
+    aware = calibrate(model, data, correct_bias=False, verbose=verbose)
     groups = _layers_by_path(model, aware)
     sizes = {path: _bytes(layers) for path, layers in groups.items()}
     least = sum(size[4] for size in sizes.values())
@@ -76,10 +82,11 @@ def mixed_precision(
         )
     inputs = _first(inputs_of(data, aware), samples)
     expected = _outputs(aware, inputs)
-    costs = {
-        path: _sensitivity(aware, layers, inputs, expected)
-        for path, layers in groups.items()
-    }
+    bar = keras.utils.Progbar(len(groups), verbose=verbose)
+    costs = {}
+    for path, layers in groups.items():
+        costs[path] = _sensitivity(aware, layers, inputs, expected)
+        bar.add(1)
     bits = dict.fromkeys(groups, 8)
     saved = {path: size[8] - size[4] for path, size in sizes.items()}
     order = sorted(groups, key=lambda path: costs[path] / max(saved[path], 1e-9))
