@@ -29,10 +29,10 @@ from tfcompress.exporters.export import export, load
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.operations import layers_with
 from tfcompress.exporters.tracing import trace
-from tfcompress.finalization import finalize
+from tfcompress.finalization import finalize, finalized
 from tfcompress.layers import cell
 from tfcompress.quantization.plan import Plan, plan
-from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.quantize import quantized
 from tfcompress.quantization.scheme import Scheme
 
 _SAMPLES, _FREE_SIZE = 8, 8
@@ -178,7 +178,7 @@ def doctor(
     coverage = None
     if trial and all(finding.severity != "error" for finding in findings):
         try:
-            artifact = _trial(model, exporter, format, scheme)
+            artifact = _trial(model, exporter, format, planned)
             coverage = artifact.integer_coverage
             asked = planned is not None
             findings += _of_operators(artifact, exporter.limits, asked, findings)
@@ -301,16 +301,16 @@ def _of_unknown_operators(limits: Limits) -> Finding:
 
 
 def _trial(
-    model: keras.Model, exporter: Any, format: str, scheme: Scheme | None
+    model: keras.Model, exporter: Any, format: str, planned: Plan | None
 ) -> Artifact:
     """Returns an artifact of the untrained model; its files are gone by then."""
     with warnings.catch_warnings():
         # What they say is among the findings already.
         warnings.simplefilter("ignore", CompressionWarning)
-        if scheme is not None:
-            aware = quantize_aware(model, scheme)
+        if planned is not None:
+            aware, graph = quantized(planned)
             aware(_samples(aware), training=True)
-            model = finalize(aware)
+            model = finalized(aware, graph)
         with scratch() as folder:
             # A SavedModel's folder is a version, a number.
             name = f"model.{format}" if exporter.one_file else "1"

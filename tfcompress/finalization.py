@@ -72,7 +72,17 @@ def finalize(model: keras.Model) -> keras.Model:
     require_built(model, "finalize the model")
     if not is_graph_model(model):
         return model
-    original = graph = trace(model, "finalize the model")
+    return finalized(model, trace(model, "finalize the model"))
+
+
+def finalized(model: keras.Model, graph: Graph) -> keras.Model:
+    """Returns what `finalize` makes of a model whose graph is known.
+
+    Args:
+        model: a built Functional or Sequential model.
+        graph: its traced graph.
+    """
+    original = graph
     quantized = any(isinstance(layer, FakeQuantize) for _, layer in walk(model))
     graph = _without_training_layers(_without_normalized_kernels(graph))
     if quantized:

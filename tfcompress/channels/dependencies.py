@@ -18,10 +18,11 @@ from tfcompress.channels import (  # noqa: F401  (they file their rules)
 from tfcompress.channels.call import Call, Count, Site, run
 from tfcompress.channels.channel_ids import Axes, ChannelIds
 from tfcompress.channels.opening import opened
-from tfcompress.core.graph import Graph, Tensor, tied_operations, trace
+from tfcompress.core.graph import Graph, Tensor, trace
 from tfcompress.core.html import html_table
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.select import require_built, walk
+from tfcompress.core.tied import tied_operations
 
 _PURPOSE = "find the channels of the model"
 

@@ -144,6 +144,16 @@ class Graph:
             mapping = dict(zip(_tensors(self.inputs), _tensors(given)))
         return self.substitute(mapping, self.nodes)
 
+    def without_unread(self, droppable: set[Node]) -> Graph:
+        """Returns the graph without those of `droppable` whose outputs nobody reads."""
+        kept: list[Node] = []
+        wanted = set(self.output_tensors)
+        for node in reversed(self.nodes):
+            if node not in droppable or wanted.intersection(node.output_tensors):
+                kept.append(node)
+                wanted.update(node.inputs)
+        return dataclasses.replace(self, nodes=kept[::-1])
+
     def substitute(
         self, mapping: dict[Tensor, Tensor], nodes: list[Node] | None = None
     ) -> Graph:
@@ -179,24 +189,6 @@ def with_operations(
         if id(node.operation) not in changes:
             changes[id(node.operation)] = change(node)
     return [dataclasses.replace(n, **changes[id(n.operation)]) for n in nodes]
-
-
-def tied_operations(graph: Graph) -> dict[int, str]:
-    """Returns the layers that share weights with others, by their `id`.
-
-    The values are names of these others. It is the same weight that each of them
-    trains, so a rewrite may not give one of them another.
-    """
-    operations = {id(node.operation): node.operation for node in graph.nodes}
-    holders: dict[int, list[Any]] = {}
-    for operation in operations.values():
-        for variable in getattr(operation, "variables", []):
-            holders.setdefault(id(variable), []).append(operation)
-    tied: dict[int, str] = {}
-    for layers in holders.values():
-        for layer in layers if len(layers) > 1 else []:
-            tied[id(layer)] = next(x.name for x in layers if x is not layer)
-    return tied
 
 
 def map_tensors(
@@ -276,11 +268,7 @@ def _trace(model: keras.Model, copies: Copies | None) -> Graph:
 
     def describe(symbolic: Any) -> Tensor:
         alive.append(symbolic)
-        tensors[id(symbolic)] = Tensor(
-            tuple(symbolic.shape),
-            keras.backend.standardize_dtype(symbolic.dtype),
-            symbolic.name,
-        )
+        tensors[id(symbolic)] = _described(symbolic)
         return tensors[id(symbolic)]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
@@ -329,6 +317,11 @@ def _trace(model: keras.Model, copies: Copies | None) -> Graph:
     return Graph(model.name, described, outputs, nodes)
 
 
+def _described(symbolic: Any) -> Tensor:
+    dtype = keras.backend.standardize_dtype(symbolic.dtype)
+    return Tensor(tuple(symbolic.shape), dtype, symbolic.name)
+
+
 @contextlib.contextmanager
 def _deep(operations: int) -> Iterator[None]:
     """Inside, Python may go as deep as Keras does in a graph of so many operations."""
@@ -350,15 +343,15 @@ def build(graph: Graph) -> keras.Model:
     Every operation is copied, with all its state, so the model shares nothing with
     the one that was traced. Layers that are held by others are copied once.
     """
+    return built(graph)[0]
+
+
+def built(graph: Graph) -> tuple[keras.Model, Graph]:
+    """As `build`, with the graph of the new model, which then needs no `trace`."""
     copies = Copies()
     made: dict[int, Any] = {}
-    names = {tensor.name for tensor in _tensors(graph.inputs)}
-    symbolic: dict[Tensor, AnyTensor] = {
-        tensor: keras.Input(
-            batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name
-        )
-        for tensor in _tensors(graph.inputs)
-    }
+    names = {tensor.name for tensor in graph.input_tensors}
+    symbolic = {tensor: _fresh_input(tensor) for tensor in graph.input_tensors}
 
     def find(structure: Structure) -> Structure:
         return map_tensors(lambda t: symbolic[t], structure)
@@ -382,4 +375,20 @@ def build(graph: Graph) -> keras.Model:
             if node.weights is not None:
                 give_weights(made[key], node.weights())
     with _deep(len(graph.nodes)):
-        return keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)
+        model = keras.Model(find(graph.inputs), find(graph.outputs), name=graph.name)
+    return model, _with_parts(graph, made, symbolic)
+
+
+def _with_parts(
+    graph: Graph, made: dict[int, Any], symbolic: dict[Tensor, AnyTensor]
+) -> Graph:
+    """Returns `graph` with the operations and tensors that were made of its own."""
+    tensors = {tensor: _described(found) for tensor, found in symbolic.items()}
+    nodes = [
+        Node(made[id(node.operation)], node.args, node.kwargs, node.outputs)
+        .reading(tensors)
+        .making(tensors)
+        for node in graph.nodes
+    ]
+    inputs, outputs = map_tensors(tensors.__getitem__, (graph.inputs, graph.outputs))
+    return Graph(graph.name, inputs, outputs, nodes).without_unread(set(nodes))

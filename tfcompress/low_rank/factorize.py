@@ -13,7 +13,7 @@ import numpy as np
 from tfcompress.core.arguments import integer, number, one_of
 from tfcompress.core.data import inputs_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
-from tfcompress.core.graph import Graph, Node, Tensor, build, tied_operations, trace
+from tfcompress.core.graph import Graph, Node, Tensor, build, trace
 from tfcompress.core.kernel_values import warn_of_lost_values
 from tfcompress.core.select import (
     Filters,
@@ -23,6 +23,7 @@ from tfcompress.core.select import (
     walk,
     warn_of_own_training,
 )
+from tfcompress.core.tied import tied_operations
 from tfcompress.layers import cell, kernels_of, macs_of_nodes
 from tfcompress.low_rank.decomposition import Form, Link, Option
 from tfcompress.low_rank.layer_moments import Moments, has_window, layer_moments

@@ -20,10 +20,10 @@ from tfcompress.core.graph import (
     Node,
     Tensor,
     symbolic_inputs,
-    tied_operations,
     trace_operations,
 )
 from tfcompress.core.select import walk
+from tfcompress.core.tied import tied_operations
 from tfcompress.layers import lora
 from tfcompress.layers.integer_form import Parts, StaysFloat
 from tfcompress.quantization.casts import is_float

@@ -55,7 +55,7 @@ def with_explicit_masks(
     reading = {node: node.reading(bare) if bare else node for node in nodes}
     graph = graph.substitute(bare, [])
     graph = dataclasses.replace(graph, nodes=[*reading.values()])
-    return without_unread(graph, {reading[node] for node in added})
+    return graph.without_unread({reading[node] for node in added})
 
 
 def _with_masks(node: Node, masks: dict[Tensor, Tensor]) -> Node:
@@ -104,14 +104,3 @@ def _mask_nodes(node: Node, masks: dict[Tensor, Tensor]) -> list[Node]:
 
 def _has_tensor(structure: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in keras.tree.flatten(structure))
-
-
-def without_unread(graph: Graph, added: set[Node]) -> Graph:
-    """Returns `graph` without those nodes of `added` whose outputs nobody reads."""
-    kept: list[Node] = []
-    wanted = set(graph.output_tensors)
-    for node in reversed(graph.nodes):
-        if node not in added or wanted.intersection(node.output_tensors):
-            kept.append(node)
-            wanted.update(node.inputs)
-    return dataclasses.replace(graph, nodes=kept[::-1])

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.core.graph import Graph, Node, output_names, trace
+from tfcompress.core.graph import Graph, Node, output_names, trace_operations
 from tfcompress.core.inlining import inlined, unique_names
 from tfcompress.core.select import Filters, matches, require_built, select, walk
 from tfcompress.layers import changes_nothing, rule_of
@@ -65,6 +65,7 @@ class Plan:
     """What quantization will do to a model.
 
     Attributes:
+        model: the model.
         graph: the model as single operations.
         chosen: whether an operation is to run in integers.
         scheme: the number formats of the model; a layer's own is in `quantizer_of`.
@@ -74,6 +75,7 @@ class Plan:
         impossible: chosen layers that cannot be exported with these numbers.
     """
 
+    model: keras.Model
     graph: Graph
     chosen: Callable[[Any], bool]
     scheme: QuantizationScheme
@@ -97,7 +99,7 @@ def plan(model: keras.Model, scheme: Scheme, filters: Filters = None) -> Plan:
 def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
     closed: dict[int, str] = {}
     functional = inlined(model, _is_known, _PURPOSE, closed)
-    graph = with_explicit_masks(trace(functional, _PURPOSE))
+    graph = with_explicit_masks(trace_operations(functional))
     graph = with_steps_as_samples(graph, _is_known, _PURPOSE)
     paths = {one.name: path for path, one in walk(model) if rule_of(one) is not None}
     common, scheme_of = schemes_by_path(scheme, list(paths.values()))
@@ -123,6 +125,7 @@ def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
         return wanted(operation) and operation.name not in refusals
 
     return Plan(
+        model,
         graph,
         chosen,
         common,

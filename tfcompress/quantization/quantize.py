@@ -10,19 +10,19 @@ import numpy as np
 
 from tfcompress.core.backend import require_tensorflow
 from tfcompress.core.errors import UnsupportedLayerError, warn
-from tfcompress.core.graph import Graph, Node, build
+from tfcompress.core.graph import Graph, Node, built
 from tfcompress.core.inlining import unique_names
 from tfcompress.core.kernel_values import shares_values
-from tfcompress.core.select import Filters, require_built, warn_of_own_training
+from tfcompress.core.select import Filters, warn_of_own_training
 from tfcompress.core.training_rate import note_trained_rate
 from tfcompress.layers import rule_of
 from tfcompress.quantization.expand import expand
 from tfcompress.quantization.placement import flow_of, insert_fake_quantize
-from tfcompress.quantization.plan import FloatLayer, plan
+from tfcompress.quantization.plan import FloatLayer, Plan, plan
 from tfcompress.quantization.quantizers import Quantizer
 from tfcompress.quantization.recurrent_steps import map_steps
 from tfcompress.quantization.scheme import Scheme
-from tfcompress.quantization.wrapper import QuantizedLayer
+from tfcompress.quantization.wrapper import QuantizedLayer, kernels_with_one_scale
 
 
 def quantize_aware(
@@ -76,31 +76,53 @@ def quantize_aware(
     image_quantizer conv relu relu_quantizer flatten
     """
     require_tensorflow("make the model quantization-aware")
-    require_built(model, "make the model quantization-aware")
-    warn_of_own_training(model, "quantized")
-    with unique_names(model):
-        quantized = _quantize_aware(model, scheme, filters)
-    note_trained_rate(quantized, model)
-    return quantized
+    return quantized(plan(model, scheme, filters), filters)[0]
 
 
-def _quantize_aware(
-    model: keras.Model, scheme: Scheme, filters: Filters
-) -> keras.Model:
-    planned = plan(model, scheme, filters)
+def quantized(planned: Plan, filters: Filters = None) -> tuple[keras.Model, Graph]:
+    """Returns the model that `quantize_aware` makes of a plan, and its graph.
+
+    Args:
+        planned: what `plan` has returned.
+        filters: those that it was given.
+
+    Raises:
+        UnsupportedLayerError: as `rounded` does.
+    """
+    with unique_names(planned.model):
+        aware, graph = built(rounded(planned, filters))
+    note_trained_rate(aware, planned.model)
+    return aware, graph
+
+
+def rounded(planned: Plan, filters: Filters = None) -> Graph:
+    """Returns the graph of a plan with all that rounds in it.
+
+    Its layers are those of the model, so call it inside of `unique_names`, and build
+    what is made of it there.
+
+    Args:
+        planned: what `plan` has returned.
+        filters: those that it was given.
+
+    Raises:
+        UnsupportedLayerError: for layers that the plan calls impossible, and for such
+            as `filters` ask for but stay in float.
+    """
+    warn_of_own_training(planned.model, "quantized")
     _refuse(planned.impossible)
     _report(planned.float_layers, filters)
+    chosen = planned.chosen
 
-    def quantized(graph: Graph, names: list[str], steps: int | None = None) -> Graph:
-        chosen = planned.chosen
+    def with_ranges(graph: Graph, names: list[str], steps: int | None = None) -> Graph:
         graph = insert_fake_quantize(graph, planned.scheme, chosen, names, steps)
         return _wrap_kernels(graph, planned.quantizer_of, chosen)
 
-    def quantized_step(graph: Graph, steps: int) -> Graph:
-        return quantized(expand(graph, planned.chosen)[0], [], steps)
+    def step_with_ranges(graph: Graph, steps: int) -> Graph:
+        return with_ranges(expand(graph, chosen)[0], [], steps)
 
-    graph = map_steps(planned.graph, quantized_step)
-    return build(quantized(graph, planned.output_names))
+    graph = map_steps(planned.graph, step_with_ranges)
+    return with_ranges(graph, planned.output_names)
 
 
 def _refuse(layers: list[FloatLayer]) -> None:
@@ -149,7 +171,7 @@ def _wrap_kernels(
         layer = node.operation
         if not chosen(layer) or flow_of(layer) != "compute":
             return {}
-        one_scale = None if scaled(node) else "auto"
+        one_scale: Any = None if scaled(node) else _one_scale(node)
         if one_scale is None and _is_clustered(node):
             parted.append(layer.name)
         # `build` copies both; layers that hold this one then hold its copy.
@@ -166,6 +188,12 @@ def _wrap_kernels(
             "integers they share values within a channel, not across channels."
         )
     return graph
+
+
+def _one_scale(node: Node) -> tuple[str, ...] | str:
+    """Returns the kernels that get one scale; `"auto"` if its weights come later."""
+    known = node.weights is None and node.operation.built
+    return kernels_with_one_scale(node.operation) if known else "auto"
 
 
 def _is_clustered(node: Node) -> bool:

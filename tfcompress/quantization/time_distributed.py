@@ -25,7 +25,7 @@ from tfcompress.core.graph import (
 from tfcompress.core.inlining import inlined, is_composite
 from tfcompress.core.registry import PACKAGE
 from tfcompress.layers import fill
-from tfcompress.quantization.mask_nodes import with_explicit_masks, without_unread
+from tfcompress.quantization.mask_nodes import with_explicit_masks
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -106,7 +106,7 @@ def with_steps_as_samples(
     """
     opening = _Opening(known, purpose)
     graph = opening.opened(graph)
-    return without_unread(graph, set(opening.reshapes)) if opening.reshapes else graph
+    return graph.without_unread(set(opening.reshapes))
 
 
 class _Opening:

@@ -15,6 +15,15 @@ from tfcompress.layers import Kernel, fill, kernels_of, wrapped
 from tfcompress.quantization.quantizers import QUANTIZERS, Quantizer
 
 
+def kernels_with_one_scale(layer: keras.Layer) -> tuple[str, ...]:
+    """Returns the kernels (by attribute) whose channels share a few values."""
+    return tuple(
+        kernel.attribute
+        for kernel, variable in kernels_of(layer)
+        if shares_values(ops.convert_to_numpy(variable), kernel.output_axes)
+    )
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
 @predictable
 class QuantizedLayer(keras.layers.Wrapper):
@@ -121,11 +130,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             return
         self.layer.set_weights(weights)
         if self.one_scale == "auto":
-            self.one_scale = tuple(
-                kernel.attribute
-                for kernel, variable in kernels_of(self.layer)
-                if shares_values(ops.convert_to_numpy(variable), kernel.output_axes)
-            )
+            self.one_scale = kernels_with_one_scale(self.layer)
         for (kernel, variable), states in zip(kernels_of(self.layer), self.states):
             for name, value in self._first_states(kernel, variable):
                 states[name].assign(value)

@@ -14,7 +14,8 @@ from keras import ops
 from tfcompress.core.arguments import one_of
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError, one_line, warn
-from tfcompress.core.graph import build, is_graph_model, trace
+from tfcompress.core.graph import Graph, built, is_graph_model
+from tfcompress.core.inlining import unique_names
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, walk
 from tfcompress.core.training_rate import note_trained_rate
@@ -34,7 +35,8 @@ from tfcompress.quantization.calibration.rounding import (
 )
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
-from tfcompress.quantization.quantize import quantize_aware
+from tfcompress.quantization.plan import plan
+from tfcompress.quantization.quantize import rounded
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.scheme import Scheme
 from tfcompress.quantization.wrapper import QuantizedLayer
@@ -109,36 +111,38 @@ def calibrate(
     one_of(rounding, "Unknown `rounding`.", _ROUNDINGS)
     known = is_graph_model(model) and model.built
     inputs = inputs_of(data, model) if known else None
-    quantized = quantize_aware(model, scheme, filters)
-    inputs = inputs or inputs_of(data, quantized)
-    aware_graph = trace(quantized)
-    graph = unrolled(aware_graph, own_ranges=True)
-    nodes = [
-        dataclasses.replace(n, weights=n.weights or _layer_of(n.operation).get_weights)
-        if isinstance(n.operation, keras.Layer)
-        else n
-        for n in graph.nodes
-    ]
-    graph = fold_batch_norms(dataclasses.replace(graph, nodes=nodes))
-    if equalize_channels:
-        graph = equalize(graph)
-    aware = build(graph)
-    note_trained_rate(aware, quantized)
-    traced = trace(aware)
+    planned = plan(model, scheme, filters)
+    with unique_names(model):
+        aware, graph = built(_prepared(rounded(planned, filters), equalize_channels))
+    note_trained_rate(aware, model)
+    inputs = inputs or inputs_of(data, aware)
     _check_inputs(model, inputs)
-    if not taps(traced):
+    if not taps(graph):
         return aware  # all of it stays in float, as has been said
     wrappers = [x for x in aware.layers if isinstance(x, QuantizedLayer)]
     means = {x: ChannelMeans(x.layer) for x in wrappers if correct_bias and _biased(x)}
     progress = _progress(inputs, len(rounded_in_order(aware, means)), verbose)
-    run = functools.partial(run_in_float, aware, traced, inputs)
+    run = functools.partial(run_in_float, aware, graph, inputs)
     passes = functools.partial(run, {}), functools.partial(run, means)
-    _set_ranges(taps(traced), passes, chooser, _names_of(model), progress)
+    _set_ranges(taps(graph), passes, chooser, _names_of(model), progress)
     warn_of_small_numbers(aware)
     wanted = {wrapper: found.means() for wrapper, found in means.items()}
     adaptive = rounding == "adaptive"
-    round_kernels(aware, traced, inputs, wanted, adaptive, progress)
+    round_kernels(aware, graph, inputs, wanted, adaptive, progress)
     return aware
+
+
+def _prepared(graph: Graph, equalize_channels: bool) -> Graph:
+    """Returns a graph that rounds with what calibration has no use for taken away."""
+    graph = unrolled(graph, own_ranges=True)
+    nodes = [
+        dataclasses.replace(node, weights=node.weights or layer.get_weights)
+        if isinstance(layer := _layer_of(node.operation), keras.Layer) and layer.built
+        else node
+        for node in graph.nodes
+    ]
+    graph = fold_batch_norms(dataclasses.replace(graph, nodes=nodes))
+    return equalize(graph) if equalize_channels else graph
 
 
 def _biased(wrapper: QuantizedLayer) -> bool:
@@ -153,7 +157,7 @@ def _progress(data: Inputs, layers: int, verbose: int) -> Callable[[], None]:
     return functools.partial(keras.utils.Progbar(total, verbose=verbose).add, 1)
 
 
-def _layer_of(layer: keras.Layer) -> keras.Layer:
+def _layer_of(layer: Any) -> Any:
     return layer.layer if isinstance(layer, QuantizedLayer) else layer
 
 

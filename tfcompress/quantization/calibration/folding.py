@@ -23,15 +23,24 @@ _EQUALIZED = (layers.Dense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D
 
 def fold_batch_norms(graph: Graph) -> Graph:
     """Folds BatchNormalization into the wrapped kernels right before it."""
-    wrappers = [n.operation for n in graph.nodes if _is_wrapped(n)]
-    settings = {w.name: (w.quantizer, w.one_scale) for w in wrappers}
+    wrappers: dict[int, QuantizedLayer] = {
+        id(node.operation.layer): node.operation
+        for node in graph.nodes
+        if _is_wrapped(node)
+    }
+
+    def made(layer: Any, folded: Any) -> None:
+        if id(layer) in wrappers:
+            wrappers[id(folded)] = wrappers[id(layer)]
 
     def wrapped_again(node: Node) -> dict[str, Any]:
-        if node.name not in settings:
+        wrapper = wrappers.get(id(node.operation))
+        if wrapper is None:
             return {}
-        return {"operation": QuantizedLayer(node.operation, *settings[node.name])}
+        layer, settings = node.operation, (wrapper.quantizer, wrapper.one_scale)
+        return {"operation": QuantizedLayer(layer, *settings)}
 
-    folded = fold_scales(graph.with_operations(_layer_within))
+    folded = fold_scales(graph.with_operations(_layer_within), made)
     return folded.with_operations(wrapped_again)
 
 

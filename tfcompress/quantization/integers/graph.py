@@ -84,11 +84,17 @@ def _integer_forms(graph: Graph) -> Graph:
     return graph.with_operations(integer_form)
 
 
-def fold_scales(graph: Graph) -> Graph:
+def fold_scales(
+    graph: Graph, made: Callable[[Any, Any], None] = lambda *_: None
+) -> Graph:
     """Folds scales and offsets into the linear operation right before them.
 
     An operation that is called more than once is folded where all its calls are
     followed by the same scale and offset.
+
+    Args:
+        graph: the graph.
+        made: is told of each layer that is replaced: the layer, and what replaces it.
     """
     producers, consumers = graph.producers(), graph.consumers()
     outputs = set(graph.output_tensors)
@@ -121,6 +127,7 @@ def fold_scales(graph: Graph) -> Graph:
         ):
             continue
         layer, weights = _folded(linear.operation, kernel, bias, axes, *first)
+        made(linear.operation, layer)
         for call, affine in pairs:
             folded[call] = dataclasses.replace(
                 call, operation=layer, outputs=affine.outputs, weights=weights
