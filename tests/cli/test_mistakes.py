@@ -176,3 +176,25 @@ def test_the_package_is_a_program():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()[0].isdigit()
+
+
+def test_calibration_data_without_bits_are_refused(place):
+    done = run("export @m.keras @n.tflite --calibration @d.npz", place)
+    assert isinstance(done.exception, InvalidArgumentError)
+    assert "--scheme w8a8" in str(done.exception)
+    assert not (place / "n.tflite").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("t.csv", "a file of another kind"), ("t.npz", "no zip archive")],
+)
+def test_files_of_other_kinds_are_not_taken_for_missing_ones(name, reason, tmp_path):
+    (tmp_path / name).write_text("1,2,3")
+    with pytest.raises(InvalidArgumentError, match=reason):
+        load_data(str(tmp_path / name))
+
+
+def test_help_names_the_extra():
+    done = CliRunner().invoke(app, ["export", "--help"])
+    assert "tfcompress[quantizer]" in done.output

@@ -156,3 +156,14 @@ def test_a_wide_model_is_a_quarter_of_the_float_one(tmp_path, rng):
             final, tmp_path / f"{exact}", format="saved_model", exact_integers=exact
         )
         assert served.size < 0.35 * plain.size
+
+
+def test_a_model_of_one_number(tmp_path):
+    data = np.random.default_rng(0).normal(size=(64, 5)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)]
+    )
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    served = tfcompress.export(final, tmp_path / "1", format="saved_model")
+    expected = final.predict(data, verbose=0)
+    np.testing.assert_array_equal(tfcompress.load(served)(data), expected)

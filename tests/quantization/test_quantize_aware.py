@@ -293,3 +293,16 @@ def test_tables_whose_columns_differ_are_normalized_in_float(tmp_path):
     expected = model.predict(x, verbose=0)
     error = np.abs(tfcompress.load(artifact)(x) - expected)
     assert error.max() < 0.03 * np.ptp(expected)
+
+
+def test_inputs_of_names_that_no_layer_can_have():
+    inputs = [keras.Input((5,), name=name) for name in ("age", "features of person")]
+    x = keras.layers.Concatenate(name="both")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(x))
+    data = [np.random.default_rng(i).normal(size=(16, 5)).astype("f4") for i in (0, 1)]
+    aware = tfcompress.quantize_aware(model)
+    aware.compile("sgd", "mse")
+    aware.fit(data, np.zeros((16, 2)), verbose=0)
+    final = tfcompress.finalize(tfcompress.calibrate(model, data))
+    assert np.isfinite(final.predict(data, verbose=0)).all()
+    assert [one.name for one in final.inputs] == ["age", "features of person"]

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import tfcompress.child
 from tfcompress.child.probing import probe, reading
@@ -191,8 +192,9 @@ def load_data(
         return _images(path, shape, scaled(pixels, dtype), count)
     module, separator, name = where.partition(":")
     if not separator:
+        kind = ", a file of another kind" if path.exists() else ""
         raise InvalidArgumentError(
-            "There are no data.", received=repr(where), expected=DATA_HELP
+            "There are no data.", received=f"{where!r}{kind}", expected=DATA_HELP
         )
     return _called(module, name)
 
@@ -288,7 +290,7 @@ def _arrays(path: Path) -> dict[str, Any]:
     except Exception as error:  # damage shows as any exception of the readers
         raise InvalidArgumentError(
             "The data cannot be read.",
-            received=f"{path} ({error})",
+            received=f"{path} ({error if is_zipfile(path) else 'no zip archive'})",
             expected="an .npz file of plain arrays: np.savez(path, x=..., y=...)",
         ) from error
 

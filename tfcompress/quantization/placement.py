@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.core.names import scope_name
 from tfcompress.layers import Flow, cell, rule_of
 from tfcompress.quantization.activations import (
     activation_name,
@@ -311,7 +312,7 @@ def insert_fake_quantize(
     ) -> Node:
         shared, site = place
         if shared not in made:
-            name = f"{shared.name}_quantizer"
+            name = f"{scope_name(shared.name)}_quantizer"
             while name in names:
                 name += "_"
             names.add(name)

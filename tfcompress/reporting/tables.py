@@ -14,6 +14,8 @@ def _bytes(value: int) -> str:
 
 
 def _ratio(value: float) -> str:
+    if value < 0.95:  # of files that have grown
+        return f"{value:.2g}x"
     return f"{value:.1f}x" if value < 100 else f"{value:.0f}x"
 
 

@@ -55,7 +55,7 @@ def export(
 ) -> None:
     """Write a model for where it will live, in floats or calibrated integers.
 
-    A float .tflite file is rounded as it is (`pip install 'tfcompress[quantizer]'`).
+    A float .tflite file is rounded as it is (`pip install 'tfcompress\\[quantizer]'`).
 
     Example: tfcompress export m.keras m.tflite --scheme w8a8 --calibration train.npz
     --save-finalized final.keras
@@ -100,6 +100,13 @@ def export(
             "Integers need typical inputs for their ranges.",
             received=f"--scheme {scheme} without --calibration",
             expected=f"--calibration with {DATA_HELP}",
+        )
+    if scheme is None and calibration is not None:
+        raise InvalidArgumentError(
+            "Typical inputs are for integers, and no bits are given.",
+            received=f"--calibration {calibration} without --scheme",
+            expected="both, or neither: the model is then written as it is",
+            fix="pass --scheme w8a8",
         )
     if scheme is not None:
         data = read_data(str(calibration), [loaded], pixels, samples)

@@ -69,7 +69,7 @@ class Served:
     def number(self, tensor: str) -> float | None:
         """Returns a constant that is one number."""
         value = self.values.get(with_port(tensor))
-        return float(value) if value is not None and value.size == 1 else None
+        return float(value.item()) if value is not None and value.size == 1 else None
 
     def added(self, like: Any, inputs: list[str], ending: str) -> str:
         """Adds a copy of a node that reads something else, and returns its name."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.core.graph import Graph, Node, Tensor
+from tfcompress.core.names import scope_name
 from tfcompress.quantization.activations import activation_name
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.graph_roundings import (
@@ -33,7 +34,7 @@ def with_integer_sums(graph: Graph) -> Graph:
     for tensor in graph.input_tensors:
         for reader in consumers.get(tensor, []):
             if isinstance(reader.operation, FakeQuantize):
-                name = f"{tensor.name}_sum"
+                name = f"{scope_name(tensor.name)}_sum"
                 _add_sum(nodes, summed, tensor, name, reader.operation)
     for node in graph.nodes:
         made = next_rounding(node, consumers) if node.output_tensors else None
