@@ -28,6 +28,15 @@ def test_mask_equals_a_sort(rng, kind, keep):
     np.testing.assert_array_equal(mask, largest(values, keep))
 
 
+@pytest.mark.parametrize("near", [(0.4, 0.5), (-1.0, 0.1), (2.0, np.inf), (0.0, 9.0)])
+def test_where_a_search_begins_does_not_change_what_it_finds(rng, near):
+    values = rng.uniform(size=(10, 12)).round(2).astype("float32")
+    near = [ops.array(end, "float32") for end in near]
+    for keep in (0, 1, 37, 60, 119, 120):
+        (mask,) = top_masks([ops.array(values)], ops.array(keep, "int32"), near)
+        np.testing.assert_array_equal(mask, largest(values, keep))
+
+
 def test_global_masks_rank_all_tensors_together(rng):
     values = [rng.normal(size=n).astype("float32") for n in (40, 70, 10)]
     masks = global_masks([ops.array(v) for v in values], 0.75)

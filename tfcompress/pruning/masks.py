@@ -22,7 +22,7 @@ def kept_count(size: int, sparsity: Any) -> Any:
     return ops.cast(ops.maximum(kept, 1.0), "int32")
 
 
-def top_masks(scores: list[Any], keep: Any) -> list[Any]:
+def top_masks(scores: list[Any], keep: Any, near: Any = None) -> list[Any]:
     """Returns masks of the `keep` largest scores of all tensors together.
 
     A sort of all scores is what makes mask updates slow; a bisection on the value
@@ -33,6 +33,7 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     Args:
         scores: tensors of scores, together the candidates.
         keep: how many must remain, an int32 tensor from 0 to the number of scores.
+        near: two scores that the threshold is likely to lie between.
 
     Example:
 
@@ -44,7 +45,7 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     def reaching(threshold: Any) -> Any:
         return sum(_reaching(threshold, score) for score in scores)
 
-    low, high = _between(scores, keep, reaching)
+    low, high = _between(scores, keep, reaching, near)
     return ops.cond(
         ops.equal(reaching(low), keep),
         lambda: [score >= low for score in scores],
@@ -52,14 +53,26 @@ def top_masks(scores: list[Any], keep: Any) -> list[Any]:
     )
 
 
-def _between(scores: list[Any], keep: Any, reaching: Callable[[Any], Any]) -> tuple:
+def _between(
+    scores: list[Any], keep: Any, reaching: Callable[[Any], Any], near: Any = None
+) -> tuple:
     """Returns a score from which on `keep` or more are counted, and one with fewer.
 
     If no score has exactly `keep`, the two are neighbours among float32 numbers.
     """
     lowest = ops.min(ops.stack([ops.min(s) for s in scores]))
     highest = ops.max(ops.stack([ops.max(s) for s in scores]))
-    size = sum(math.prod(s.shape) for s in scores)
+    size = ops.convert_to_tensor(sum(math.prod(s.shape) for s in scores), "int32")
+    start = (lowest, highest, size)
+    if near is not None:
+        low, high = near
+        low_count = reaching(low)
+        enough, few = low_count >= keep, reaching(high) < keep
+        start = (
+            ops.where(enough, low, lowest),
+            ops.where(few, ops.minimum(high, highest), highest),
+            ops.where(enough, low_count, size),
+        )
 
     def searching(low: Any, high: Any, low_count: Any) -> Any:
         middle = 0.5 * (low + high)
@@ -76,9 +89,7 @@ def _between(scores: list[Any], keep: Any, reaching: Callable[[Any], Any]) -> tu
             ops.where(enough, middle_count, low_count),
         )
 
-    low, high, _ = ops.while_loop(
-        searching, halve, (lowest, highest, ops.convert_to_tensor(size, "int32"))
-    )
+    low, high, _ = ops.while_loop(searching, halve, start)
     # The bisection never tries the largest score itself.
     low = ops.where(reaching(highest) >= keep, highest, low)
     return low, ops.where(high > low, high, np.inf)
@@ -150,12 +161,15 @@ def balanced_masks(
     sparsity = _not_below(sparsity, held, sizes)
     share = _LEAST * (1.0 - sparsity)
     least = [kept_count(size, 1.0 - share) for size in sizes]
-    kept = _kept_of_each(scores, kept_count(sum(sizes), sparsity), least)
-    return [_rounded(score, keep, granule) for score, keep in zip(scores, kept)]
+    kept, near = _kept_of_each(scores, kept_count(sum(sizes), sparsity), least)
+    return [_rounded(score, keep, granule, near) for score, keep in zip(scores, kept)]
 
 
-def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> list[Any]:
-    """Returns how many of each tensor are among the `keep` largest, with its least."""
+def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> tuple:
+    """Returns how many of each tensor are among the `keep` largest, with its least.
+
+    And two scores between which the threshold of tensors lies that keep more than it.
+    """
 
     def counts(threshold: Any) -> list[Any]:
         return [
@@ -172,7 +186,7 @@ def _kept_of_each(scores: list[Any], keep: Any, least: list[Any]) -> list[Any]:
         more = ops.clip(enough - surely, 0, ops.maximum(room, 0))
         room = room - more
         kept.append(surely + more)
-    return kept
+    return kept, (low, high)
 
 
 def threshold_masks(
@@ -201,8 +215,8 @@ def _reaching(threshold: Any, score: Any) -> Any:
     return count(lambda part: part >= threshold, score)
 
 
-def _rounded(score: Any, keep: Any, granule: int) -> Any:
+def _rounded(score: Any, keep: Any, granule: int, near: Any = None) -> Any:
     size = math.prod(score.shape)
     groups = (ops.maximum(keep, 1) + granule - 1) // granule
-    (mask,) = top_masks([score], ops.minimum(groups * granule, size))
+    (mask,) = top_masks([score], ops.minimum(groups * granule, size), near)
     return mask
