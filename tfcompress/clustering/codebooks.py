@@ -9,7 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.clustering.lookup import best_group, grouped, look_up, sums_by_code
+from tfcompress.clustering.lookup import (
+    best_group,
+    counts_by_code,
+    grouped,
+    look_up,
+    sums_by_code,
+)
+from tfcompress.clustering.masked_codes import MaskedCodes
 from tfcompress.clustering.moments import SlotWriter, calls_of, read_slots, write_slots
 from tfcompress.clustering.starts import codebook, nearest
 from tfcompress.core.blocks import LARGE, count, nonzero, occurrences
@@ -46,7 +53,7 @@ class SharedKernel:
         self.grouped = _state(grouped(flat, self.group, self.base))
         self.members = _state(occurrences(flat, self.base)[1:])
         self.alive = _state(np.count_nonzero(flat))
-        self._renewal = Occasional(self._renew)
+        self._renewal = Occasional(self.take_zeros_out)
 
     @property
     def codes(self) -> Any:
@@ -62,7 +69,8 @@ class SharedKernel:
     def _count_alive(self) -> Any:
         return count(lambda part: ops.not_equal(part, 0), self.variable)
 
-    def _renew(self) -> None:
+    def take_zeros_out(self) -> None:
+        """Leaves weights that are zero by now without a cluster."""
         self._assign_codes(self.codes)
         self.alive.assign(self._count_alive())
 
@@ -87,8 +95,7 @@ class SharedKernel:
         codes = ops.where(kept, codes, 0)
         self._codes.assign(ops.cast(codes, self._codes.dtype))
         self.grouped.assign(grouped(codes, self.group, self.base))
-        members = ops.segment_sum(ops.ones_like(codes), codes, self.base)
-        self.members.assign(members[1:])
+        self.members.assign(counts_by_code(codes, self.base)[1:])
 
     def sums(self, values: Any) -> Any:
         """Returns the sum of `values` over the members of each entry."""
@@ -108,6 +115,27 @@ class SharedKernel:
         if self.variable.constraint is not None:
             values = self.variable.constraint(ops.cast(values, self.variable.dtype))
         self.variable.assign(ops.cast(values, self.variable.dtype))
+
+    def assign_unmasked(self, values: Any) -> None:
+        """Sets the kernel to `values`, which hold the zeros of masks already."""
+        for mask in self.masks or ():
+            mask.prepare()
+        self.variable.assign(ops.cast(values, self.variable.dtype))
+
+    def apply_masks(self) -> None:
+        """Multiplies the kernel with its masks."""
+        values = ops.convert_to_tensor(self.variable)
+        for mask in self.masks or ():
+            values = mask.apply(values)
+        self.variable.assign(values)
+
+    @property
+    def masks(self) -> list[Any] | None:
+        """The masks, if nothing else constrains the kernel; otherwise None."""
+        found = self.variable.constraint
+        if isinstance(found, ProjectionChain):
+            return found.masks
+        return [] if found is None else None
 
     @property
     def has_own_constraint(self) -> bool:
@@ -163,9 +191,14 @@ class Codebook:
         """The latent values of the kernels; none where members are fixed."""
         return [k.latent for k in self.kernels if k.latent is not None]
 
+    @property
+    def has_masks_alone(self) -> bool:
+        """Whether zeros come to the kernels by masks only, if at all."""
+        return all(kernel.masks is not None for kernel in self.kernels)
+
     def mean_gradient(self, gradients: list[Any]) -> Any:
         """Returns the gradient of each entry: the mean of that of its members."""
-        for kernel in self.kernels:
+        for kernel in self.kernels if not self.has_masks_alone else ():
             kernel.follow_zeros()
         return self._means(gradients)
 
@@ -174,7 +207,11 @@ class Codebook:
         for kernel in self.kernels:
             if kernel.latent is not None:
                 kernel.join_nearest(ops.convert_to_tensor(self.entries))
-            kernel.assign(kernel.expand(ops.convert_to_tensor(self.entries)))
+            values = kernel.expand(ops.convert_to_tensor(self.entries))
+            if self.has_masks_alone:
+                kernel.assign_unmasked(values)
+            else:
+                kernel.assign(values)
         if any(kernel.has_own_constraint for kernel in self.kernels):
             self.gather()
 
@@ -231,6 +268,7 @@ class SharedTraining:
         latents = [latent for codebook in codebooks for latent in codebook.latents]
         self.optimizer.build([*(book.entries for book in codebooks), *latents])
         variables = [k.variable for c in codebooks for k in c.kernels]
+        self._masked = MaskedCodes(codebooks)
         take_over(self.original, variables, self.update)
         self._writer = SlotWriter(
             optimizer, lambda: write_slots(self.original, self.optimizer, codebooks)
@@ -245,6 +283,7 @@ class SharedTraining:
 
     def update(self, gradients: list[Any]) -> None:
         """Makes one step with the entries and sets the kernels to them."""
+        self._masked.follow()
         moved: list[tuple[Any, keras.Variable]] = []
         rest = list(gradients)
         for book in self.codebooks:
@@ -255,6 +294,7 @@ class SharedTraining:
         self.optimizer.apply(*zip(*moved))
         for book in self.codebooks:
             book.spread()
+        self._masked.show()
 
     def stop(self) -> None:
         """Gives the kernels back to the model's optimizer."""

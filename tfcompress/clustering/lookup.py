@@ -64,3 +64,11 @@ def sums_by_code(values: Any, codes: Any, base: int) -> Any:
     codes = ops.convert_to_tensor(codes)
     values = ops.reshape(ops.cast(values, "float32"), (-1,))
     return tf.raw_ops.DenseBincount(input=codes, size=base, weights=values)
+
+
+def counts_by_code(codes: Any, base: int) -> Any:
+    """Returns how often each code below `base` occurs, as int32."""
+    import tensorflow as tf
+
+    none = ops.zeros((0,), "int32")
+    return tf.raw_ops.DenseBincount(input=codes, size=base, weights=none)

@@ -41,6 +41,12 @@ class ProjectionChain(keras.constraints.Constraint):
         value = ops.convert_to_tensor(value)
         return value if self.original is None else self.original(value)
 
+    @property
+    def masks(self) -> list[Any] | None:
+        """The projections if all are masks that count their changes; otherwise None."""
+        all_are = all(hasattr(one, "changes") for one in self.projections)
+        return self.projections if all_are and self.original is None else None
+
     def get_config(self) -> dict:
         # What a model saved during fit should remember is the user's constraint.
         if self.original is None:

@@ -20,7 +20,12 @@ from tfcompress.pruning.sites import Site
 
 
 class MaskedVariable:
-    """A variable that is multiplied with a mask after each update."""
+    """A variable that is multiplied with a mask after each update.
+
+    Attributes:
+        before: what is done first in each step, such as renewing the mask.
+        changes: counts how often the mask changed, for those who follow its zeros.
+    """
 
     def __init__(self, variable: keras.Variable, mask: Any):
         self.variable = variable
@@ -31,12 +36,17 @@ class MaskedVariable:
         mask = ops.cast(mask, dtype)
         self._mask = keras.Variable(mask, trainable=False, dtype=dtype)
         self.before: Callable[[], None] | None = None
+        self.changes = keras.Variable(0, trainable=False, dtype="int32")
         self.chain: ProjectionChain
 
     def __call__(self, weights: Any) -> Any:
+        self.prepare()
+        return self.apply(weights)
+
+    def prepare(self) -> None:
+        """Does what is to be done before the mask is used in a step."""
         if self.before is not None:
             self.before()
-        return self.apply(weights)
 
     def apply(self, weights: Any) -> Any:
         # Or else large masks would be numbers from the beginning of the step.
@@ -66,6 +76,7 @@ class MaskedVariable:
     def assign(self, mask: Any) -> None:
         """Sets the mask."""
         self._mask.assign(ops.cast(mask, self._mask.dtype))
+        self.changes.assign_add(1)
 
     def weights(self) -> Any:
         """Returns the values after the user's own constraint, as float32."""
