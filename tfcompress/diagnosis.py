@@ -28,6 +28,7 @@ from tfcompress.exporters.artifact import EXPORTERS, Artifact, Format, get_expor
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.operations import layers_with
+from tfcompress.exporters.prices import prices_of
 from tfcompress.exporters.tracing import trace
 from tfcompress.finalization import finalize, finalized
 from tfcompress.layers import cell
@@ -172,6 +173,7 @@ def doctor(
     planned = None if scheme is None else plan(model, scheme)
     findings = [
         *_of_model(model, exporter.limits, planned),
+        *_of_prices(exporter, planned),
         *_of_layers(model, exporter, planned),
         *_of_graph(model, exporter.limits),
     ]
@@ -237,14 +239,12 @@ def _of_model(
             f"{runtime} has no activations of {bits} bits",
             f"use a scheme with {nearest} bits, such as 'w8a{nearest}'",
         )
-    elif price and not planned.impossible:
-        yield Finding(
-            "warning",
-            "",
-            "model",
-            f"activations of {bits} bits take {price} in {runtime}",
-            "use 'w8a8' where its accuracy suffices",
-        )
+
+
+def _of_prices(exporter: Format, planned: Plan | None) -> Iterator[Finding]:
+    """Yields what the number formats cost in time."""
+    for problem, fix in () if planned is None else prices_of(exporter, planned):
+        yield Finding("warning", "", "model", problem, fix)
 
 
 def _of_layers(

@@ -123,6 +123,24 @@ def test_what_bits_cost_is_said_where_they_run():
     assert "1.7 times the float model's time" in finding.problem
 
 
+@pytest.mark.parametrize("scheme", ["w4a8", "w2a8", {"conv": "w4a8"}])
+def test_half_bytes_of_convolutions_have_a_price(scheme):
+    (finding,) = doctor(convolutional(), "tflite", scheme, trial=False).findings
+    assert finding.severity == "warning"
+    assert "keep a byte each" in finding.problem
+    assert "3.5 times" in finding.problem
+    packed = EXPORTERS.class_of("tflite")(int4="all")
+    (finding,) = doctor(convolutional(), packed, scheme, trial=False).findings
+    assert "take 3.5 times" in finding.problem
+    assert "'exact'" in finding.fix
+
+
+def test_half_bytes_of_dense_layers_have_no_price():
+    dense_only = {"logits": "w4a8"}
+    assert not doctor(convolutional(), "tflite", dense_only, trial=False).findings
+    assert not doctor(convolutional(), "onnx", "w4a8", trial=False).findings
+
+
 def test_it_reads_as_text_and_as_a_table():
     diagnosis = doctor(convolutional(), "micro")
     assert str(diagnosis).startswith("will not deploy (micro, float, in tflite-micro)")
