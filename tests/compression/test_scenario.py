@@ -70,6 +70,18 @@ def test_integers_are_for_runtimes_that_have_them():
     assert "w4a8" not in rules(family="depthwise")["quantize"].options
 
 
+def test_four_bits_save_no_time_in_convolutions():
+    quick = rules(costs=("latency_ms",))["quantize"]
+    assert quick.options == ("w8a8",)
+    assert "4-bit convolutions in half bytes take 3.5 times" in quick.why
+    both = rules(costs=("bytes", "latency_ms"))["quantize"]
+    assert both.options == ("w8a8", "w4a8")
+    assert "3.5 times" in both.why
+    for other in (rules(costs=("bytes",)), rules(family="MLP", costs=("latency_ms",))):
+        assert other["quantize"].options == ("w8a8", "w4a8")
+        assert "3.5" not in other["quantize"].why
+
+
 def test_what_a_model_cannot_take_is_left_out():
     assert not rules(teaches="nothing")["distil"].tried
     model = MODELS["MLP"]()

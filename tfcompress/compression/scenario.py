@@ -196,7 +196,12 @@ def _quantize(scenario: Scenario) -> Considered:
         why = "8-bit integers; 4 bits cost this family too much accuracy"
         return Considered(name, ("w8a8",), why)
     why = "integers are a quarter of the bytes, and twice as fast in LiteRT"
-    return Considered(name, ("w8a8", "w4a8"), why)
+    if scenario.family != "CNN" or "latency_ms" not in scenario.costs:
+        return Considered(name, ("w8a8", "w4a8"), why)
+    slow = "4-bit convolutions in half bytes take 3.5 times as long as 8-bit ones"
+    if {"bytes", "packed_bytes"}.isdisjoint(scenario.costs):
+        return Considered(name, ("w8a8",), f"{why}; {slow}")
+    return Considered(name, ("w8a8", "w4a8"), f"{why}; {slow}, so they keep bytes")
 
 
 def _distil(scenario: Scenario) -> Considered:
