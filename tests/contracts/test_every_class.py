@@ -319,6 +319,7 @@ STAGE_EXAMPLES = {
     "shrink": [Shrink(macs=0.5, criterion="random", max_layer_sparsity=0.6)],
 }
 FILES = {
+    "ethos_u": "model_ethos_u",
     "micro": "model_micro",
     "onnx": "model.onnx",
     "openvino": "model_openvino",
@@ -385,7 +386,9 @@ def test_exporter(name, tmp_path):
     pytest.importorskip(exporter.runtime_module.split(".")[0] or "keras")
     if name == "web":
         exporter = exporter.with_options({"litertjs": os.environ["LITERTJS"]})
-    if name != "micro":
+    if name == "ethos_u":
+        pytest.importorskip("ethosu")
+    if name not in ("micro", "ethos_u"):
         assert check_exporter(exporter, tmp_path / FILES[name]) is None
         return
     # Microcontrollers have integers only, and their files steps.
@@ -393,7 +396,7 @@ def test_exporter(name, tmp_path):
         [keras.Input((4,), name="x"), layers.Dense(3, name="scores")]
     )
     integers = finalize(calibrate(model, RNG.normal(size=(64, 4)).astype("float32")))
-    assert check_exporter(exporter, tmp_path / "micro", integers, 0.05) is None
+    assert check_exporter(exporter, tmp_path / name, integers, 0.05) is None
 
 
 @pytest.mark.parametrize("name", OBSERVERS.names())

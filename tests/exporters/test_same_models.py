@@ -193,6 +193,20 @@ def test_micro(models, name, tmp_path):
     assert in_steps(got, model.quantized, model.samples, steps_of(artifact)) <= 1.001
 
 
+@pytest.mark.parametrize("name", INTEGER)
+def test_ethos_u(models, name, tmp_path):
+    """All of them run on the NPU alone, and the file it was made of is the model."""
+    pytest.importorskip("ethosu")
+    model = models(name)
+    for npu in ("u55-128", "u85-256"):
+        path = tmp_path / npu
+        artifact = export(model.quantized, path, format="ethos_u", npu=npu)
+        assert (artifact.npu.share, artifact.npu.left) == (1.0, ())
+        assert sum(one.cycles for one in artifact.npu.layers) == artifact.npu.cycles
+    got = load(artifact).run(model.samples)
+    assert in_steps(got, model.quantized, model.samples, steps_of(artifact)) <= 1.001
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("kind", ["plain", "quantized"])
 @pytest.mark.parametrize("name", same_models.NAMES)

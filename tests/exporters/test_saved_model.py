@@ -168,7 +168,9 @@ def test_lookup_tables_come_along(folder):
 
 
 def test_calibration_data_is_refused(plain, folder):
-    with pytest.raises(InvalidArgumentError, match='format="tflite" or "micro" only'):
+    with pytest.raises(
+        InvalidArgumentError, match='format="tflite", "micro" or "ethos_u" only'
+    ):
         export(
             plain, folder / "n", format="saved_model", calibration_data=np.zeros((1, 8))
         )

@@ -4,11 +4,13 @@ To add a format, write one file with one class and import it below.
 """
 
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
+from tfcompress.exporters.ethos_u.exporter import EthosUExporter
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.exporter import Exporter
 from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.micro.exporter import MicroExporter
+from tfcompress.exporters.npu import LeftToCPU, NPUFigures, NPULayer
 from tfcompress.exporters.onnx.exporter import ONNXExporter
 from tfcompress.exporters.openvino.exporter import OpenVINOExporter
 from tfcompress.exporters.runner import Runner
@@ -23,11 +25,15 @@ from tfcompress.exporters.web.exporter import WebExporter
 __all__ = [
     "EXPORTERS",
     "Artifact",
+    "EthosUExporter",
     "Exporter",
     "KerasRunner",
+    "LeftToCPU",
     "Limits",
     "MicroExporter",
     "ModelDescription",
+    "NPUFigures",
+    "NPULayer",
     "ONNXExporter",
     "OpenVINOExporter",
     "OperatorCount",

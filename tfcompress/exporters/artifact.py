@@ -18,6 +18,7 @@ from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.model_card import model_card
+from tfcompress.exporters.npu import NPUFigures
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tensors import OperatorCount, TensorInfo
 
@@ -38,6 +39,7 @@ class Artifact:
         integer_coverage: share, from 0 to 1, of the work (multiply-accumulates, and
             the values that other operators make) whose run-time tensors are all
             integers; None where the format has no such notion.
+        npu: what the compiler of an NPU said of it; None where it is not for one.
 
     Example:
 
@@ -55,6 +57,7 @@ class Artifact:
     files: tuple[Path, ...]
     operators: tuple[OperatorCount, ...] = ()
     integer_coverage: float | None = None
+    npu: NPUFigures | None = None
 
     @classmethod
     def read(cls, filepath: Any) -> Artifact:

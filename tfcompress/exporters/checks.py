@@ -13,7 +13,7 @@ def check_no_calibration(format: str, calibration_data: Any) -> None:
         raise InvalidArgumentError(
             f"The format {format!r} does not quantize by calibration.",
             received="calibration_data",
-            expected='calibration data with format="tflite" or "micro" only',
+            expected='calibration data with format="tflite", "micro" or "ethos_u" only',
             fix="use `tfcompress.calibrate` on the model first",
         )
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tfcompress.exporters.options import (
+        EthosUOptions,
         FloatFileOptions,
         MicroOptions,
         ONNXOptions,
@@ -109,6 +110,16 @@ def export(
 def export(
     model: keras.Model,
     filepath: str | os.PathLike,
+    format: Literal["ethos_u"],
+    input_signature: Any = None,
+    calibration_data: Any = None,
+    check: Check = "error",
+    **options: Unpack[EthosUOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
     format: Literal["web"],
     input_signature: Any = None,
     *,
@@ -137,10 +148,10 @@ def export(
     """Writes a model to disk in a deployment format.
 
     Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
-    (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`) or a microcontroller
-    (`"micro"`). A JSON manifest is written with it. The file or directory appears
-    complete or not at all, and the model stays as it was. The format is never guessed
-    from the path.
+    (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`), a microcontroller
+    (`"micro"`) or an NPU beside it (`"ethos_u"`). A JSON manifest is written with it.
+    The file or directory appears complete or not at all, and the model stays as it was.
+    The format is never guessed from the path.
 
     Inputs have the names of the model's `keras.Input`s; those that you did not name
     become `input_1`, `input_2` ... A single output has the name of the last layer, or
@@ -153,15 +164,15 @@ def export(
             rounded to another .tflite file with `calibration_data`, or with `quantize`
             alone (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
         filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
-            SavedModel, a directory for "openvino", "micro" and "web". Missing parent
-            directories are made.
-        format: "tflite", "saved_model", "onnx", "openvino", "micro", "web", or an
-            exporter instance.
+            SavedModel, a directory for "openvino", "micro", "ethos_u" and "web".
+            Missing parent directories are made.
+        format: "tflite", "saved_model", "onnx", "openvino", "micro", "ethos_u", "web",
+            or an exporter instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models.
-        calibration_data: "tflite" and "micro" only: samples (an array, a dict or list
-            of arrays, or a `tf.data.Dataset`) from which a float model gets its
-            integer ranges; up to 1000 are used.
+        calibration_data: "tflite", "micro" and "ethos_u" only: samples (an array, a
+            dict or list of arrays, or a `tf.data.Dataset`) from which a float model
+            gets its integer ranges; up to 1000 are used.
         check: what is done where the artifact, run on a few samples before it
             appears, is off the model by more than its format's bound: "error" (nothing
             is written), "warn" (it is written, and the difference is told), or "off"
@@ -172,8 +183,9 @@ def export(
             `scheme="w8a8"` ("w8a16"), `io_dtype="float32"` ("int8"), `quantize=None`,
             `overwrite=False`. "saved_model": `version=None`, `batch_size=None`.
             "onnx": `batch_size=None`, `opset=18`, `overwrite=False`. "openvino":
-            `batch_size=None`, `float16=False`. "micro": `arena_margin=0`. "web":
-            `litertjs=None`. The exporters' classes have all of them.
+            `batch_size=None`, `float16=False`. "micro": `arena_margin=0`.
+            "ethos_u": `npu="u55-128"`, `memory_mode=None`. "web": `litertjs=None`. The
+            exporters' classes have all of them.
 
     Returns:
         An `Artifact`.

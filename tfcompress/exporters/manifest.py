@@ -109,6 +109,7 @@ def manifest_text(
         "outputs": [_tensor(info) for info in artifact.outputs],
         "operators": [dataclasses.asdict(count) for count in artifact.operators],
         "integer_coverage": artifact.integer_coverage,
+        **({"npu": dataclasses.asdict(artifact.npu)} if artifact.npu else {}),
         "compared": compared,
         "size": sum(file.stat().st_size for file in artifact.files),
         "files": [

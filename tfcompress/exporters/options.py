@@ -16,7 +16,7 @@ class TFLiteOptions(TypedDict, total=False):
     """Options of `format="tflite"`; see `exporters.TFLiteExporter`."""
 
     batch_size: int | None
-    io_dtype: Literal["float32", "int8", "uint8"]
+    io_dtype: Literal["float32", "int8", "uint8", "int16"]
     overwrite: bool
     quantize: Literal["float16", "dynamic"] | None
     int4: Literal["exact", "all", "none"]
@@ -69,6 +69,17 @@ class MicroOptions(TypedDict, total=False):
     arena_margin: int
 
 
+class EthosUOptions(TypedDict, total=False):
+    """Options of `format="ethos_u"`; see `exporters.EthosUExporter`."""
+
+    npu: str
+    memory_mode: str | None
+    system_config: str | None
+    config: str | os.PathLike | None
+    optimise: Literal["performance", "size"]
+    whole: bool
+
+
 class WebOptions(TypedDict, total=False):
     """Options of `format="web"`; see `exporters.WebExporter`."""
 
@@ -81,5 +92,6 @@ OPTIONS: dict[str, type] = {
     "onnx": ONNXOptions,
     "openvino": OpenVINOOptions,
     "micro": MicroOptions,
+    "ethos_u": EthosUOptions,
     "web": WebOptions,
 }

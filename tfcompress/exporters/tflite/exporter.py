@@ -48,7 +48,7 @@ from tfcompress.exporters.tflite.splits import use_splits
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.layers import refuse
 
-_IO_DTYPES = ("float32", "int8", "uint8")
+_IO_DTYPES = ("float32", "int8", "uint8", "int16")
 _QUANTIZE = (None, "float16", "dynamic")
 Samples = dict[str, np.ndarray] | None
 _PACKED = {"exact": EXACT, "all": ALL, "none": frozenset[str]()}
@@ -64,8 +64,9 @@ class TFLiteExporter(Exporter):
 
     Args:
         batch_size: samples per call that the file is made for; None leaves it free.
-        io_dtype: "float32", or "int8" / "uint8" for a model whose inputs and
-            outputs are integers; then `TensorInfo` holds scale and zero point.
+        io_dtype: "float32", or "int8" / "uint8" ("int16" of activations of 16 bits) for
+            a model whose inputs and outputs are integers; then `TensorInfo` holds
+            scale and zero point.
         overwrite: whether an existing file may be replaced.
         quantize: None; "float16" to store float weights in half the bytes;
             "dynamic" to store them as 8-bit integers and compute in float.

@@ -1,0 +1,290 @@
+"""The ethos_u format: what Vela takes, what it costs, and what is refused."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import tfcompress
+from tfcompress import calibrate, finalize
+from tfcompress.core.errors import (
+    ArtifactError,
+    CompressionWarning,
+    ExportError,
+    InvalidArgumentError,
+)
+from tfcompress.exporters import Artifact, EthosUExporter, NPUFigures, export, load
+from tfcompress.exporters.ethos_u import chips, compiling
+from tfcompress.exporters.ethos_u.chips import NPUS, chip, npu_named
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
+
+pytest.importorskip("ethosu")
+pytestmark = pytest.mark.export
+L = keras.layers
+
+
+@pytest.fixture(scope="module")
+def board(quantized, folder):
+    return export(quantized, folder / "board", format="ethos_u", npu="u55-128")
+
+
+def words():
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((6,), dtype="int32", name="ids")
+    x = L.Embedding(20, 8, name="table")(ids)
+    x = L.Dense(8, activation="relu", name="hidden")(L.Flatten(name="flat")(x))
+    return keras.Model(ids, L.Dense(3, name="scores")(x), name="words")
+
+
+@pytest.fixture(scope="module")
+def reader():
+    ids = np.random.default_rng(0).integers(0, 20, (64, 6)).astype("int32")
+    return finalize(calibrate(words(), ids))
+
+
+def test_the_folder_is_complete(board):
+    names = [file.name for file in board.files]
+    assert names == ["README.md", "model.tflite", "model_vela.tflite"]
+    assert board.format == "ethos_u"
+    assert (board.inputs[0].dtype, board.outputs[0].dtype) == ("int8", "int8")
+    assert board.integer_coverage == 1.0
+
+
+def test_the_compiled_file_is_for_the_npu(board):
+    before, after = (
+        TFLiteFile.open(board.path / name)
+        for name in ("model.tflite", "model_vela.tflite")
+    )
+    assert [op.name for op in after.operators] == ["ethos-u"]
+    assert len(before.operators) == board.npu.operators == 5
+
+
+def test_figures_are_those_of_the_compiler(board):
+    npu = board.npu
+    assert npu.npu == "u55-128"
+    assert (npu.share, npu.left) == (1.0, ())
+    assert npu.memory_mode == "Shared_Sram"
+    assert npu.cycles == sum(one.cycles for one in npu.layers) > 1000
+    assert npu.sram == max(one.sram for one in npu.layers)
+    assert npu.flash > 8 * 3 * 9  # at least the first kernel
+    assert npu.milliseconds == 1000 * npu.cycles / 500e6
+    names = " ".join(one.name for one in npu.layers)
+    assert "logits" in names
+    assert "conv2d" in names
+    assert "100% of 5 operators" in str(npu)
+
+
+def test_figures_are_in_the_manifest_and_read_again(board):
+    manifest = json.loads((board.path / "manifest.json").read_text())
+    assert NPUFigures.from_dict(manifest["npu"]) == board.npu
+    assert manifest["versions"]["ethos-u-vela"]
+    assert Artifact.read(board.path) == board
+
+
+def test_the_readme_says_what_runs_where(board):
+    text = (board.path / "README.md").read_text()
+    assert "`AddEthosU()`" in text
+    assert "nothing was measured on a board" in text
+    assert f"{board.npu.layers[0].cycles:,}" in text
+
+
+def test_the_integer_file_runs_here_and_equals_keras(board, quantized, images):
+    expected = quantized.predict(images, verbose=0)
+    steps = np.abs(load(board)(images) - expected) / board.outputs[0].scale
+    assert steps.max() <= 1.001
+    assert tfcompress.verify(board, quantized, images).passed
+
+
+def test_a_damaged_folder_is_refused(board, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(board.path, copy)
+    (copy / "model_vela.tflite").write_bytes(b"\0" * 100)
+    with pytest.raises(ArtifactError, match="not as they were exported"):
+        load(copy)
+
+
+@pytest.mark.sweep(2)
+@pytest.mark.parametrize("npu", ["u85-256", "ethos-u65-256", *NPUS])
+def test_every_npu(board, quantized, npu, tmp_path):
+    found = export(quantized, tmp_path / "it", format="ethos_u", npu=npu).npu
+    assert (found.npu, found.share) == (npu.removeprefix("ethos-"), 1.0)
+
+
+def test_memory_modes_change_where_things_are(board, quantized, tmp_path):
+    alone = export(
+        quantized,
+        tmp_path / "it",
+        format="ethos_u",
+        memory_mode="sram_only",
+        system_config="Ethos_U55_Deep_Embedded",
+        optimise="size",
+    ).npu
+    assert (alone.memory_mode, alone.clock) == ("Sram_Only", 200e6)
+    assert alone.sram <= board.npu.sram
+
+
+def test_activations_of_16_bits(tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 3)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3), name="image"), L.Conv2D(4, 3, name="conv")]
+    )
+    final = finalize(calibrate(model, x, "w8a16"))
+    artifact = export(final, tmp_path / "it", format="ethos_u")
+    assert (artifact.inputs[0].dtype, artifact.npu.share) == ("int16", 1.0)
+    steps = np.abs(load(artifact)(x) - final.predict(x, verbose=0))
+    assert steps.max() <= 1.001 * artifact.outputs[0].scale
+
+
+def test_a_float_model_is_calibrated_by_the_way(plain, tmp_path):
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    artifact = export(plain, tmp_path / "it", format="ethos_u", calibration_data=x)
+    assert artifact.npu.share == 1.0
+
+
+def test_what_stays_on_the_cpu_is_named_by_its_layer(reader, tmp_path):
+    with pytest.warns(CompressionWarning, match="GATHER in 'table'.*has no GATHER"):
+        artifact = export(reader, tmp_path / "it", format="ethos_u")
+    npu = artifact.npu
+    assert {one.layer for one in npu.left} == {"table"}
+    assert 0 < npu.share < 1
+    assert npu.share == 1 - len(npu.left) / npu.operators
+    assert "on the CPU: " in str(npu)
+    assert "GATHER" in (artifact.path / "README.md").read_text()
+
+
+def test_a_part_on_the_cpu_is_refused_where_that_is_asked(reader, tmp_path):
+    with pytest.raises(ExportError, match=r"for the CPU: .*GATHER in 'table'"):
+        export(reader, tmp_path / "it", format="ethos_u", whole=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_larger_npu_takes_more(reader, tmp_path):
+    artifact = export(
+        reader, tmp_path / "it", format="ethos_u", npu="u85-256", whole=True
+    )
+    assert artifact.npu.share == 1.0
+
+
+def test_a_model_without_work_for_it_is_refused(tmp_path):
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,), name="x"), L.Identity(name="same")])
+    with pytest.raises(ExportError, match="takes nothing of the model"):
+        export(finalize(calibrate(model, x)), tmp_path / "it", format="ethos_u")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_float_models_are_refused(plain, tmp_path):
+    with pytest.raises(InvalidArgumentError, match=r"in integers only.*calibrate\(mod"):
+        export(plain, tmp_path / "it", format="ethos_u")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_free_sizes_are_refused(tmp_path):
+    image = keras.Input((None, None, 3), name="image")
+    model = keras.Model(image, L.Conv2D(4, 3, name="conv")(image))
+    x = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    final = finalize(calibrate(model, x))
+    with pytest.raises(ExportError, match=r"size of every tensor.*'image' of shape"):
+        export(final, tmp_path / "it", format="ethos_u")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"npu": "u55-100"}, "There is no such Ethos-U.*'u55-32'|'u55-128'"),
+        ({"npu": "hexagon"}, "'u55-32' or 'u55-64'"),
+        ({"npu": 128}, "Received: npu=128"),
+        ({"memory_mode": "Shared_Ram"}, "Unknown `memory_mode`.*'Shared_Sram'"),
+        ({"system_config": "Ethos_U65_Embedded"}, "Unknown `system_config`.*U55"),
+        ({"memory_mode": "Dedicated_Sram"}, "does not fit the system's memories"),
+        ({"config": "nowhere.ini"}, "memories cannot be read.*nowhere.ini"),
+        ({"optimise": "speed"}, "'performance' or 'size'"),
+        ({"whole": "yes"}, "true or false"),
+    ],
+)
+def test_bad_options(quantized, tmp_path, options, text):
+    with pytest.raises(InvalidArgumentError, match=text):
+        export(quantized, tmp_path / "it", format="ethos_u", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_name_is_no_folder(quantized, tmp_path):
+    with pytest.raises(InvalidArgumentError, match="is a folder"):
+        export(quantized, tmp_path / "it.tflite", format="ethos_u")
+
+
+def test_a_board_may_have_a_file_of_its_own(tmp_path):
+    file = tmp_path / "board.ini"
+    file.write_text(
+        "[System_Config.Mine]\naxi0_port=Sram\naxi1_port=OffChipFlash\n"
+        "[Memory_Mode.Base]\narena_mem_area=Axi0\n"
+        "[Memory_Mode.Shared]\ninherit=Memory_Mode.Base\n"
+    )
+    found = chip("u55-64", "mine", "shared", file)
+    assert (found.system_config, found.memory_mode) == ("Mine", "Shared")
+    with pytest.raises(InvalidArgumentError, match=r"expected.*|'Mine'"):
+        chip("u55-64", None, "shared", file)
+
+
+def test_the_names_are_those_of_vela():
+    from ethosu.vela.architecture_features import Accelerator
+
+    assert [f"ethos-{name}" for name in NPUS] == Accelerator.member_list()
+    for name in NPUS:
+        found = chip(name)
+        assert found.config.is_file()
+        assert npu_named(f"Ethos_{name.upper()}") == name
+
+
+def test_a_missing_compiler_is_named(quantized, tmp_path, monkeypatch):
+    from tfcompress.child import probing
+
+    found = probing.importlib.util.find_spec
+    monkeypatch.setattr(
+        probing.importlib.util,
+        "find_spec",
+        lambda name: None if name == "ethosu" else found(name),
+    )
+    with pytest.raises(ExportError, match=r"pip install 'tfcompress\[ethosu\]'"):
+        export(quantized, tmp_path / "it", format="ethos_u")
+    assert list(tmp_path.iterdir()) == []
+
+
+ENDS = {
+    "dies": "import os\n    os.kill(os.getpid(), 9)",
+    "waits": "import time\n    time.sleep(60)",
+    "computes": "while True: pass",
+    "takes memory": "bytearray(1 << 40)",
+    "says no": "raise ValueError('no such operator')",
+}
+SAID = {
+    "dies": "died or took too long; nothing was written.*SIGKILL",
+    "waits": "died or took too long.*gave no answer in time",
+    "computes": "died or took too long",
+    "takes memory": "refused the model.*MemoryError",
+    "says no": "refused the model.*no such operator",
+}
+
+
+@pytest.mark.parametrize("how", list(ENDS))
+def test_a_compiler_that_fails(quantized, tmp_path, monkeypatch, how):
+    script = tmp_path / "broken_worker.py"
+    script.write_text(
+        f"def fail(job):\n    {ENDS[how]}\n\n\nJOBS = {{'compile': fail}}\n"
+    )
+    monkeypatch.setattr(compiling, "_SCRIPT", str(script))
+    monkeypatch.setattr(compiling, "SECONDS", 2)
+    with pytest.raises(ExportError, match=SAID[how]):
+        export(quantized, tmp_path / "it", format="ethos_u")
+    assert list(tmp_path.iterdir()) == [script]
+
+
+def test_options_are_in_the_manifest_as_json(quantized):
+    exporter = EthosUExporter(npu="u65-256")
+    again = EthosUExporter.from_config(json.loads(json.dumps(exporter.get_config())))
+    assert again == exporter
+    assert chips.chip(again.npu).memory_mode == "Dedicated_Sram_384KB"

@@ -1,0 +1,1 @@
+"""All that is about files for Arm's Ethos-U."""

@@ -1,0 +1,108 @@
+"""What an NPU's compiler says of a model: how much it takes, in how many cycles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class NPULayer:
+    """What one layer costs on the NPU.
+
+    Attributes:
+        name: the layer, or the layers that are computed as one; "" for what cannot be
+            told apart.
+        cycles: of the NPU.
+        sram: bytes of SRAM that are in use while it runs, at most.
+        macs: multiply-accumulates.
+    """
+
+    name: str
+    cycles: int
+    sram: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class LeftToCPU:
+    """One operator that the NPU does not take.
+
+    Attributes:
+        operator: the runtime's name for it.
+        layer: the layer that it is a part of; "" where none is known.
+        reason: why the NPU does not take it, in words.
+    """
+
+    operator: str
+    layer: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.operator} in '{self.layer}'" if self.layer else self.operator
+
+
+@dataclass(frozen=True)
+class NPUFigures:
+    """What the NPU's compiler estimated when it compiled an artifact.
+
+    `Artifact.npu` holds it. The figures are those of the compiler's own model of the
+    chip and its memories; nothing was measured on a board.
+
+    Attributes:
+        npu: the chip, such as "u55-128".
+        system_config: the memories' speeds that were assumed, by their name.
+        memory_mode: which memory holds what, by its name.
+        operators: operators of the model.
+        left: those of them that the CPU has to compute.
+        cycles: cycles of the NPU for one call; without those of the CPU.
+        clock: the NPU's clock in Hz that `system_config` has.
+        sram: bytes of SRAM.
+        dram: bytes of DRAM.
+        flash: bytes of flash, on the chip and beside it.
+        layers: cycles and SRAM of each layer, in the order of execution.
+
+    Example:
+
+    >>> found = NPUFigures("u55-128", "Fast", "Shared_Sram", 4, (), 2000, 5e8, 64, 0, 9)
+    >>> print(found)
+    u55-128: 100% of 4 operators on the NPU, 2,000 cycles (0.004 ms), 64 bytes of SRAM
+    """
+
+    npu: str
+    system_config: str
+    memory_mode: str
+    operators: int
+    left: tuple[LeftToCPU, ...]
+    cycles: int
+    clock: float
+    sram: int
+    dram: int
+    flash: int
+    layers: tuple[NPULayer, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Share of the operators that the NPU computes, from 0 to 1."""
+        return 1 - len(self.left) / self.operators if self.operators else 0.0
+
+    @property
+    def milliseconds(self) -> float:
+        """Time of the NPU for one call, as its compiler estimates it."""
+        return 1000 * self.cycles / self.clock
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> NPUFigures:
+        """Returns what `dataclasses.asdict` and JSON have made of one."""
+        left = tuple(LeftToCPU(**one) for one in content["left"])
+        layers = tuple(NPULayer(**one) for one in content["layers"])
+        return cls(**{**content, "left": left, "layers": layers})
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.npu}: {self.share:.0%} of {self.operators} operators on the NPU, "
+            f"{self.cycles:,} cycles ({self.milliseconds:.3g} ms), {self.sram:,} bytes "
+            "of SRAM"
+        )
+        named = ", ".join(dict.fromkeys(map(str, self.left)))
+        return f"{text}; on the CPU: {named}" if named else text
