@@ -288,3 +288,26 @@ def test_options_are_in_the_manifest_as_json(quantized):
     again = EthosUExporter.from_config(json.loads(json.dumps(exporter.get_config())))
     assert again == exporter
     assert chips.chip(again.npu).memory_mode == "Dedicated_Sram_384KB"
+
+
+def test_doctor_tells_what_stays_on_the_cpu():
+    diagnosis = tfcompress.doctor(words(), "ethos_u", "w8a8", npu="u55-64")
+    assert diagnosis.deployable
+    assert diagnosis.npu.npu == "u55-64"
+    assert 0 < diagnosis.npu.share < 1
+    (gather,) = [one for one in diagnosis.findings if one.kind == "GATHER"]
+    assert (gather.layer, gather.severity) == ("table", "warning")
+    assert gather.problem == "stays on the CPU"
+    assert str(diagnosis).startswith("will deploy (ethos_u, w8a8, in Ethos-U): u55-64:")
+
+
+def test_doctor_finds_nothing_where_the_npu_takes_all(quantized, board):
+    larger = tfcompress.doctor(words(), "ethos_u", "w8a8", npu="u85-256")
+    assert (larger.npu.share, larger.findings) == (1.0, ())
+    assert tfcompress.doctor(board, "ethos_u").npu == board.npu
+
+
+def test_doctor_refuses_floats(plain):
+    diagnosis = tfcompress.doctor(plain, "ethos_u")
+    assert not diagnosis.deployable
+    assert "Ethos-U takes integers only" in str(diagnosis)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,10 +19,10 @@ from tfcompress.core.errors import (
     ExportError,
 )
 from tfcompress.core.graph import is_graph_model
-from tfcompress.core.html import html_table, paragraph
 from tfcompress.core.ownership import scratch
 from tfcompress.core.samples import sample, shape_with, states_of
 from tfcompress.core.select import require_built, walk
+from tfcompress.diagnosis.findings import Diagnosis, Finding, left_to_cpu
 from tfcompress.exporters.artifact import EXPORTERS, Artifact, Format, get_exporter
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.limits import Limits
@@ -41,96 +40,12 @@ _SAMPLES, _FREE_SIZE = 8, 8
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE", "CAST"})
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that stands between a model and its target.
-
-    Attributes:
-        severity: `"error"`: there will be no artifact that runs; `"warning"`: it runs,
-            but a part of it not as asked, such as in float.
-        layer: name of the layer; empty where it is about the whole model.
-        kind: class of the layer, or name of the runtime's operator.
-        problem: what is wrong.
-        fix: what to do about it.
-    """
-
-    severity: Literal["error", "warning"]
-    layer: str
-    kind: str
-    problem: str
-    fix: str
-
-    def __str__(self) -> str:
-        place = f"{self.layer} ({self.kind})" if self.layer else self.kind
-        return f"{self.severity}: {place}: {self.problem}. What to do: {self.fix}."
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """What `doctor` found.
-
-    Attributes:
-        format: the export format that was asked about.
-        runtime: what runs it.
-        scheme: the quantization that was asked about, None for float.
-        findings: errors first.
-        integer_coverage: share of the work in integers (see `Artifact`), of the trial
-            export; None where there was none, or the format has no such notion.
-    """
-
-    format: str
-    runtime: str
-    scheme: Any
-    findings: tuple[Finding, ...]
-    integer_coverage: float | None = None
-
-    @property
-    def deployable(self) -> bool:
-        """Whether no finding is an error."""
-        return all(finding.severity != "error" for finding in self.findings)
-
-    def raise_if_not_deployable(self) -> None:
-        """Raises an `ExportError` that names every error; does nothing without one."""
-        errors = [f for f in self.findings if f.severity == "error"]
-        if errors:
-            raise ExportError(
-                f"The model will not run in {self.runtime}.",
-                received="; ".join(f"{e.layer or e.kind}: {e.problem}" for e in errors),
-                fix="; ".join(dict.fromkeys(e.fix for e in errors)),
-            )
-
-    def to_markdown(self) -> str:
-        """Returns the findings as a table."""
-        head = "| | layer | problem | what to do |\n|---|---|---|---|"
-        rows = [
-            f"| {f.severity} | {f.layer or '-'} ({f.kind}) | {f.problem} | {f.fix} |"
-            for f in self.findings
-        ]
-        return "\n".join([head, *rows])
-
-    def _repr_html_(self) -> str:
-        text = paragraph(self._verdict(), strong=True)
-        rows = [
-            [f.layer or f.kind, f.kind, f.severity, f.problem, f.fix]
-            for f in self.findings
-        ]
-        headings = ["layer", "kind", "severity", "problem", "what to do"]
-        return text + (html_table(headings, rows) if rows else "")
-
-    def _verdict(self) -> str:
-        asked = f"{self.format}, {self.scheme or 'float'}, in {self.runtime}"
-        verdict = "will deploy" if self.deployable else "will not deploy"
-        return f"{verdict} ({asked})"
-
-    def __str__(self) -> str:
-        return "\n".join([self._verdict(), *map(str, self.findings)])
-
-
 def doctor(
     model: keras.Model | str | os.PathLike,
     format: str = "tflite",
     scheme: Scheme | None = None,
     trial: bool = True,
+    **options: Any,
 ) -> Diagnosis:
     """Tells, before any training, which parts of a model will not run on its target.
 
@@ -147,16 +62,18 @@ def doctor(
             path, it tells whether the artifact runs and what runs in float; for a float
             .tflite file and a scheme, what would run in float if `export` rounded it.
         format: an export format, such as "tflite", "micro", "onnx" or "saved_model".
+            "ethos_u" tells too which layers the NPU leaves to the CPU.
         scheme: the quantization that is planned, as in `quantize_aware`; None asks
             about the float model.
         trial: whether to export the model as a trial (seconds, for large models a
             minute); without it, only what the tables know is found.
+        **options: options of the format, such as `npu="u85-256"`.
 
     Returns:
         A `Diagnosis`; print it.
 
     Raises:
-        InvalidArgumentError: for an unbuilt model, an unknown format or scheme.
+        InvalidArgumentError: for an unbuilt model, an unknown format, scheme or option.
 
     Example:
 
@@ -166,7 +83,7 @@ def doctor(
     >>> diagnosis.deployable, diagnosis.findings[0].layer, diagnosis.findings[0].problem
     (True, 'conv', 'LiteRT has no integer kernel for it')
     """
-    exporter = get_exporter(format)
+    exporter = get_exporter(format).with_options(options)
     if isinstance(model, str | os.PathLike):
         return _of_file(model, exporter, format, scheme)
     require_built(model, "examine the model")
@@ -177,19 +94,21 @@ def doctor(
         *_of_layers(model, exporter, planned),
         *_of_graph(model, exporter.limits),
     ]
-    coverage = None
+    coverage, npu = None, None
     if trial and all(finding.severity != "error" for finding in findings):
         try:
             artifact = _trial(model, exporter, format, planned)
-            coverage = artifact.integer_coverage
+            coverage, npu = artifact.integer_coverage, artifact.npu
             asked = planned is not None
             findings += _of_operators(artifact, exporter.limits, asked, findings)
+            findings += left_to_cpu(npu)
         except CompressionError as error:
             findings.append(_of_error(error, exporter.limits))
     if not trial and exporter.limits.operators:
         findings.append(_of_unknown_operators(exporter.limits))
     findings.sort(key=lambda finding: finding.severity)
-    return Diagnosis(format, exporter.limits.runtime, scheme, tuple(findings), coverage)
+    runtime = exporter.limits.runtime
+    return Diagnosis(format, runtime, scheme, tuple(findings), coverage, npu)
 
 
 def _of_model(
@@ -331,10 +250,11 @@ def _of_file(
             artifact = _rounded(artifact, scheme)
         integers = scheme is not None or bool(artifact.integer_coverage)
         findings += _of_operators(artifact, limits, integers, [])
+        findings += left_to_cpu(artifact.npu)
     except (ArtifactError, ExportError) as error:
         findings.append(_of_error(error, limits))
-    coverage = artifact.integer_coverage
-    return Diagnosis(format, limits.runtime, scheme, tuple(findings), coverage)
+    coverage, npu = artifact.integer_coverage, artifact.npu
+    return Diagnosis(format, limits.runtime, scheme, tuple(findings), coverage, npu)
 
 
 def _rounded(artifact: Artifact, scheme: Any) -> Artifact:
