@@ -330,3 +330,31 @@ def test_averages_that_have_no_ties_are_pooling(
     np.testing.assert_array_equal(values, tfcompress.load(old)(x))
     np.testing.assert_array_equal(values, final.predict(x, verbose=0))
     assert len(np.unique(values)) > 20
+
+
+@pytest.mark.export
+@pytest.mark.parametrize(("size", "stride"), [(8, 1), (4, 4)])
+def test_strides_that_are_never_taken(size, stride, tmp_path, monkeypatch):
+    """Ethos-U55 takes none above 3, and a pooling over all of an axis takes none."""
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            L.Conv2D(8, 3, padding="same", name="conv"),
+            L.AveragePooling2D(size, name="pool"),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=(40, 8, 8, 3)).astype("float32")
+    final = tfcompress.finalize(tfcompress.calibrate(model, x))
+    made = tfcompress.export(final, tmp_path / "new.tflite")
+    found = [
+        (operator.builtinOptions.strideH, operator.builtinOptions.strideW)
+        for graph in [take_apart(made.path.read_bytes())]
+        for name, operator, _ in calls(graph, graph.subgraphs[0])
+        if name == "DEPTHWISE_CONV_2D"
+    ]
+    assert found == [(stride, stride)]
+    monkeypatch.setattr(exporter, "leave_out_strides", lambda model: None)
+    old = tfcompress.export(final, tmp_path / "old.tflite")
+    values = tfcompress.load(made)(x)
+    np.testing.assert_array_equal(values, tfcompress.load(old)(x))
+    np.testing.assert_array_equal(values, final.predict(x, verbose=0))

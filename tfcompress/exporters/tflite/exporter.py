@@ -45,6 +45,7 @@ from tfcompress.exporters.tflite.rewriting import take_apart
 from tfcompress.exporters.tflite.runner import TFLiteRunner
 from tfcompress.exporters.tflite.single_scale import use_single_scales
 from tfcompress.exporters.tflite.splits import use_splits
+from tfcompress.exporters.tflite.strides import leave_out_strides
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.layers import refuse
 
@@ -216,6 +217,7 @@ class TFLiteExporter(Exporter):
             weights = [np.asarray(weight) for weight in traced.model.weights]
             use_float_kernels(model, weights)
         use_average_pools(model)
+        leave_out_strides(model)
         use_splits(model)
         use_fewer_reshapes(model)
         return put_together(model)
