@@ -24,8 +24,10 @@ _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 SECONDS = 600
 #: The operator that all of the NPU's work has become.
 NPU_OPERATOR = "ethos-u"
-# Vela's conditions are mostly met where the file is in integers of one size.
-_MOST_CONDITIONS = 3
+# What Vela asks of files that converters write in any case.
+_ALWAYS_MET = re.compile(
+    "Bias |Int64 bias|Weight tensors|Weigth|Param|32-bit|64-bit|Zero-points"
+)
 
 
 def compile_for(
@@ -154,9 +156,12 @@ def _reason(operator: str, conditions: dict[str, list[str]], common: set[str]) -
     key = {"ARG_MAX": "ARGMAX"}.get(operator, operator)
     if key not in conditions:
         return f"the NPU has no {operator}: replace the layer, or leave it to the CPU"
-    own = [one.strip() for one in conditions[key] if one not in common]
-    shown = own[:_MOST_CONDITIONS] or ["integer tensors with a scale"]
-    text = "; ".join(" ".join(one.split()) for one in shown)
+    own = [
+        " ".join(one.split()).rstrip(".")
+        for one in conditions[key]
+        if one not in common and not _ALWAYS_MET.match(one)
+    ]
+    text = "; ".join(own) or "integer tensors of 8 or 16 bits, each with one scale"
     return f"the NPU takes {operator} on conditions: {text}"
 
 
