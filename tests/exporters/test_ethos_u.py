@@ -311,3 +311,18 @@ def test_doctor_refuses_floats(plain):
     diagnosis = tfcompress.doctor(plain, "ethos_u")
     assert not diagnosis.deployable
     assert "Ethos-U takes integers only" in str(diagnosis)
+
+
+def test_a_report_has_its_figures_and_layers(quantized, board):
+    report = tfcompress.report(quantized, board)
+    _, row = report.rows
+    assert (row.cycles, row.sram, row.npu_share) == (
+        board.npu.cycles,
+        board.npu.sram,
+        1.0,
+    )
+    text = report.to_markdown()
+    assert f"## {board.name} on u55-128" in text
+    for one in board.npu.layers:
+        assert f"| {one.name}" in text
+    assert json.loads(report.to_json())["rows"][1]["npu"]["npu"] == "u55-128"

@@ -66,6 +66,11 @@ def _contents(rows: tuple[Row, ...], evidence: Evidence) -> dict[str, Any]:
         "cards": list(_cards(rows, evidence)),
         "headings": headings,
         "body": body,
+        "npus": [
+            (f"{row.name} on {row.npu.npu}", *tables.npu_cells(row.npu))
+            for row in rows
+            if row.npu is not None
+        ],
         "candidates": tables.candidate_cells(evidence.front),
         "figures": [_inlined(figure) for figure in report_figures(rows, evidence)],
         "trust": trust,

@@ -15,10 +15,12 @@ import keras
 from tfcompress.benchmarking import benchmark
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.html import html_table
+from tfcompress.core.tables import table
 from tfcompress.core.text_json import dumps
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.keras_runner import KerasRunner
+from tfcompress.exporters.npu import NPUFigures
 from tfcompress.exporters.runner import Runner
 from tfcompress.reporting import measures, page, tables
 from tfcompress.reporting.evidence import Evidence
@@ -56,6 +58,10 @@ class Report:
     def to_markdown(self) -> str:
         """Returns the rows, the front and what trust has to say as markdown tables."""
         parts = [tables.markdown(self.rows)]
+        for row in self.rows:
+            if row.npu is not None:
+                layers = table(*tables.npu_cells(row.npu))
+                parts.append(f"## {row.name} on {row.npu.npu}\n\n{layers}")
         if self.evidence.front:
             parts.append("## Candidates\n\n" + tables.candidates(self.evidence.front))
         if self.evidence.trust is not None:
@@ -221,10 +227,18 @@ def _measure(subject: keras.Model | Artifact) -> Row:
             size=subject.size,
             gzip_size=subject.gzip_size,
             integer_coverage=subject.integer_coverage,
+            **_of_npu(subject.npu),
             **common,
         )
     size, gzip_size = measures.weight_bytes(subject)
     return Row(subject.name, "keras", size, gzip_size, **common)
+
+
+def _of_npu(npu: NPUFigures | None) -> dict[str, Any]:
+    if npu is None:
+        return {}
+    figures = {"cycles": npu.cycles, "sram": npu.sram, "npu_share": npu.share}
+    return {"npu": npu, **figures}
 
 
 def _sizes(subject: keras.Model | Artifact) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tfcompress.exporters.npu import NPUFigures
 from tfcompress.reporting.measures import LayerWeights
 
 
@@ -36,6 +37,10 @@ class Row:
         packed_size: bytes after `pack`.
         packed_ratio: how many times smaller than the baseline's `size` that is.
         layers: its weights, layer by layer; none of a format that hides them.
+        cycles: of an NPU for one call, as its compiler estimates them.
+        sram: bytes of SRAM, likewise.
+        npu_share: share of the operators that the NPU computes, from 0 to 1.
+        npu: all that its compiler said, layer by layer; None without an NPU.
     """
 
     name: str
@@ -57,6 +62,10 @@ class Row:
     packed_size: int | None = None
     packed_ratio: float | None = None
     layers: tuple[LayerWeights, ...] = ()
+    cycles: int | None = None
+    sram: int | None = None
+    npu_share: float | None = None
+    npu: NPUFigures | None = None
 
     @property
     def file_size(self) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tfcompress.core.tables import table
+from tfcompress.exporters.npu import NPUFigures
 from tfcompress.reporting.front import FrontPoint, pareto_front
 
 _NONE = "-"
@@ -35,6 +36,9 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("sparsity", "sparsity", lambda value: f"{value:.1%}"),
     ("MACs", "macs", _bytes),
     ("integer ops", "integer_coverage", lambda value: f"{value:.0%}"),
+    ("on NPU", "npu_share", lambda value: f"{value:.0%}"),
+    ("NPU cycles", "cycles", _bytes),
+    ("SRAM bytes", "sram", _bytes),
     ("metric", "metric", lambda value: f"{value:.4f}"),
     ("change", "metric_change", lambda value: f"{value:+.4f}"),
     ("latency ms", "latency", lambda value: f"{value:.3f}"),
@@ -58,6 +62,22 @@ def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 def markdown(rows: Sequence[Any]) -> str:
     """Returns a markdown table, numbers to the right, columns aligned."""
     return table(*cells(rows), names=2)
+
+
+def npu_cells(npu: NPUFigures) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and written cells of the layers on an NPU, in their order."""
+    body = [
+        [
+            one.name or "(other)",
+            _bytes(one.cycles),
+            f"{one.cycles / npu.cycles:.1%}" if npu.cycles else _NONE,
+            _bytes(one.sram),
+            _bytes(one.macs),
+        ]
+        for one in npu.layers
+    ]
+    body += [[str(one), "on the CPU", _NONE, _NONE, _NONE] for one in npu.left]
+    return ["layer", "cycles", "share", "SRAM bytes", "MACs"], body
 
 
 def candidate_cells(
