@@ -1,5 +1,7 @@
 """Budgets: how limits are written, and when one is passed."""
 
+import dataclasses
+
 import pytest
 
 from tfcompress import Budget
@@ -56,6 +58,19 @@ def test_what_is_to_become_small_is_what_is_limited():
     assert Budget(max_metric_drop=0.1).costs == ()
 
 
+def test_limits_of_an_npu():
+    budget = Budget(max_cycles="50%", max_sram="2 kB", npu="Ethos-U55-128")
+    assert (budget.npu, budget.target, budget.cost) == ("u55-128", "ethos_u", "cycles")
+    assert budget.costs == ("cycles", "sram")
+    baseline = dataclasses.replace(BASELINE, cycles=4000, sram=1000)
+    assert budget.limits(baseline) == {"max_cycles": 2000, "max_sram": 2000}
+    assert budget.excess(baseline, baseline, True) == {
+        "max_cycles": 1.0,
+        "max_sram": -0.5,
+    }
+    assert Budget(max_cycles="1500", npu="u85-128").max_cycles == 1500
+
+
 @pytest.mark.parametrize(
     ("limits", "text"),
     [
@@ -69,6 +84,11 @@ def test_what_is_to_become_small_is_what_is_limited():
         ({"max_packed_bytes": "120%"}, "Received: '120%'"),
         ({"max_latency_ms": "3 kB"}, "share of the baseline's such as '25%'"),
         ({"max_latency_ms": float("inf")}, "Received: inf"),
+        ({"max_cycles": "3 kB", "npu": "u55-64"}, "Received: '3 kB'"),
+        ({"max_cycles": 0, "npu": "u55-64"}, "`max_cycles` is out of its range"),
+        ({"max_sram": 1000}, "`max_sram` is a limit of an NPU"),
+        ({"max_cycles": 1000, "npu": "u55-65"}, "'u55-64'"),
+        ({"npu": "u55-64"}, "The budget limits nothing. Received"),
         ({"max_metric_drop": -0.1}, "how much worse the metric may be"),
         ({"max_metric_drop": "1%"}, "in units of the metric"),
     ],

@@ -61,6 +61,15 @@ def test_zeros_and_shared_values_are_for_packed_files_alone():
         assert "packed files" in found["prune"].why
 
 
+def test_an_npu_unpacks_weights_itself():
+    found = rules("ethos_u", costs=("bytes",))
+    assert found["prune"].tried
+    assert found["cluster"].tried
+    assert found["quantize"].options == ("w8a8",)
+    assert "the NPU's file" in found["prune"].why
+    assert not rules("ethos_u", costs=("cycles",))["prune"].tried
+
+
 def test_integers_are_for_runtimes_that_have_them():
     assert rules("micro")["quantize"].options == ("w8a8",)
     server = rules("saved_model", costs=("latency_ms",))["quantize"]

@@ -8,20 +8,22 @@ from typing import Any
 _BYTES = (
     *("size", "gzip_size", "zip_size", "packed_size", "entropy_size", "weight_size"),
     *("original_size", "bytes", "packed_bytes", "max_bytes", "max_packed_bytes"),
-    "peak_memory",
+    *("peak_memory", "sram", "dram", "flash", "max_sram"),
 )
 _MILLISECONDS = (
     *("first", "median", "p10", "p90", "latency", "latency_ms", "max_latency_ms"),
 )
 _SHARES = (
     *("sparsity", "integer_coverage", "agreement", "accuracy", "min_agreement"),
-    "min_integer_coverage",
+    *("min_integer_coverage", "npu_share"),
 )
 _UNITS = {
     **dict.fromkeys(_BYTES, "bytes"),
     **dict.fromkeys(_MILLISECONDS, "ms"),
     **dict.fromkeys(_SHARES, "share, 0 to 1"),
     "bits": "bits a weight",
+    **dict.fromkeys(("cycles", "max_cycles"), "cycles of the NPU"),
+    "clock": "Hz",
     "macs": "multiply-accumulates a sample",
     "max_abs_error": "units of the output",
     "max_error_steps": "quantization steps",

@@ -8,6 +8,7 @@ from typing import Any
 
 from tfcompress.core.arguments import number
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.ethos_u.chips import npu_named
 
 _UNITS = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "kib": 1024, "mib": 1024**2}
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[a-zA-Z]*)\s*")
@@ -16,7 +17,16 @@ COSTS = {
     "max_packed_bytes": "packed_bytes",
     "max_bytes": "bytes",
     "max_latency_ms": "latency_ms",
+    "max_cycles": "cycles",
+    "max_sram": "sram",
 }
+# What a number of each limit may be followed by, and how many it then stands for.
+_COUNTED: dict[str, dict[str, int]] = {
+    "max_latency_ms": {"ms": 1},
+    "max_cycles": {"": 1},
+}
+# Limits of what only the compiler of an NPU tells.
+_OF_AN_NPU = ("max_cycles", "max_sram")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +41,10 @@ class Measures:
             turns with the baseline and scaled to the baseline's first measurement, so
             that its ratio holds on a busy machine.
         latency_error: how many milliseconds that may be off, in 95 of 100 cases.
+        cycles: of the NPU, as its compiler estimates them; None without an NPU.
+        sram: bytes of SRAM, likewise.
+        npu_share: share of the operators that the NPU computes; what it leaves to the
+            CPU is in none of these figures.
     """
 
     metric: float
@@ -38,6 +52,9 @@ class Measures:
     packed_bytes: int
     latency_ms: float
     latency_error: float = 0.0
+    cycles: int | None = None
+    sram: int | None = None
+    npu_share: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,29 +73,42 @@ class Budget:
             baseline's.
         max_metric_drop: how much worse the metric may be than the baseline's, in
             units of the metric (0.01 is one point of accuracy); at least 0.
+        max_cycles: cycles of the NPU for one call, as its compiler estimates them, or a
+            share of the baseline's (the same model, rounded to 8 bits as it is).
+        max_sram: bytes of SRAM, in the forms of `max_bytes`.
+        npu: for which NPU: "u55-128", "u65-256" ... as in `export(format="ethos_u")`.
+            Needed with `max_cycles` and `max_sram`; no board is.
 
     Raises:
-        InvalidArgumentError: if nothing is limited, or a limit is out of its range.
+        InvalidArgumentError: if nothing is limited, a limit is out of its range, or
+            there is no such NPU.
 
     Example:
 
     >>> Budget(max_bytes="250 kB", max_metric_drop=0.01).max_bytes
     250000
+    >>> Budget(max_cycles="50%", max_sram="64 kB", npu="ethos-u55-128").npu
+    'u55-128'
     """
 
     max_bytes: int | str | None = None
     max_packed_bytes: int | str | None = None
     max_latency_ms: float | str | None = None
     max_metric_drop: float | None = None
+    max_cycles: int | str | None = None
+    max_sram: int | str | None = None
+    npu: str | None = None
 
     def __post_init__(self) -> None:
         given = dataclasses.asdict(self)
+        npu = given.pop("npu")
         if all(value is None for value in given.values()):
             raise InvalidArgumentError(
                 "The budget limits nothing.",
                 received="Budget()",
                 expected=f"one of {', '.join(given)}, or several",
             )
+        self._check_npu(npu, [name for name in _OF_AN_NPU if given[name] is not None])
         for name in COSTS:
             if given[name] is not None:
                 value = _limit(name, given[name])
@@ -91,6 +121,16 @@ class Budget:
                 "`max_metric_drop` is how much worse the metric may be.",
                 "[0, inf)",
                 "a number >= 0 in units of the metric, such as 0.01",
+            )
+
+    def _check_npu(self, npu: Any, limits: list[str]) -> None:
+        if npu is not None:
+            object.__setattr__(self, "npu", npu_named(npu))
+        elif limits:
+            raise InvalidArgumentError(
+                f"`{limits[0]}` is a limit of an NPU.",
+                received="no `npu`",
+                expected='the NPU too, such as npu="u55-128"',
             )
 
     def relative_to(self, baseline: Measures) -> Budget:
@@ -109,6 +149,11 @@ class Budget:
         absolute = self.relative_to(baseline)
         found = {name: getattr(absolute, name) for name in COSTS}
         return {name: float(v) for name, v in found.items() if v is not None}
+
+    @property
+    def target(self) -> str | None:
+        """The only target that the budget can be met with; None for any."""
+        return None if self.npu is None else "ethos_u"
 
     @property
     def cost(self) -> str:
@@ -149,9 +194,10 @@ class Budget:
 
 
 def _limit(name: str, value: Any) -> Any:
+    units = _COUNTED.get(name, _UNITS)
     whole = name != "max_latency_ms"
     expected = "a number > 0, or a share of the baseline's such as '25%'"
-    if whole:
+    if units is _UNITS:
         expected = "a whole number > 0, a text such as '250 kB', or '25%'"
     amount = value
     text = _NUMBER.fullmatch(value) if isinstance(value, str) else None
@@ -159,9 +205,7 @@ def _limit(name: str, value: Any) -> Any:
         count, unit = float(text[1]), text[2].lower()
         if unit == "%" and 0 < count <= 100:
             return f"{count:g}%"
-        if whole and unit in _UNITS:
-            amount = round(count * _UNITS[unit])
-        elif unit == "ms" and not whole:
-            amount = count
+        if unit in units:
+            amount = round(count * units[unit]) if whole else count
     number(amount, f"`{name}` is out of its range.", "(0, inf)", expected)
     return int(amount) if whole else float(amount)

@@ -29,13 +29,18 @@ from tfcompress.core.ownership import owned_name, scratch
 from tfcompress.exporters.artifact import Artifact, exporter_for
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.manifest import record
+from tfcompress.exporters.npu import NPUFigures
 from tfcompress.exporters.runner import Runner
+from tfcompress.finalization import finalize
 from tfcompress.packing import pack
+from tfcompress.quantization import calibrate
 from tfcompress.verification import verify
 
 _PLACES = {"tflite": "model.tflite", "onnx": "model.onnx", "saved_model": "model/1"}
 # These hold a .tflite file, which LiteRT runs here as it will be run there.
-_INNER = {"micro": "model/model.tflite", "web": "model/model.tflite"}
+_INNER = dict.fromkeys(("micro", "ethos_u", "web"), "model/model.tflite")
+# Of a microcontroller, what is flashed: the folder holds the same once more.
+_FLASHED = {"micro": "model/model.tflite", "ethos_u": "model/model_vela.tflite"}
 _MEASURES = "measures.json"
 _VERIFIED = 64
 _RUNS = 15  # of each measurement, of which there are several
@@ -128,11 +133,25 @@ class Workshop:
             options: options of the format.
         """
         self._reference = None
+        asked, given = target, options
         # A microcontroller takes no floats: the .tflite file stands for it.
-        if target == "micro":
+        if target in _FLASHED:
             target, options = "tflite", {}
-        self._reference = self.build(Recipe((), target, options, name="baseline"))
-        return self._reference
+        made = self.build(Recipe((), target, options, name="baseline"))
+        if asked == "ethos_u":
+            costs = _costs_on(self._rounded(given).npu)
+            made = dataclasses.replace(
+                made, measures=dataclasses.replace(made.measures, **costs)
+            )
+        self._reference = made
+        return made
+
+    def _rounded(self, options: dict[str, Any]) -> Artifact:
+        """Returns the model as it is on the NPU; its files are gone by then."""
+        samples = self.task.samples(_VERIFIED)
+        rounded = finalize(calibrate(self.task.model, samples))
+        with scratch() as folder:
+            return export(rounded, Path(folder) / "model", "ethos_u", **options)
 
     def build(self, recipe: Recipe) -> Candidate:
         """Returns what a recipe makes; what was made before is read from the disk.
@@ -206,9 +225,8 @@ class Workshop:
             return last.rewritten(written, made.path, self.task.samples)
 
     def _measured(self, made: Place, inputs: Any) -> Measures:
-        # Of a microcontroller, what is flashed: its sources hold the same once more.
-        micro = made.recipe.target == "micro"
-        stored = made.runnable if micro else made.path
+        flashed = _FLASHED.get(made.recipe.target)
+        stored = made.folder / flashed if flashed else made.path
         packed = pack(stored, made.folder / "model.tfc")
         metric = self.task.evaluate(made.runner())[self.task.metric]
         own = made.runner(threads=1)
@@ -231,8 +249,16 @@ class Workshop:
                 expected="a number",
                 fix="train more gently: a lower learning rate, or less compression",
             )
-        size = stored.stat().st_size if micro else made.artifact.size
-        return Measures(metric, size, packed.size, latency, error)
+        artifact = made.artifact
+        size = stored.stat().st_size if flashed else artifact.size
+        costs = _costs_on(artifact.npu)
+        return Measures(metric, size, packed.size, latency, error, **costs)
+
+
+def _costs_on(npu: NPUFigures | None) -> dict[str, Any]:
+    if npu is None:
+        return {}
+    return {"cycles": npu.cycles, "sram": npu.sram, "npu_share": npu.share}
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def compress(
             apart for the final evaluation.
         budget: what the model may cost.
         target: format of the artifact, as in `export`; None takes that of the recipe,
-            or "tflite".
+            or "tflite", and "ethos_u" for a budget of an NPU.
         recipe: "auto" searches. A `Recipe`, the path of one, or the name of a built-in
             one is carried out once.
         metric: name of a compiled metric, or `(name, "max")` or `(name, "min")`; None
@@ -98,17 +98,18 @@ def compress(
         )
     _check_directory(Path(search.directory))
     given = _recipe(recipe)
-    target = target or (given.target if given else "tflite")
+    target = target or budget.target or (given.target if given else "tflite")
     EXPORTERS.get(target)
+    options = _options(budget, target, given.export if given else {})
     if given is not None:
-        given = dataclasses.replace(given, target=target)
+        given = dataclasses.replace(given, target=target, export=options)
     task = Task(
         model, train, validation, metric, search.batch_size, search.learning_rate
     )
     with Progress(bool(search.verbose)) as progress:
         workshop = Workshop(task, Path(search.directory), progress.say)
         progress.say("baseline")
-        baseline = workshop.baseline(target, given.export if given else {})
+        baseline = workshop.baseline(target, options)
         check_possible(budget, baseline, task.model, target)
         with progress.steps("sensitivity of layers") as step:
             found = sensitivity(task, workshop.folder, step)
@@ -126,6 +127,7 @@ def compress(
                 sensitivity=found,
                 epochs=search.epochs_of_each(task.train.steps),
                 seed=search.seed,
+                export=options,
             )
             deadline = time.monotonic() + 60 * (search.minutes or float("inf"))
             tried = run_search(
@@ -161,6 +163,21 @@ def compress(
         sensitivity=found,
         original=task.model,
     )
+
+
+def _options(budget: Budget, target: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of the format: those of a recipe, and the budget's NPU."""
+    if budget.npu is None:
+        return given
+    if target != "ethos_u":
+        raise InvalidArgumentError(
+            "The budget is one of an NPU, the target is another one.",
+            received=f"npu={budget.npu!r} with target {target!r}",
+            expected="target 'ethos_u'",
+            fix="leave out `target`, or the budget's `npu`",
+        )
+    known = {field.name for field in dataclasses.fields(EXPORTERS.class_of(target))}
+    return {**{k: v for k, v in given.items() if k in known}, "npu": budget.npu}
 
 
 def _check_directory(directory: Path) -> None:

@@ -51,6 +51,7 @@ class Space:
         weights: how many weights its kernels have.
         epochs: of each candidate.
         seed: of everything random.
+        export: options of the target's format.
     """
 
     scenario: Scenario
@@ -60,6 +61,7 @@ class Space:
     sensitivity: Sensitivity
     epochs: int
     seed: int
+    export: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def axes(self) -> dict[str, tuple[Any, ...]]:
@@ -121,14 +123,19 @@ class Space:
         share = 1 - (proposal.get("prune") or 0.0)
         if share < 1:
             bits = share * bits + _entropy(share)
+        raw = bits if self.scenario.target == "ethos_u" else _RAW_BITS[scheme]
         faster = (
             _INTEGER_TIME if scheme and self.scenario.target != "saved_model" else 1
         )
         return {
-            "bytes": overhead + count * _RAW_BITS[scheme] / 8,
+            "bytes": overhead + count * raw / 8,
             # Names and shapes of operators pack to about a third.
             "packed_bytes": overhead / 3 + count * bits / 8,
             "latency_ms": self.baseline.latency_ms * kept * faster,
+            # The baseline on an NPU is in integers too. Half of the work is left by
+            # 0.7 times the channels, whose values are what memory is needed for.
+            "cycles": (self.baseline.cycles or 0) * kept,
+            "sram": (self.baseline.sram or 0) * math.sqrt(kept),
         }
 
     def damage(self, proposal: Proposal) -> float:
@@ -167,7 +174,9 @@ class Space:
         for (part, found), epochs in zip(parts, _shared(parts, self.epochs)):
             rate = _LAST_RATE if part == "last" and len(parts) > 1 else 1.0
             stages += [*found, Fit(epochs, rate)]
-        options = {"weights": "compact"} if self.scenario.stores_codes else {}
+        options = dict(self.export)
+        if self.scenario.stores_codes:
+            options["weights"] = "compact"
         return Recipe(tuple(stages), self.scenario.target, options, self.seed, name)
 
     def _last(self, proposal: Proposal) -> list[Stage]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from tfcompress.compression.budget import COSTS, Budget
+from tfcompress.compression.budget import COSTS, Budget, Measures
 from tfcompress.compression.candidate import Candidate
 from tfcompress.compression.recipe import Recipe
 from tfcompress.compression.scenario import Considered, Scenario
@@ -155,6 +155,9 @@ class Result:
                 name=one.name,
                 metric=one.measures.metric,
                 latency=one.measures.latency_ms,
+                cycles=one.measures.cycles,
+                sram=one.measures.sram,
+                npu_share=one.measures.npu_share,
             )
             for row, one in zip(rows, (self.baseline, self.best))
         ]
@@ -197,6 +200,19 @@ class Result:
         )
 
     def _doubt(self) -> str:
+        """Returns what to think of figures that do not say all."""
+        return self._cpu() + self._nearness()
+
+    def _cpu(self) -> str:
+        share = self.best.measures.npu_share
+        if share is None or share == 1:
+            return ""
+        return (
+            f" Its cycles are without the {1 - share:.0%} of the operators that the "
+            "NPU leaves to the CPU: `result.artifact.npu.left`."
+        )
+
+    def _nearness(self) -> str:
         """Returns what to think of a latency that is as near to its limit as errors."""
         limit = self.budget.limits(self.baseline.measures).get("max_latency_ms")
         measures = self.best.measures
@@ -210,22 +226,23 @@ class Result:
 
     def _table(self) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
         marks = {id(self.best): "chosen" if self.met else "nearest"}
-        rows = []
         front = {id(one) for one in self.front}
-        for one in (self.baseline, *self.candidates):
-            measures = one.measures
-            rows.append(
-                (
-                    one.name,
-                    f"{measures.bytes:,}",
-                    f"{measures.packed_bytes:,}",
-                    f"{measures.latency_ms:.3f}",
-                    f"{measures.metric:.4f}",
-                    marks.get(id(one), "front" if id(one) in front else ""),
-                    str(one.recipe),
-                )
+        on_npu = self.best.measures.cycles is not None
+        rows = [
+            (
+                one.name,
+                f"{one.measures.bytes:,}",
+                f"{one.measures.packed_bytes:,}",
+                f"{one.measures.latency_ms:.3f}",
+                *(_on_npu(one.measures) if on_npu else ()),
+                f"{one.measures.metric:.4f}",
+                marks.get(id(one), "front" if id(one) in front else ""),
+                str(one.recipe),
             )
-        head = ("name", "bytes", "packed", "ms", self.metric, "", "recipe")
+            for one in (self.baseline, *self.candidates)
+        ]
+        more = ("cycles", "SRAM", "on NPU") if on_npu else ()
+        head = ("name", "bytes", "packed", "ms", *more, self.metric, "", "recipe")
         return head, rows
 
     def _what_would_help(self) -> str:
@@ -272,6 +289,12 @@ class Result:
         # The front is that of the cost which the budget limits, be it bytes or time.
         cost = getattr(one.measures, self.budget.cost)
         return dataclasses.replace(self._point(one), size=cost)
+
+
+def _on_npu(measures: Measures) -> tuple[str, str, str]:
+    assert measures.cycles is not None
+    assert measures.sram is not None
+    return f"{measures.cycles:,}", f"{measures.sram:,}", f"{measures.npu_share:.0%}"
 
 
 def _rounded_up(value: float) -> str:

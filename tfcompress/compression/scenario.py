@@ -54,6 +54,17 @@ class Scenario:
         small = {"bytes", "packed_bytes"} & set(self.costs)
         return self.target == "saved_model" and bool(small)
 
+    @property
+    def packs_weights(self) -> bool:
+        """Whether few bits are counted where a weight is zero or one of few values.
+
+        Vela packs the weights itself, for the NPU to unpack them.
+        """
+        counted = (
+            {"packed_bytes", "bytes"} if self.target == "ethos_u" else {"packed_bytes"}
+        )
+        return bool(counted & set(self.costs))
+
 
 @dataclasses.dataclass(frozen=True)
 class Considered:
@@ -161,19 +172,20 @@ def _factorize(scenario: Scenario) -> Considered:
 
 def _prune(scenario: Scenario) -> Considered:
     name = "prune"
-    if "packed_bytes" not in scenario.costs:
+    if not scenario.packs_weights:
         why = (
             "a zero takes as many bytes and as much time as any number; zeros only "
             "make packed files small"
         )
         return Considered(name, (), why)
-    why = "zeros take few bits in a packed file"
+    where = "the NPU's file" if scenario.target == "ethos_u" else "a packed file"
+    why = f"zeros take few bits in {where}"
     return Considered(name, (None, 0.5, 0.65, 0.75, 0.85, 0.9, 0.95), why)
 
 
 def _cluster(scenario: Scenario) -> Considered:
     name = "cluster"
-    if "packed_bytes" not in scenario.costs and not scenario.stores_codes:
+    if not scenario.packs_weights and not scenario.stores_codes:
         why = "shared values make packed files small, not the files themselves"
         return Considered(name, (), why)
     why = "shared values take few bits in a packed file"
@@ -190,6 +202,8 @@ def _quantize(scenario: Scenario) -> Considered:
         return Considered(name, (), why)
     if scenario.target == "micro":
         return Considered(name, ("w8a8",), "microcontrollers take integers alone")
+    if scenario.target == "ethos_u":
+        return Considered(name, ("w8a8",), "the NPU takes integers alone")
     if scenario.target in ("onnx", "openvino"):
         return Considered(name, ("w8a8",), "8-bit integers: a quarter of the bytes")
     if scenario.family in ("depthwise", "RNN", "transformer"):

@@ -37,6 +37,15 @@ def compress(
     max_metric_drop: Annotated[
         float | None, typer.Option(help="In units of the metric, such as 0.01.")
     ] = None,
+    max_cycles: Annotated[
+        str | None, typer.Option(help="Of the NPU: a number, or a share.")
+    ] = None,
+    max_sram: Annotated[
+        str | None, typer.Option(help=f"Of the NPU's system: {_LIMIT}.")
+    ] = None,
+    npu: Annotated[
+        str | None, typer.Option(help="For which NPU, such as u55-128.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Where it shall run.")] = None,
     recipe: Annotated[
         str, typer.Option(help="auto, a file, or phone, microcontroller, server ...")
@@ -82,6 +91,9 @@ def compress(
         max_packed_bytes,
         _number(max_latency_ms),
         max_metric_drop,
+        max_cycles,
+        max_sram,
+        npu,
     )
     search = tfcompress.Search(
         trials, epochs, minutes, str(output), seed=seed, verbose=int(not as_json)
