@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
+
+from tfcompress.core.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,25 @@ class NPUFigures:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> NPUFigures:
-        """Returns what `dataclasses.asdict` and JSON have made of one."""
-        left = tuple(LeftToCPU(**one) for one in content["left"])
-        layers = tuple(NPULayer(**one) for one in content["layers"])
-        return cls(**{**content, "left": left, "layers": layers})
+        """Returns what `dataclasses.asdict` and JSON have made of one.
+
+        Raises:
+            ArtifactError: if it is something else.
+        """
+        try:
+            left = tuple(LeftToCPU(**one) for one in content["left"])
+            layers = tuple(NPULayer(**one) for one in content["layers"])
+            found = cls(**{**content, "left": left, "layers": layers})
+            for part in (found, *left, *layers):
+                _check_types(part)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ArtifactError(
+                "What the manifest says of the NPU cannot be read.",
+                received=str(error),
+                expected="what an export wrote there",
+                fix="export the model again",
+            ) from error
+        return found
 
     def __str__(self) -> str:
         text = (
@@ -106,3 +124,17 @@ class NPUFigures:
         )
         named = ", ".join(dict.fromkeys(map(str, self.left)))
         return f"{text}; on the CPU: {named}" if named else text
+
+
+def _check_types(part: Any) -> None:
+    """Raises `TypeError` unless words are words, and numbers above zero."""
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if field.type == "str":
+            right = isinstance(value, str)
+        elif field.type in ("int", "float"):
+            right = isinstance(value, int | float) and 0 <= value < 2**63
+        else:
+            right = isinstance(value, tuple)
+        if not right or (field.name == "clock" and not value):
+            raise TypeError(f"{field.name} is {value!r}")
