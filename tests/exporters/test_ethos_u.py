@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import tfcompress
+from tests.exporters.every_layer import NAMES, model_of
 from tfcompress import calibrate, finalize
 from tfcompress.core.errors import (
     ArtifactError,
@@ -80,6 +81,23 @@ def test_figures_are_in_the_manifest_and_read_again(board):
     assert NPUFigures.from_dict(manifest["npu"]) == board.npu
     assert manifest["versions"]["ethos-u-vela"]
     assert Artifact.read(board.path) == board
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cycles": "many"},
+        {"clock": 0},
+        {"left": 3},
+        {"layers": [{"name": "a"}]},
+        {"layers": [{"name": 1, "cycles": 1, "sram": 1, "macs": 1}]},
+        {"unknown": 1},
+    ],
+)
+def test_a_manifest_of_a_stranger(board, change):
+    content = json.loads((board.path / "manifest.json").read_text())["npu"]
+    with pytest.raises(ArtifactError, match="says of the NPU cannot be read"):
+        NPUFigures.from_dict({**content, **change})
 
 
 def test_the_readme_says_what_runs_where(board):
@@ -326,3 +344,44 @@ def test_a_report_has_its_figures_and_layers(quantized, board):
     for one in board.npu.layers:
         assert f"| {one.name}" in text
     assert json.loads(report.to_json())["rows"][1]["npu"]["npu"] == "u55-128"
+
+
+def test_doctor_knows_from_the_table_without_a_trial():
+    diagnosis = tfcompress.doctor(words(), "ethos_u", "w8a8", trial=False)
+    (found,) = diagnosis.findings
+    assert (found.layer, found.kind) == ("table", "Embedding")
+    assert "U85 takes it" in found.problem
+
+
+LAYERS_TRIED = ("Embedding", "CategoryEncoding", "AveragePooling2D", "UpSampling2D")
+
+
+@pytest.mark.parametrize("npu", ["u55-128", "u85-256"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *LAYERS_TRIED,
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in NAMES
+            if name not in LAYERS_TRIED
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::tfcompress.core.errors.CompressionWarning")
+def test_the_table_says_which_layers_stay_on_the_cpu(name, npu, tmp_path):
+    model, rng = model_of(name), np.random.default_rng(0)
+    samples = [
+        rng.integers(0, 2, (16, *one.shape[1:])).astype("int32")
+        if "int" in str(one.dtype)
+        else rng.normal(size=(16, *one.shape[1:])).astype("float32")
+        for one in model.inputs
+    ]
+    try:
+        final = finalize(calibrate(model, samples if samples[1:] else samples[0]))
+        artifact = export(final, tmp_path / "it", format="ethos_u", npu=npu)
+    except tfcompress.CompressionError as error:
+        pytest.skip(str(error))  # no integer form, or no operator at all
+    refused = EthosUExporter.limits.layers.get(name, "")
+    taken = not refused or ("U85 takes it" in refused and npu.startswith("u85"))
+    assert (artifact.npu.share == 1.0) == taken, artifact.npu

@@ -104,6 +104,9 @@ def doctor(
             findings += left_to_cpu(npu)
         except CompressionError as error:
             findings.append(_of_error(error, exporter.limits))
+    if not trial and planned is not None and not exporter.limits.float_models:
+        # What a format of integers alone says of layers, it says of their integers.
+        findings += _of_refused(model, exporter)
     if not trial and exporter.limits.operators:
         findings.append(_of_unknown_operators(exporter.limits))
     findings.sort(key=lambda finding: finding.severity)
@@ -178,9 +181,14 @@ def _of_layers(
         for layer in planned.float_layers:
             yield Finding(severity, layer.name, layer.kind, layer.reason, layer.fix)
         return  # the other layers are replaced by such as have integer kernels
+    yield from _of_refused(model, exporter)
+
+
+def _of_refused(model: keras.Model, exporter: Format) -> Iterator[Finding]:
+    """Yields the layers that the format refuses, or computes in another way."""
     # The format may have been given as an instance or a config.
     formats = [f for f in EXPORTERS.names() if type(exporter) is EXPORTERS.class_of(f)]
-    named = limits.layers
+    named = exporter.limits.layers
     for path, part in walk(model):
         refused_by = cell(part, "refused_by") or {}
         known = [cls.__name__ for cls in type(part).__mro__ if cls.__name__ in named]

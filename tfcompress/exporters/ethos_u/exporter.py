@@ -23,6 +23,7 @@ from tfcompress.exporters.manifest_file import read_manifest
 from tfcompress.exporters.npu import NPUFigures
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
+from tfcompress.layers import refuse
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
 #: The file that Vela has read, and the one that it has written.
@@ -70,6 +71,18 @@ class EthosUExporter(Exporter):
         float_models=False,
         dynamic_batch=False,
         missing=TFLiteExporter.limits.missing,
+        # From Vela's own report of operators, `vela --supported-ops-report`; of the
+        # layers that have integer forms, these are all that leave some to the CPU.
+        layers=refuse(
+            {
+                "CategoryEncoding": "stays on the CPU: no Ethos-U has ONE_HOT",
+                "Embedding": "stays on the CPU of U55 and U65, which have no GATHER; "
+                "U85 takes it",
+                "Resizing": "stays on the CPU where it does not enlarge both sides by "
+                "2 (bilinear), or 2, 4 or 8 (nearest)",
+            },
+            "ethos_u",
+        ),
     )
 
     @cached_property
