@@ -32,7 +32,13 @@ from tfcompress.core.keras_2 import (
 )
 from tfcompress.core.once_final import OnceFinal
 from tfcompress.core.workers import is_chief
-from tfcompress.diagnosis import Diagnosis, Finding, doctor
+from tfcompress.diagnosis import (
+    Diagnosis,
+    Finding,
+    TargetTable,
+    doctor,
+    doctor_all,
+)
 from tfcompress.distillation import (
     BoostedTrees,
     Distiller,
@@ -217,6 +223,7 @@ __all__ = [  # noqa: RUF022
     "StaysFloat",
     "Storage",
     "TFLiteTeacher",
+    "TargetTable",
     "Taylor",
     "TeacherEnsemble",
     "TernaryQuantizer",
@@ -236,6 +243,7 @@ __all__ = [  # noqa: RUF022
     "distill_chain",
     "distill_into_trees",
     "distribute",
+    "doctor_all",
     "initialize_from",
     "is_chief",
     "layer_table",

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tfcompress.cli.app import FAILED, Json, Modules, app, show, working
-from tfcompress.cli.inputs import import_modules, load_subject, named_value
+from tfcompress.cli.inputs import (
+    import_modules,
+    is_keras,
+    load_subject,
+    named_value,
+)
+from tfcompress.core.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from tfcompress.diagnosis import Diagnosis
 
 
 @app.command()
@@ -21,6 +30,9 @@ def doctor(
     scheme: Annotated[
         str | None, typer.Option(help="Bits, such as w8a8; none for float.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Ask about every target, in one table.")
+    ] = False,
     trial: Annotated[bool, typer.Option(help="Try an export too.")] = True,
     option: Annotated[
         list[str], typer.Option(help="name=value of the format; may be repeated.")
@@ -30,7 +42,7 @@ def doctor(
 ) -> None:
     """Tell before training what of a model will not run where it is to live.
 
-    Ends with 1 if something will not.
+    Ends with 1 if something will not; with --all, if it will run nowhere.
 
     Example: tfcompress doctor model.keras --format micro --scheme w8a8
 
@@ -38,13 +50,31 @@ def doctor(
     --option npu=u85-256
     """
     from tfcompress.diagnosis import doctor as diagnose
+    from tfcompress.diagnosis import doctor_all
 
     import_modules(modules)
     options = dict(map(named_value, option))
     loaded = load_subject(model)
+    if every:
+        if options or not is_keras(model):
+            raise InvalidArgumentError(
+                "All targets are asked about for a Keras model, as they are.",
+                received=f"--option {option[0]}" if options else str(model),
+                expected="--all with a .keras or .h5 file and no --option",
+            )
+        with working("Trying an export to every target"):
+            targets = doctor_all(loaded, scheme, trial)
+        diagnoses = {n: _content(one) for n, one in targets.diagnoses.items()}
+        show(targets, as_json, diagnoses)
+        if not targets.deployable:
+            raise typer.Exit(FAILED)
+        return
     with working("Looking at layers, and trying an export"):
         found = diagnose(loaded, format, scheme, trial, **options)
-    content = {**dataclasses.asdict(found), "deployable": found.deployable}
-    show(str(found), as_json, content)
+    show(str(found), as_json, _content(found))
     if not found.deployable:
         raise typer.Exit(FAILED)
+
+
+def _content(found: Diagnosis) -> dict[str, Any]:
+    return {**dataclasses.asdict(found), "deployable": found.deployable}
