@@ -111,9 +111,7 @@ class ONNXExporter(Exporter):
 
     def write(self, source: Source, stage: Path) -> tuple[Artifact, dict[str, Any]]:
         """Converts the model in the child process and compares the file with it."""
-        content = self._convert(source.traced)
-        _check_operators(content, source.model)
-        stage.write_bytes(content)
+        stage.write_bytes(self.content(source))
         written = self.inspect(stage)
         bound = Bound(0.05) if source.traced.fake_quantized else Bound()
         noted = compared(source.tried, written, "ONNX Runtime", bound, script=_SCRIPT)
@@ -164,7 +162,13 @@ class ONNXExporter(Exporter):
         require("onnxruntime", "onnx")
         return ONNXRunner(self.inspect(filepath), threads)
 
-    def _convert(self, traced: TracedModel) -> bytes:
+    def content(self, source: Source) -> bytes:
+        """Returns the file of a model, as the child process converts it."""
+        content = self._converted(source.traced)
+        _check_operators(content, source.model)
+        return content
+
+    def _converted(self, traced: TracedModel) -> bytes:
         with scratch() as folder:
             output = Path(folder) / "model.onnx"
             write_saved_model(traced, Path(folder) / "saved_model")
@@ -220,7 +224,7 @@ def _check_operators(content: bytes, model: keras.Model) -> None:
     raise ExportError(
         f"ONNX has no such operators: {', '.join(sorted(set(strangers.values())))}.",
         received="; ".join(
-            f"{operator} of {_layer_of(path, names)}"
+            f"{operator} of {layer_of(path, names) or f'operation {path!r}'}"
             for path, operator in strangers.items()
         ),
         expected="operators that tf2onnx can write in ONNX",
@@ -228,14 +232,19 @@ def _check_operators(content: bytes, model: keras.Model) -> None:
     )
 
 
-def _layer_of(path: str, names: set[str]) -> str:
-    """Returns the innermost layer in the path of a node of TensorFlow's graph."""
+def layer_of(path: str, names: set[str]) -> str:
+    """Returns the innermost layer in the path of a node; empty if it has none of them.
+
+    Args:
+        path: the node's name in TensorFlow's graph.
+        names: those of all layers.
+    """
     for part in reversed(path.split("/")):
         # Keras numbers the names of layers that are called more than once.
         for name in (part, re.sub(r"_\d+$", "", part)):
             if name in names:
                 return f"layer {name!r}"
-    return f"operation {path!r}"
+    return ""
 
 
 class ONNXRunner(Runner):
