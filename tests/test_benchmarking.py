@@ -42,6 +42,15 @@ def test_artifacts_take_turns_and_ratios_hold():
     assert (slow.runs, slow.batch_size, slow.name) == (10, 2, "slow")
 
 
+def test_a_simulator_is_not_timed():
+    log: list[str] = []
+    phone = Sleeper("phone", log, 0)
+    phone.simulates = "a phone"
+    with pytest.raises(InvalidArgumentError, match="phone runs here in a simulator"):
+        benchmark([Sleeper("here", log, 0), phone], X)
+    assert not log
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -97,7 +97,8 @@ def benchmark(
         A `Benchmark`, or a list of them for a list.
 
     Raises:
-        InvalidArgumentError: if `runs` or `threads` is below 1, or inputs do not fit.
+        InvalidArgumentError: if `runs` or `threads` is below 1, inputs do not fit, or
+            an artifact runs here in a simulator only.
         ArtifactError: if an artifact is damaged.
 
     Example:
@@ -115,6 +116,7 @@ def benchmark(
             "Nothing to measure.", received="an empty list", expected="artifacts"
         )
     runners = [a if isinstance(a, Runner) else load(a, threads) for a in artifacts]
+    _refuse_simulators(runners)
     most = max(runner.batch_size or 1 for runner in runners)
     inputs = columns_of(inputs, runners[0].inputs, at_most=most)
     calls = [_one_call(runner, inputs) for runner in runners]
@@ -195,6 +197,18 @@ def adb_command(
     command = shlex.join(["/data/local/tmp/benchmark_model", *options])
     quoted = command if shlex.quote(target) == target else shlex.quote(command)
     return f"{push} && adb shell {quoted}"
+
+
+def _refuse_simulators(runners: Sequence[Runner]) -> None:
+    """Raises where the time would be that of a simulator."""
+    for runner in runners:
+        if runner.simulates:
+            raise InvalidArgumentError(
+                f"{runner.name} runs here in a simulator.",
+                received=f"a simulator of {runner.simulates}",
+                expected="an artifact that runs here as on its device",
+                fix="measure it on the device; `verify` compares its numbers here",
+            )
 
 
 def _check_counts(**counts: Any) -> None:

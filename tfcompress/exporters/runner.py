@@ -43,6 +43,9 @@ class Runner:
     #: CPU threads asked for; None where the runtime decides itself.
     threads: int | None = None
 
+    #: What it imitates, at another speed; empty where it is the thing itself.
+    simulates = ""
+
     #: Whether the runtime itself takes calls of several threads at once.
     takes_many_calls = False
 
