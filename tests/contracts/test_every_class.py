@@ -323,10 +323,12 @@ FILES = {
     "micro": "model_micro",
     "onnx": "model.onnx",
     "openvino": "model_openvino",
+    "qnn": "model_qnn",
     "saved_model": "1",
     "tflite": "model.tflite",
     "web": "model_web",
 }
+MARKS = {"web": pytest.mark.browser, "qnn": pytest.mark.npu}
 
 
 @pytest.mark.parametrize(
@@ -379,7 +381,7 @@ def test_stage(stage):
 @pytest.mark.export
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.browser) if n == "web" else n for n in FILES],
+    [pytest.param(n, marks=MARKS[n]) if n in MARKS else n for n in FILES],
 )
 def test_exporter(name, tmp_path):
     exporter = EXPORTERS.get(name)
@@ -388,15 +390,15 @@ def test_exporter(name, tmp_path):
         exporter = exporter.with_options({"litertjs": os.environ["LITERTJS"]})
     if name == "ethos_u":
         pytest.importorskip("ethosu")
-    if name not in ("micro", "ethos_u"):
+    if name not in ("micro", "ethos_u", "qnn"):
         assert check_exporter(exporter, tmp_path / FILES[name]) is None
         return
-    # Microcontrollers have integers only, and their files steps.
+    # Microcontrollers and NPUs have integers only, and their files steps.
     model = keras.Sequential(
         [keras.Input((4,), name="x"), layers.Dense(3, name="scores")]
     )
     integers = finalize(calibrate(model, RNG.normal(size=(64, 4)).astype("float32")))
-    assert check_exporter(exporter, tmp_path / name, integers, 0.05) is None
+    assert check_exporter(exporter, tmp_path / FILES[name], integers, 0.05) is None
 
 
 @pytest.mark.parametrize("name", OBSERVERS.names())

@@ -13,6 +13,7 @@ from tfcompress.exporters.micro.exporter import MicroExporter
 from tfcompress.exporters.npu import LeftToCPU, NPUFigures, NPULayer
 from tfcompress.exporters.onnx.exporter import ONNXExporter
 from tfcompress.exporters.openvino.exporter import OpenVINOExporter
+from tfcompress.exporters.qnn.exporter import QNNExporter
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.exporter import SavedModelExporter
 from tfcompress.exporters.saved_model.signatures import ServingSignatures
@@ -37,6 +38,7 @@ __all__ = [
     "ONNXExporter",
     "OpenVINOExporter",
     "OperatorCount",
+    "QNNExporter",
     "Runner",
     "SavedModelExporter",
     "ServingSignatures",

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         MicroOptions,
         ONNXOptions,
         OpenVINOOptions,
+        QNNOptions,
         SavedModelOptions,
         TFLiteOptions,
         WebOptions,
@@ -120,6 +121,16 @@ def export(
 def export(
     model: keras.Model,
     filepath: str | os.PathLike,
+    format: Literal["qnn"],
+    input_signature: Any = None,
+    *,
+    check: Check = "error",
+    **options: Unpack[QNNOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
     format: Literal["web"],
     input_signature: Any = None,
     *,
@@ -149,7 +160,7 @@ def export(
 
     Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
     (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`), a microcontroller
-    (`"micro"`) or an NPU beside it (`"ethos_u"`). A JSON manifest is written with it.
+    (`"micro"`), or an NPU (`"ethos_u"`, `"qnn"`). A JSON manifest is written with it.
     The file or directory appears complete or not at all, and the model stays as it was.
     The format is never guessed from the path.
 
@@ -164,10 +175,10 @@ def export(
             rounded to another .tflite file with `calibration_data`, or with `quantize`
             alone (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
         filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
-            SavedModel, a directory for "openvino", "micro", "ethos_u" and "web".
+            SavedModel, a directory for "openvino", "micro", "ethos_u", "qnn" and "web".
             Missing parent directories are made.
-        format: "tflite", "saved_model", "onnx", "openvino", "micro", "ethos_u", "web",
-            or an exporter instance.
+        format: "tflite", "saved_model", "onnx", "openvino", "micro", "ethos_u", "qnn",
+            "web", or an exporter instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models.
         calibration_data: "tflite", "micro" and "ethos_u" only: samples (an array, a
@@ -184,8 +195,8 @@ def export(
             `overwrite=False`. "saved_model": `version=None`, `batch_size=None`.
             "onnx": `batch_size=None`, `opset=18`, `overwrite=False`. "openvino":
             `batch_size=None`, `float16=False`. "micro": `arena_margin=0`.
-            "ethos_u": `npu="u55-128"`, `memory_mode=None`. "web": `litertjs=None`. The
-            exporters' classes have all of them.
+            "ethos_u": `npu="u55-128"`, `memory_mode=None`. "qnn": `soc="sm8750"`,
+            `batch_size=1`. "web": `litertjs=None`. The exporters' classes have all.
 
     Returns:
         An `Artifact`.

@@ -80,6 +80,13 @@ class EthosUOptions(TypedDict, total=False):
     whole: bool
 
 
+class QNNOptions(TypedDict, total=False):
+    """Options of `format="qnn"`; see `exporters.QNNExporter`."""
+
+    soc: str | int
+    batch_size: int
+
+
 class WebOptions(TypedDict, total=False):
     """Options of `format="web"`; see `exporters.WebExporter`."""
 
@@ -93,5 +100,6 @@ OPTIONS: dict[str, type] = {
     "openvino": OpenVINOOptions,
     "micro": MicroOptions,
     "ethos_u": EthosUOptions,
+    "qnn": QNNOptions,
     "web": WebOptions,
 }

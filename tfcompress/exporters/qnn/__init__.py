@@ -1,0 +1,1 @@
+"""The "qnn" format: a program for the Hexagon NPU of Qualcomm's chips."""
