@@ -58,6 +58,7 @@ from tfcompress.distribution import distribute
 from tfcompress.exporters import Artifact, Runner
 from tfcompress.exporters.export import export, load
 from tfcompress.finalization import finalize
+from tfcompress.interop.onnx.convert import from_onnx
 from tfcompress.layers import (
     Kernel,
     LayerRule,
@@ -244,6 +245,7 @@ __all__ = [  # noqa: RUF022
     "distill_into_trees",
     "distribute",
     "doctor_all",
+    "from_onnx",
     "initialize_from",
     "is_chief",
     "layer_table",

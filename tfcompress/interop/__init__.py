@@ -1,5 +1,6 @@
-"""Models of Keras 2 and TFMOT as Keras 3 models: `from_tf_keras` and `from_tfmot`."""
+"""Models of others as Keras models: `from_onnx`, `from_tf_keras` and `from_tfmot`."""
 
 from tfcompress.interop.convert import from_tf_keras, from_tfmot
+from tfcompress.interop.onnx.convert import from_onnx
 
-__all__ = ["from_tf_keras", "from_tfmot"]
+__all__ = ["from_onnx", "from_tf_keras", "from_tfmot"]

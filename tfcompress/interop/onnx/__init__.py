@@ -1,0 +1,1 @@
+"""ONNX models as Keras models."""
