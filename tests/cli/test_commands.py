@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -320,3 +321,18 @@ def test_a_float_file_that_is_missing(tmp_path):
     )
     assert isinstance(result.exception, ArtifactError)
     assert "There is no artifact at this path" in str(result.exception)
+
+
+def test_a_model_of_pytorch_is_exported(tmp_path):
+    pytest.importorskip("onnxruntime")
+    files = Path(__file__).resolve().parents[1] / "interop/onnx_files"
+    images = np.random.default_rng(0).normal(size=(32, 15, 15, 3)).astype("float32")
+    np.savez(tmp_path / "x.npz", x=images)
+    path = tmp_path / "m.tflite"
+    data = ("--scheme", "w8a8", "--calibration", tmp_path / "x.npz")
+    done = run("export", files / "vgg.onnx", path, *data)
+    assert done.exit_code == 0, done.output
+    assert tfcompress.load(path)(images).shape == (32, 10)
+    done = run("export", tmp_path / "none.onnx", path)
+    assert done.exit_code == 1
+    assert "There is no such file" in str(done.exception)

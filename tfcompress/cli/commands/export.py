@@ -23,7 +23,7 @@ from tfcompress.core.errors import InvalidArgumentError
 @app.command()
 def export(
     model: Annotated[
-        Path, typer.Argument(help="A .keras or .h5 file, or a float .tflite file.")
+        Path, typer.Argument(help="A .keras, .h5 or .onnx file, or a float .tflite.")
     ],
     path: Annotated[Path, typer.Argument(help="Where to write.")],
     format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
@@ -67,7 +67,10 @@ def export(
 
     import_modules(modules)
     options = dict(map(named_value, option))
-    if not is_keras(model) and (model.exists() or model.suffix == ".tflite"):
+    of_onnx = model.suffix.lower() == ".onnx"
+    if not (is_keras(model) or of_onnx) and (
+        model.exists() or model.suffix == ".tflite"
+    ):
         options |= {"overwrite": True} if overwrite else {}
         options |= {} if scheme is None else {"scheme": scheme}
         _refuse_of_a_file(save_finalized, calibration, options)
@@ -94,7 +97,7 @@ def export(
     if save_finalized is not None:
         _check_keras(save_finalized, overwrite)
     exporter.with_options(options)  # refused before the work
-    loaded = load_model(model)
+    loaded = tfcompress.from_onnx(model) if of_onnx else load_model(model)
     if scheme is not None and calibration is None:
         raise InvalidArgumentError(
             "Integers need typical inputs for their ranges.",
