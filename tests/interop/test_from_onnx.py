@@ -391,3 +391,14 @@ def test_without_onnx_runtime_it_says_that_nothing_was_compared(monkeypatch, tmp
     missing.append("onnx")
     with pytest.raises(ExportError, match=r"tfcompress\[onnx\]"):
         from_onnx(gemm(tmp_path))
+
+
+@pytest.mark.examples
+@pytest.mark.export
+def test_the_example_goes_from_pytorch_to_the_phone(tmp_path):
+    pytest.importorskip("torch")
+    example = load_script("examples/from_pytorch.py")
+    found = example.main(smoke=True, output=str(tmp_path))
+    in_pytorch, in_keras, on_phone = found["lenet"]
+    assert in_keras == pytest.approx(in_pytorch, abs=1e-6)
+    assert on_phone == pytest.approx(in_keras, abs=0.02)
