@@ -9,7 +9,8 @@ import numpy as np
 
 from tfcompress.exporters.saved_model.graph import producer, with_port
 from tfcompress.exporters.saved_model.held import Held
-from tfcompress.exporters.saved_model.simplified import Served, simplify
+from tfcompress.exporters.saved_model.served_nodes import Served
+from tfcompress.exporters.saved_model.simplified import simplify
 from tfcompress.exporters.tracing import TracedModel
 
 # Entries of a constant that is worth having in place of what makes it.
@@ -36,7 +37,7 @@ def served(traced: TracedModel) -> TracedModel:
         for operation in graph.get_operations()
         for tensor in operation.outputs
     }
-    work = Served(nodes, shapes, *parts)
+    work = Served(nodes, shapes, *parts, names)
     simplify(work)
     _pass_on(nodes)
     held = Held()
@@ -150,8 +151,18 @@ def _evaluated(traced: TracedModel, tensors: list[Any]) -> dict[str, np.ndarray]
     return {name: value.numpy() for name, value in zip(names, found)}
 
 
-def _imported(nodes: list[Any], graph: Any, given: dict, wanted: list[str]) -> Any:
-    """Puts the nodes that are wanted into the graph that is being traced."""
+def _imported(
+    nodes: list[Any], graph: Any, given: dict, wanted: list[str], more: Any = ()
+) -> Any:
+    """Puts the nodes that are wanted into the graph that is being traced.
+
+    Args:
+        nodes: the nodes.
+        graph: the graph that they are from.
+        given: tensors of the graph that is being traced, by name.
+        wanted: the names of tensors.
+        more: definitions of functions that are called, beside those of the graph.
+    """
     import tensorflow as tf
 
     known = {node.name: node for node in nodes}
@@ -165,6 +176,7 @@ def _imported(nodes: list[Any], graph: Any, given: dict, wanted: list[str]) -> A
             kept[name] = known[name]
             waiting += [producer(tensor) for tensor in known[name].input]
     part = tf.compat.v1.GraphDef(library=graph.as_graph_def().library)
+    part.library.function.extend(more)
     part.versions.CopyFrom(graph.as_graph_def().versions)
     part.node.extend(node for node in nodes if node.name in kept)
     # What is read of the surrounding process becomes an argument of the new graph.
