@@ -154,6 +154,24 @@ def test_a_request_neither_divides_nor_rounds_weights(case):
     assert counts["Maximum"] == counts["GatherV2"]  # of an index
 
 
+def test_steps_and_blocks_are_stored_once(tmp_path, rng):
+    """A layer of twice the steps takes no more graph, but for its calls."""
+    sizes = {}
+    for steps in (8, 16):
+        keras.utils.set_random_seed(0)
+        x = rng.normal(size=(32, steps, 4)).astype("float32")
+        model = keras.Sequential([keras.Input((steps, 4), name="x"), L.LSTM(8)])
+        final = tfcompress.finalize(tfcompress.calibrate(model, x))
+        path = tmp_path / f"{steps}"
+        made = export(final, path, format="saved_model")
+        sizes[steps] = (made.path / "saved_model.pb").stat().st_size
+        served = load(made)
+        for count in (1, 32):
+            (plain,) = trace(final).function(tf.constant(x[:count])).values()
+            np.testing.assert_array_equal(served(x[:count]), plain)
+    assert sizes[16] - sizes[8] < 8 * 1000  # 7600 a step without calls
+
+
 def test_products_are_the_same_in_each_order():
     """Those of this step are not: TensorFlow's optimizer chooses one."""
     step = np.float32(0.5 / 127) * np.float32(1 + 2**-22)

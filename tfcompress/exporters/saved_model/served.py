@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tfcompress.exporters.saved_model.calls import with_calls
 from tfcompress.exporters.saved_model.graph import producer, with_port
 from tfcompress.exporters.saved_model.held import Held
 from tfcompress.exporters.saved_model.served_nodes import Served
@@ -45,7 +46,35 @@ def served(traced: TracedModel) -> TracedModel:
         name: held.add(static[producer(name)][0], value)
         for name, value in work.weights.items()
     }
-    return _retraced(traced, work, held, weights, names)
+    return _folded(_retraced(traced, work, held, weights, names))
+
+
+def _folded(traced: TracedModel) -> TracedModel:
+    """Returns the same model with functions where its graph repeats itself."""
+    import tensorflow as tf
+
+    graph, outputs = traced.function.graph, _outputs(traced)
+    called = with_calls(graph, outputs)
+    if not called.functions:
+        return traced
+    names = [called.renamed.get(tensor.name, tensor.name) for tensor in outputs]
+    inputs = [tensor.name for tensor in graph.inputs[: len(traced.inputs)]]
+
+    def serve(*tensors: Any) -> dict[str, Any]:
+        given = {inner.name: outer for outer, inner in graph.captures}
+        given |= dict(zip(inputs, tensors))
+        nodes = list(called.nodes.values())
+        definitions = [one.function_def for one in called.functions]
+        found = _imported(nodes, graph, given, names, definitions)
+        for tensor, output in zip(outputs, found):
+            output.set_shape(tensor.shape)
+        return dict(zip(graph.structured_outputs, found))
+
+    specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in traced.inputs]
+    function = tf.function(serve, autograph=False).get_concrete_function(*specs)
+    # TensorFlow forgets a function that nobody holds, and its graph has its name alone.
+    function.called = called.functions
+    return dataclasses.replace(traced, function=function)
 
 
 def _nodes(graph: Any, static: dict) -> dict[str, Any]:
