@@ -261,3 +261,18 @@ def test_a_model_of_one_number(tmp_path):
     served = tfcompress.export(final, tmp_path / "1", format="saved_model")
     expected = final.predict(data, verbose=0)
     np.testing.assert_array_equal(tfcompress.load(served)(data), expected)
+
+
+def test_a_session_runs_it_and_cannot_save_it(case, tmp_path):
+    """Its integers are no state that training could change."""
+    _, _, artifact, x = case
+    v1 = tf.compat.v1
+    with v1.Session(graph=tf.Graph()) as session:
+        loaded = v1.saved_model.load(session, ["serve"], str(artifact.path))
+        signature = loaded.signature_def["serving_default"]
+        (output,) = (tensor.name for tensor in signature.outputs.values())
+        found = session.run(output, {signature.inputs["x"].name: x[:3]})
+        saver = v1.train.Saver(saver_def=loaded.saver_def)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="made for serving"):
+            saver.save(session, str(tmp_path / "saved"))
+    np.testing.assert_array_equal(found, load(artifact)(x[:3]))

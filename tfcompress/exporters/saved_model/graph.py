@@ -14,6 +14,7 @@ _PLUMBING = frozenset({"Identity", "IdentityN", "NoOp", "Placeholder", "VarHandl
 _CONSTANTS = frozenset({"Const", "ReadVariableOp"})
 _HANDLES = frozenset({"resource", "variant"})
 _COMPILED = "_XlaMustCompile"
+_STRING = 7
 
 
 def census(directory: Path, signature: str) -> tuple[OperatorCount, ...]:
@@ -89,7 +90,10 @@ def open_functions(directory: Path) -> None:
 
 
 def without_notes(directory: Path) -> None:
-    """Takes the shapes of tensors out, a fifth of a graph, that loading infers anew.
+    """Takes out what no server reads, a third of a small graph.
+
+    That is the shapes of tensors, which loading infers anew, and the function by which
+    a session would save the variables: weights that are held as integers are no state.
 
     Args:
         directory: a SavedModel; its file is written anew. The fingerprint, which
@@ -100,11 +104,55 @@ def without_notes(directory: Path) -> None:
     path = directory / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     for part in saved.meta_graphs:
-        for function in part.graph_def.library.function:
-            for node in function.node_def:
+        _forget_saving(part)
+        for nodes in (
+            part.graph_def.node,
+            *(function.node_def for function in part.graph_def.library.function),
+        ):
+            for node in nodes:
                 node.attr.pop("_output_shapes", None)
     path.write_bytes(saved.SerializeToString(deterministic=True))
     (directory / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def _forget_saving(part: Any) -> None:
+    """Lets saving fail with a message, and leaves out what only saving needs."""
+    graph, saver = part.graph_def, part.saver_def
+    saving = next(n for n in graph.node if n.name == producer(saver.save_tensor_name))
+    function = saving.attr["f"].func.name
+    for name, value in (
+        ("no", False),
+        ("reason", b"made for serving: not saved again"),
+    ):
+        node = graph.node.add(name=f"saver_{name}", op="Const")
+        _hold(node, value)
+    check = graph.node.add(name="saver_check", op="Assert")
+    check.input.extend(["saver_no", "saver_reason"])
+    check.attr["T"].list.type.append(_STRING)
+    refusal = graph.node.add(name="saver_refusal", op="Identity")
+    refusal.input.extend([saver.filename_tensor_name, "^saver_check"])
+    refusal.attr["T"].type = _STRING
+    saver.save_tensor_name = "saver_refusal:0"
+    wanted = [saver.save_tensor_name, saver.restore_op_name]
+    for signature in part.signature_def.values():
+        wanted += [one.name for one in signature.inputs.values()]
+        wanted += [one.name for one in signature.outputs.values()]
+    for collection in part.collection_def.values():
+        wanted += collection.node_list.value
+    kept = _behind(graph.node, wanted)
+    del graph.node[:]
+    graph.node.extend(kept)
+    functions = [f for f in graph.library.function if f.signature.name != function]
+    del graph.library.function[:]
+    graph.library.function.extend(functions)
+
+
+def _hold(node: Any, value: bool | bytes) -> None:
+    import tensorflow as tf
+
+    tensor = tf.make_tensor_proto(value)
+    node.attr["value"].tensor.CopyFrom(tensor)
+    node.attr["dtype"].type = tensor.dtype
 
 
 def read_graph(directory: Path) -> Any:
