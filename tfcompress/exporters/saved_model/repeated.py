@@ -2,8 +2,8 @@
 
 The steps of a recurrent layer and the blocks of an encoder differ in their numbers and
 in what they read. TensorFlow puts functions in place of their calls when a graph is
-first run, so that a request costs what it costs without them. A loop would not: each
-turn of one takes longer than what a step computes, and its ranges differ by step.
+first run, so that a request costs what it costs without them. A loop would be slower,
+and have to look the numbers of each step up.
 """
 
 from __future__ import annotations
