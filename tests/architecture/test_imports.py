@@ -74,6 +74,7 @@ HEAVY = [
     "ai_edge_litert",
     "brotli",
     "constriction",
+    "coremltools",
     "jinja2",
     "matplotlib",
     "onnx",

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import sys
 
 import jsonschema
 import keras
@@ -27,6 +28,7 @@ from tfcompress.compression.stages import (
     QuantizeFile,
     Shrink,
 )
+from tfcompress.core.errors import ArtifactError
 from tfcompress.distillation import losses as L
 from tfcompress.distillation.losses import LOSSES
 from tfcompress.exporters.artifact import EXPORTERS
@@ -319,6 +321,7 @@ STAGE_EXAMPLES = {
     "shrink": [Shrink(macs=0.5, criterion="random", max_layer_sparsity=0.6)],
 }
 FILES = {
+    "coreml": "model.mlpackage",
     "ethos_u": "model_ethos_u",
     "micro": "model_micro",
     "onnx": "model.onnx",
@@ -388,6 +391,11 @@ def test_exporter(name, tmp_path):
     pytest.importorskip(exporter.runtime_module.split(".")[0] or "keras")
     if name == "web":
         exporter = exporter.with_options({"litertjs": os.environ["LITERTJS"]})
+    if name == "coreml" and sys.platform != "darwin":
+        # All that is before the run, which Apple's systems alone have.
+        with pytest.raises(ArtifactError, match="macOS"):
+            check_exporter(exporter, tmp_path / FILES[name])
+        return
     if name == "ethos_u":
         pytest.importorskip("ethosu")
     if name not in ("micro", "ethos_u", "qnn"):

@@ -239,8 +239,7 @@ def _trial(
             aware(_samples(aware), training=True)
             model = finalized(aware, graph)
         with scratch() as folder:
-            # A SavedModel's folder is a version, a number.
-            name = f"model.{format}" if exporter.one_file else "1"
+            name = f"model.{format}" if exporter.one_file else exporter.trial_name
             return exporter.export(model, Path(folder) / name, None, None)
 
 

@@ -4,6 +4,7 @@ To add a format, write one file with one class and import it below.
 """
 
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
+from tfcompress.exporters.coreml.exporter import CoreMLExporter
 from tfcompress.exporters.ethos_u.exporter import EthosUExporter
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.exporter import Exporter
@@ -26,6 +27,7 @@ from tfcompress.exporters.web.exporter import WebExporter
 __all__ = [
     "EXPORTERS",
     "Artifact",
+    "CoreMLExporter",
     "EthosUExporter",
     "Exporter",
     "KerasRunner",

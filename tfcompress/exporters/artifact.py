@@ -148,6 +148,8 @@ class Format:
     limits: ClassVar[Limits] = Limits("a runtime of its own")
     #: Whether an artifact is one file; its manifest then stands beside it.
     one_file: ClassVar[bool] = False
+    #: What a trial export is called; a SavedModel's folder is a version, a number.
+    trial_name: ClassVar[str] = "1"
     #: The module that runs the format; its own memory is not the artifact's.
     runtime_module: ClassVar[str] = ""
     #: Packages that convert and run the format, whose versions the manifest holds.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from tfcompress.exporters.options import (
+        CoreMLOptions,
         EthosUOptions,
         FloatFileOptions,
         MicroOptions,
@@ -139,6 +140,16 @@ def export(
 ) -> Artifact: ...
 @overload
 def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: Literal["coreml"],
+    input_signature: Any = None,
+    *,
+    check: Check = "error",
+    **options: Unpack[CoreMLOptions],
+) -> Artifact: ...
+@overload
+def export(
     model: keras.Model | str | os.PathLike,
     filepath: str | os.PathLike,
     format: str | Format,
@@ -158,11 +169,11 @@ def export(
 ) -> Artifact:
     """Writes a model to disk in a deployment format.
 
-    Use it after `finalize`, to ship a model to a phone (`"tflite"`), a server
-    (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`), a microcontroller
-    (`"micro"`), or an NPU (`"ethos_u"`, `"qnn"`). A JSON manifest is written with it.
-    The file or directory appears complete or not at all, and the model stays as it was.
-    The format is never guessed from the path.
+    Use it after `finalize`, to ship a model to a phone (`"tflite"`, `"coreml"`), a
+    server (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`), a
+    microcontroller (`"micro"`), or an NPU (`"ethos_u"`, `"qnn"`). A JSON manifest is
+    written with it. The file or directory appears complete or not at all, and the model
+    stays as it was. The format is never guessed from the path.
 
     Inputs have the names of the model's `keras.Input`s; those that you did not name
     become `input_1`, `input_2` ... A single output has the name of the last layer, or
@@ -174,11 +185,11 @@ def export(
         model: a built `keras.Model`; or the path of a float .tflite file, which is
             rounded to another .tflite file with `calibration_data`, or with `quantize`
             alone (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
-        filepath: where to write: `name.tflite`, `name.onnx`, `<base>/<version>` for a
-            SavedModel, a directory for "openvino", "micro", "ethos_u", "qnn" and "web".
-            Missing parent directories are made.
+        filepath: where to write: `name.tflite`, `name.onnx`, `name.mlpackage` for
+            "coreml", `<base>/<version>` for a SavedModel, a directory for "openvino",
+            "micro", "ethos_u", "qnn" and "web". Missing parent directories are made.
         format: "tflite", "saved_model", "onnx", "openvino", "micro", "ethos_u", "qnn",
-            "web", or an exporter instance.
+            "coreml", "web", or an exporter instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models.
         calibration_data: "tflite", "micro" and "ethos_u" only: samples (an array, a
@@ -196,7 +207,9 @@ def export(
             "onnx": `batch_size=None`, `opset=18`, `overwrite=False`. "openvino":
             `batch_size=None`, `float16=False`. "micro": `arena_margin=0`.
             "ethos_u": `npu="u55-128"`, `memory_mode=None`. "qnn": `soc="sm8750"`,
-            `batch_size=1`. "web": `litertjs=None`. The exporters' classes have all.
+            `batch_size=1`. "coreml": `batch_size=1`, `float16=False`,
+            `minimum_deployment_target="iOS18"`. "web": `litertjs=None`. The exporters'
+            classes have all of them.
 
     Returns:
         An `Artifact`.

@@ -23,6 +23,9 @@ def manifest_path(path: Path) -> Path:
     """
     if (path / "saved_model.pb").exists():
         return path / "assets.extra" / _NAME  # the folder that servers do not read
+    if (path / "Manifest.json").exists():
+        # A package of Core ML, and disks of Macs know no large and small letters.
+        return path / "Data" / "tfcompress" / _NAME
     if path.is_dir():
         return path / _NAME
     name = f"{path.name}.{_NAME}"

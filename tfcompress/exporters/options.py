@@ -93,7 +93,16 @@ class WebOptions(TypedDict, total=False):
     litertjs: str | os.PathLike | None
 
 
+class CoreMLOptions(TypedDict, total=False):
+    """Options of `format="coreml"`; see `exporters.CoreMLExporter`."""
+
+    batch_size: int
+    minimum_deployment_target: Literal["iOS17", "iOS18", "iOS26"]
+    float16: bool
+
+
 OPTIONS: dict[str, type] = {
+    "coreml": CoreMLOptions,
     "tflite": TFLiteOptions,
     "saved_model": SavedModelOptions,
     "onnx": ONNXOptions,

@@ -1,17 +1,26 @@
-"""Code that calls a .tflite file from an Android or an iOS app."""
+"""Code that calls an artifact from an Android or an iOS app."""
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from pathlib import Path
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
+from tfcompress.exporters.coreml import app_code as coreml
 from tfcompress.exporters.publishing import check_free, staged
 from tfcompress.exporters.tensors import TensorInfo
-from tfcompress.exporters.tflite.app_names import RESERVED, class_name, identifiers
+from tfcompress.exporters.tflite.app_names import (
+    RESERVED,
+    about,
+    class_name,
+    identifiers,
+    plain,
+    said,
+    shape_of,
+    size_of,
+)
 from tfcompress.exporters.tflite.delegates import notes
 
 _KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
@@ -24,12 +33,13 @@ def write_callers(
     """Writes a Kotlin and a Swift class that run a .tflite file, and a README.
 
     Shapes, types, scales and zero points are those of the file. The README says which
-    operators the GPU, NNAPI and Core ML delegates take.
+    operators the GPU, NNAPI and Core ML delegates take. For a .mlpackage the class is
+    in Swift alone, and calls Core ML.
 
     Use it when the file goes into an app.
 
     Args:
-        artifact: a "tflite" artifact with a static batch.
+        artifact: a "tflite" artifact with a static batch, or a "coreml" artifact.
         directory: where to write; nothing may be there.
         package: the Kotlin package.
 
@@ -37,8 +47,8 @@ def write_callers(
         The files.
 
     Raises:
-        InvalidArgumentError: if it is no .tflite file, has a free shape, or a dtype
-            that phones do not pass.
+        InvalidArgumentError: if it is neither, has a free shape, or a dtype that phones
+            do not pass.
         ExportError: if the directory exists or the disk refuses.
 
     Example:
@@ -53,11 +63,17 @@ def write_callers(
     _check(artifact, package)
     name = class_name(artifact.path.stem)
     target = Path(directory)
-    texts = {
-        f"{name}.kt": _kotlin(artifact, name, package),
-        f"{name}.swift": _swift(artifact, name),
-        "README.md": _readme(artifact, name),
-    }
+    if artifact.format == "coreml":
+        texts = {
+            f"{name}.swift": coreml.swift(artifact, name),
+            "README.md": coreml.readme(artifact, name),
+        }
+    else:
+        texts = {
+            f"{name}.kt": _kotlin(artifact, name, package),
+            f"{name}.swift": _swift(artifact, name),
+            "README.md": _readme(artifact, name),
+        }
     check_free(target)
     with staged(target) as stage:
         stage.mkdir()
@@ -67,18 +83,20 @@ def write_callers(
 
 
 def _check(artifact: Artifact, package: str) -> None:
-    if not isinstance(artifact, Artifact) or artifact.format != "tflite":
+    known: dict[str, dict[str, str]] = {"tflite": _KOTLIN, "coreml": coreml.SWIFT}
+    if not isinstance(artifact, Artifact) or artifact.format not in known:
         raise InvalidArgumentError(
-            "Callers are for .tflite files.",
+            "Callers are for .tflite files and .mlpackage packages.",
             received=str(artifact),
-            expected='what `export(..., format="tflite")` returned',
+            expected='what `export(..., format="tflite")` or `"coreml"` returned',
         )
+    types = known[artifact.format]
     for info in (*artifact.inputs, *artifact.outputs):
-        if None in info.shape or info.dtype not in _KOTLIN:
+        if None in info.shape or info.dtype not in types:
             raise InvalidArgumentError(
                 f"Tensor {info.name!r} cannot be passed by generated code.",
                 received=f"{info.dtype} of shape {info.shape}",
-                expected=f"a static shape and one of {', '.join(_KOTLIN)}",
+                expected=f"a static shape and one of {', '.join(types)}",
                 fix="export with `batch_size=1`",
             )
     parts = package.split(".") if isinstance(package, str) else [""]
@@ -91,42 +109,18 @@ def _check(artifact: Artifact, package: str) -> None:
         )
 
 
-def _plain(text: str) -> str:
-    """Returns a name on one line, without what begins a column of a table."""
-    return re.sub(r"[\s|`]+", " ", text)
-
-
-def _said(artifact: Artifact) -> str:
-    return _plain(artifact.name).replace("*/", "* /")
-
-
-def _size(info: TensorInfo) -> int:
-    return math.prod(axis or 1 for axis in info.shape)
-
-
-def _shape(info: TensorInfo) -> str:
-    return " x ".join(map(str, info.shape))
-
-
-def _about(info: TensorInfo, mark: str = "//") -> str:
-    text = f"{mark} {info.dtype}, {_shape(info)}"
-    if info.scale is not None:
-        text += f"; real value = {info.scale!r} * (integer - {info.zero_point})"
-    return text
-
-
 def _kotlin(artifact: Artifact, name: str, package: str) -> str:
     given, made = identifiers(artifact.inputs), identifiers(artifact.outputs)
     arguments = ",\n".join(
-        f"        {_about(info)}\n        {identifier}: {_KOTLIN[info.dtype]}Array"
+        f"        {about(info)}\n        {identifier}: {_KOTLIN[info.dtype]}Array"
         for identifier, info in zip(given, artifact.inputs)
     )
     fields = ",\n".join(
-        f"        {_about(info)}\n        val {identifier}: {_KOTLIN[info.dtype]}Array"
+        f"        {about(info)}\n        val {identifier}: {_KOTLIN[info.dtype]}Array"
         for identifier, info in zip(made, artifact.outputs)
     )
     checks = "\n".join(
-        f"        require({identifier}.size == {_size(info)})"
+        f"        require({identifier}.size == {size_of(info)})"
         for identifier, info in zip(given, artifact.inputs)
     )
     buffers = "\n".join(
@@ -141,7 +135,7 @@ def _kotlin(artifact: Artifact, name: str, package: str) -> str:
     )
     outputs = "\n".join(
         f"        taken_{i}.rewind()\n"
-        f"        val made_{i} = {_KOTLIN[info.dtype]}Array({_size(info)})\n"
+        f"        val made_{i} = {_KOTLIN[info.dtype]}Array({size_of(info)})\n"
         f"        taken_{i}{_as_kotlin(info)}.get(made_{i})"
         for i, info in enumerate(artifact.outputs)
     )
@@ -155,7 +149,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import org.tensorflow.lite.Interpreter
 
-/** Runs {_said(artifact)}. Make it once; it is not thread safe. */
+/** Runs {said(artifact)}. Make it once; it is not thread safe. */
 class {name}(model: ByteBuffer, threads: Int = 2) : AutoCloseable {{
     class Outputs(
 {fields}
@@ -186,7 +180,7 @@ class {name}(model: ByteBuffer, threads: Int = 2) : AutoCloseable {{
 
 
 def _bytes(info: TensorInfo) -> int:
-    return _size(info) * (1 if info.dtype in ("int8", "uint8") else 4)
+    return size_of(info) * (1 if info.dtype in ("int8", "uint8") else 4)
 
 
 def _as_kotlin(info: TensorInfo) -> str:
@@ -198,15 +192,15 @@ def _as_kotlin(info: TensorInfo) -> str:
 def _swift(artifact: Artifact, name: str) -> str:
     given, made = identifiers(artifact.inputs), identifiers(artifact.outputs)
     arguments = ",\n".join(
-        f"    {_about(info)}\n    {identifier}: [{_SWIFT[info.dtype]}]"
+        f"    {about(info)}\n    {identifier}: [{_SWIFT[info.dtype]}]"
         for identifier, info in zip(given, artifact.inputs)
     )
     fields = "\n".join(
-        f"    {_about(info)}\n    public let {identifier}: [{_SWIFT[info.dtype]}]"
+        f"    {about(info)}\n    public let {identifier}: [{_SWIFT[info.dtype]}]"
         for identifier, info in zip(made, artifact.outputs)
     )
     feeds = "\n".join(
-        f"    precondition({identifier}.count == {_size(info)})\n"
+        f"    precondition({identifier}.count == {size_of(info)})\n"
         f"    try interpreter.copy({identifier}.withUnsafeBytes {{ Data($0) }}, "
         f"toInputAt: {position})"
         for position, (identifier, info) in enumerate(zip(given, artifact.inputs))
@@ -219,7 +213,7 @@ def _swift(artifact: Artifact, name: str) -> str:
 import Foundation
 import TensorFlowLite
 
-/// Runs {_said(artifact)}. Make it once; it is not thread safe.
+/// Runs {said(artifact)}. Make it once; it is not thread safe.
 public final class {name} {{
   public struct Outputs {{
 {fields}
@@ -254,14 +248,14 @@ public final class {name} {{
 
 def _readme(artifact: Artifact, name: str) -> str:
     rows = "\n".join(
-        f"| {kind} | {_plain(info.name)} | {info.dtype} | {_shape(info)} | "
+        f"| {kind} | {plain(info.name)} | {info.dtype} | {shape_of(info)} | "
         f"{'' if info.scale is None else info.scale} | "
         f"{'' if info.zero_point is None else info.zero_point} |"
         for kind, tensors in (("input", artifact.inputs), ("output", artifact.outputs))
         for info in tensors
     )
     return f"""\
-# {_said(artifact)}
+# {said(artifact)}
 
 | | name | type | shape | scale | zero point |
 |---|---|---|---|---|---|

@@ -1,9 +1,11 @@
-"""Names for generated Kotlin and Swift: of classes, and of a model's tensors."""
+"""Names and remarks of generated Kotlin and Swift: of classes, and of tensors."""
 
 from __future__ import annotations
 
+import math
 import re
 
+from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.tensors import TensorInfo
 
 _WORDS = """
@@ -27,7 +29,9 @@ _CALLED = frozenset(_FUNCTIONS.split())
 # Types that a class of the same name would hide.
 _HIDDEN = """
     Any Array AutoCloseable Bool Boolean Byte ByteArray ByteBuffer ByteOrder Char
-    Class Data Double Error Float Float32 FloatArray Foundation Int Int32 Int8
+    Class CoreML Data Double Error Float Float16 Float32 FloatArray Foundation Int Int32
+    Int8 MLComputeUnits MLDictionaryFeatureProvider MLFeatureProvider MLModel
+    MLModelConfiguration MLMultiArray MLShapedArray MLShapedArrayScalar URL
     IntArray Interpreter List Map Never Nothing Number Object Optional Options
     Outputs Protocol Self Set String TensorFlowLite Type UInt8 Unit Void
 """
@@ -55,3 +59,31 @@ def identifiers(tensors: tuple[TensorInfo, ...]) -> list[str]:
             found, number = f"{name}{number}", number + 1
         names.append(found)
     return names
+
+
+def plain(text: str) -> str:
+    """Returns a name on one line, without what begins a column of a table."""
+    return re.sub(r"[\s|`]+", " ", text)
+
+
+def said(artifact: Artifact) -> str:
+    """Returns what an artifact is called in a comment."""
+    return plain(artifact.name).replace("*/", "* /")
+
+
+def size_of(info: TensorInfo) -> int:
+    """Returns the number of values of a tensor."""
+    return math.prod(axis or 1 for axis in info.shape)
+
+
+def shape_of(info: TensorInfo) -> str:
+    """Returns a shape as it is read: "1 x 28 x 28"."""
+    return " x ".join(map(str, info.shape))
+
+
+def about(info: TensorInfo, mark: str = "//") -> str:
+    """Returns a comment that says what a tensor holds."""
+    text = f"{mark} {info.dtype}, {shape_of(info)}"
+    if info.scale is not None:
+        text += f"; real value = {info.scale!r} * (integer - {info.zero_point})"
+    return text

@@ -1,0 +1,1 @@
+"""All that is about Core ML, for iPhones, iPads and Macs."""
