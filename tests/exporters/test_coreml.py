@@ -214,6 +214,23 @@ def test_several_inputs_and_outputs(tmp_path):
     assert noted(artifact)["samples"] == 4
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+def test_attention(quantized, tmp_path):
+    inputs = keras.Input((8, 16), name="series")
+    x = layers.LayerNormalization(name="norm")(inputs)
+    x = layers.Add(name="sum")(
+        [inputs, layers.MultiHeadAttention(2, 8, name="heads")(x, x)]
+    )
+    x = layers.Dense(32, "gelu", name="wide")(x)
+    x = layers.GlobalAveragePooling1D(name="mean")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="scores")(x))
+    if quantized:
+        x = RNG.normal(size=(32, 8, 16)).astype("float32")
+        model = finalize(calibrate(model, x))
+    artifact = export(model, tmp_path / "m.mlpackage", format="coreml")
+    assert noted(artifact)["samples"] == 4
+
+
 def test_what_nobody_evaluates_here_is_told(tmp_path):
     model = keras.Sequential(
         [

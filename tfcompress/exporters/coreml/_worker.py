@@ -42,6 +42,14 @@ def _coremltools() -> Any:
     def tfcompress_rounded(context: Any, node: Any) -> None:
         _rounded(otherwise, context, node)
 
+    @register_tf_op(override=True)
+    def Erfc(context: Any, node: Any) -> None:
+        # A part of `gelu`.
+        erf = coremltools.converters.mil.Builder.erf(x=context[node.inputs[0]])
+        one = np.float32(1)
+        made = coremltools.converters.mil.Builder.sub(x=one, y=erf, name=node.name)
+        context.add(node.name, made)
+
     @register_pass(namespace="tfcompress")
     class store_weights(AbstractGraphPass):
         def apply(self, prog: Any) -> None:
