@@ -263,6 +263,15 @@ def test_an_operation_that_is_unknown_is_named_by_its_layer(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_loops_are_refused_with_what_to_do(tmp_path):
+    inputs = keras.Input((6, 4), name="series")
+    model = keras.Model(inputs, layers.GRU(8, name="gru")(inputs))
+    with pytest.raises(ExportError, match="unroll=True"):
+        export(model, tmp_path / "m.mlpackage", format="coreml")
+    assert list(tmp_path.iterdir()) == []
+    assert "unroll=True" in str(doctor(model, "coreml", trial=False))
+
+
 def test_free_sizes_are_refused(tmp_path):
     inputs = keras.Input((None, 3), name="series")
     model = keras.Model(inputs, layers.Dense(2, name="scores")(inputs))

@@ -32,11 +32,13 @@ from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.saved_model.graph import open_functions
 from tfcompress.exporters.tensors import OperatorCount, TensorInfo
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.layers import refuse
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 _SUFFIX = ".mlpackage"
 _TARGETS = ("iOS17", "iOS18", "iOS26")
 _RUNTIME = "Core ML"
+_LOOPS = "coremltools takes its loop only with `unroll=True`, or in a quantized model"
 # What a conversion may take: seconds of processor time.
 _CPU_SECONDS = 1800
 
@@ -69,7 +71,11 @@ class CoreMLExporter(Exporter):
     runtime_module: ClassVar[str] = "coremltools"
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
     limits: ClassVar[Limits] = Limits(
-        _RUNTIME, activations=(8,), dynamic_batch=False, keeps_states=False
+        _RUNTIME,
+        activations=(8,),
+        dynamic_batch=False,
+        keeps_states=False,
+        layers=refuse(dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _LOOPS), "coreml"),
     )
 
     def check(self, filepath: Path, calibration_data: Any) -> Path:
@@ -221,7 +227,8 @@ def _refused(failure: ConverterFailure, traced: TracedModel) -> ExportError:
     if unknown is None:
         return failure.as_error(
             "coremltools could not convert the model; nothing was written.",
-            'replace the layer it names, or use format="tflite"',
+            "replace the layer it names, build recurrent layers with `unroll=True`, or "
+            'use format="tflite"',
         )
     layers = layers_with(traced.function, traced.model, [unknown[1]])
     places = ", ".join(f"layer {path!r}" for path in layers if path)
