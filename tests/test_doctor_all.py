@@ -63,3 +63,11 @@ def test_a_trial_says_how_much_runs_in_integers():
     found = tfcompress.doctor_all(small, "w8a8")
     assert found.diagnoses["tflite"].integer_coverage == 1.0
     assert "100%" in str(found)
+
+
+@pytest.mark.parametrize("target", ["qnn", "coreml"])
+def test_compress_refuses_what_it_cannot_measure(target):
+    small = keras.Sequential([keras.Input((4,)), L.Dense(2, name="y")])
+    budget = tfcompress.Budget(max_bytes="50%")
+    with pytest.raises(InvalidArgumentError, match="compress for target="):
+        tfcompress.compress(small, None, None, budget, target=target)

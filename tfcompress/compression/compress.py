@@ -99,7 +99,7 @@ def compress(
     _check_directory(Path(search.directory))
     given = _recipe(recipe)
     target = target or budget.target or (given.target if given else "tflite")
-    EXPORTERS.get(target)
+    _check_target(target)
     options = _options(budget, target, given.export if given else {})
     if given is not None:
         given = dataclasses.replace(given, target=target, export=options)
@@ -178,6 +178,18 @@ def _options(budget: Budget, target: str, given: dict[str, Any]) -> dict[str, An
         )
     known = {field.name for field in dataclasses.fields(EXPORTERS.class_of(target))}
     return {**{k: v for k, v in given.items() if k in known}, "npu": budget.npu}
+
+
+def _check_target(target: str) -> None:
+    instead = EXPORTERS.get(target).measured_as
+    if instead:
+        raise InvalidArgumentError(
+            f"Candidates for {target!r} cannot be measured here: its device is needed.",
+            received=f"target={target!r}",
+            expected="a target that runs on this machine",
+            fix=f"compress for target={instead!r}, and export the result's model to "
+            f"{target!r}",
+        )
 
 
 def _check_directory(directory: Path) -> None:

@@ -154,6 +154,9 @@ class Format:
     runtime_module: ClassVar[str] = ""
     #: Packages that convert and run the format, whose versions the manifest holds.
     packages: ClassVar[tuple[str, ...]] = ()
+    #: The format whose artifacts `compress` can measure in place of this one's, which
+    #: need a device that is not at hand; empty if they can be measured here.
+    measured_as: ClassVar[str] = ""
 
     @property
     def overwrites(self) -> bool:

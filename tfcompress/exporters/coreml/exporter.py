@@ -70,6 +70,7 @@ class CoreMLExporter(Exporter):
     trial_name: ClassVar[str] = f"model{_SUFFIX}"
     runtime_module: ClassVar[str] = "coremltools"
     packages: ClassVar[tuple[str, ...]] = ("coremltools",)
+    measured_as: ClassVar[str] = "tflite"
     limits: ClassVar[Limits] = Limits(
         _RUNTIME,
         activations=(8,),

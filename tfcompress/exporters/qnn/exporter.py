@@ -62,6 +62,7 @@ class QNNExporter(Exporter):
         *ONNXExporter.packages,
         "onnxruntime-qnn",
     )
+    measured_as: ClassVar[str] = "onnx"
     limits: ClassVar[Limits] = Limits(
         _RUNTIME,
         activations=(8,),
