@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
-import shutil
 import tarfile
 from pathlib import Path
 
-from tfcompress.core.errors import ArtifactError, InvalidArgumentError
+from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.manifest import check_files
-from tfcompress.exporters.manifest_file import manifest_path
-from tfcompress.exporters.publishing import check_free, staged
+from tfcompress.exporters.publishing import staged
 from tfcompress.serving.configuration import IMAGE
-
-_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+from tfcompress.serving.layouts import check_artifact, check_name, copy, files_of
 
 
 def sagemaker(
@@ -53,7 +48,7 @@ def sagemaker(
     ```
     """
     path = Path(filepath)
-    files = _files(artifact, name)
+    _check(artifact, name)
     if not path.name.endswith(".tar.gz"):
         raise InvalidArgumentError(
             "SageMaker takes a model as a .tar.gz archive.",
@@ -64,7 +59,7 @@ def sagemaker(
         # Neither time nor name of the file, so that equal models give equal archives.
         packed = gzip.GzipFile("", "wb", 9, raw, mtime=0)
         with packed, tarfile.open(fileobj=packed, mode="w") as tar:
-            for file in files:
+            for file in files_of(artifact):
                 part = file.relative_to(artifact.path).as_posix()
                 entry = tarfile.TarInfo(f"{name}/{artifact.path.name}/{part}")
                 entry.size = file.stat().st_size
@@ -104,9 +99,10 @@ def vertex_ai(artifact: Artifact, directory: str | os.PathLike) -> Path:
     vertex_ai(version, "vertex")
     ```
     """
-    files, target = _files(artifact, "model"), Path(directory)
+    target = Path(directory)
+    _check(artifact)
     with staged(target) as stage:
-        _copy(files, artifact.path, stage)
+        copy(artifact, stage)
     return target
 
 
@@ -144,48 +140,20 @@ def azure_ml(
     azure_ml(version, "azure", name="digits")
     ```
     """
-    files, target = _files(artifact, name), Path(directory)
+    target = Path(directory)
+    _check(artifact, name)
     with staged(target) as stage:
         version = artifact.path.name
-        _copy(files, artifact.path, stage / "model" / name / version)
+        copy(artifact, stage / "model" / name / version)
         (stage / "endpoint.yaml").write_text(_ENDPOINT.format(name=name))
         text = _DEPLOYMENT.format(name=name, version=version, image=IMAGE)
         (stage / "deployment.yaml").write_text(text)
     return target
 
 
-def _files(artifact: Artifact, name: str) -> list[Path]:
-    if not isinstance(artifact, Artifact) or artifact.format != "saved_model":
-        raise InvalidArgumentError(
-            "Only a SavedModel can be laid out for a server.",
-            received=str(artifact),
-            expected='what `export(..., format="saved_model")` returned',
-        )
-    if not _NAME.fullmatch(name):
-        raise InvalidArgumentError(
-            "Bad name of a model.",
-            received=repr(name),
-            expected="letters, digits and dashes, at most 63",
-        )
-    check_files(artifact.path)
-    note = manifest_path(artifact.path)
-    files = [*artifact.files, *([note] if note.is_file() else [])]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise ArtifactError(
-            "Files of the artifact are missing.",
-            received=", ".join(missing),
-            expected="the files that were exported",
-        )
-    return sorted(files)
-
-
-def _copy(files: list[Path], root: Path, target: Path) -> None:
-    check_free(target)
-    for file in files:
-        copy = target / file.relative_to(root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+def _check(artifact: Artifact, name: str = "model") -> None:
+    check_artifact(artifact, {"saved_model": "a SavedModel"})
+    check_name(name)
 
 
 _ENDPOINT = """\
