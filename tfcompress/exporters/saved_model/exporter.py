@@ -87,7 +87,7 @@ class SavedModelExporter(Exporter):
         "TensorFlow and TF Serving",
         activations=(),
         text_inputs=True,
-        prices={8: "1.0 (Dense, attention) to 1.3 times (LSTM) the float model's time"},
+        prices={8: "1.0 to 1.6 times (an LSTM in batches) the float model's time"},
     )
 
     def check(self, filepath: Path, calibration_data: Any) -> Path:
