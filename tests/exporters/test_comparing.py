@@ -249,3 +249,40 @@ def test_finalize_refuses_a_model_that_computes_something_else(monkeypatch):
     message = "outputs of 'head' .* first behind 'hidden'"
     with pytest.raises(UnsupportedLayerError, match=message):
         finalize(model)
+
+
+@keras.saving.register_keras_serializable("tests_comparing")
+class Noise(L.Layer):
+    """Draws anew in each call."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, inputs):
+        return inputs + keras.random.normal((1, 3), seed=self.generator)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    inputs = keras.Input((5,), name="x")
+    model = keras.Model(inputs, Noise(name="noise")(L.Dense(3, name="head")(inputs)))
+    with pytest.warns(CompressionWarning, match="noise"):
+        return model, finalize(calibrate(model, data()))
+
+
+def test_a_served_model_draws_anew_in_each_call(noisy, tmp_path):
+    for position, model in enumerate(noisy):
+        path = tmp_path / str(position) / "1"
+        runner = tfcompress.load(export(model, path, format="saved_model"))
+        assert np.abs(runner(data()) - runner(data())).max() > 0.01
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_one_draw_is_no_constant(noisy, format, tmp_path):
+    pytest.importorskip("onnxruntime" if format == "onnx" else "openvino")
+    for model in noisy:
+        path = tmp_path / ("m.onnx" if format == "onnx" else "m")
+        with pytest.raises(ExportError, match=r"one draw of random.*'noise"):
+            export(model, path, format=format)
+    assert list(tmp_path.iterdir()) == []

@@ -385,3 +385,14 @@ def test_the_table_says_which_layers_stay_on_the_cpu(name, npu, tmp_path):
     refused = EthosUExporter.limits.layers.get(name, "")
     taken = not refused or ("U85 takes it" in refused and npu.startswith("u85"))
     assert (artifact.npu.share == 1.0) == taken, artifact.npu
+
+
+@pytest.mark.parametrize("clock", ["core_clock=fast", "core_clock=-5", ""])
+def test_a_board_without_a_clock_is_refused(clock, tmp_path):
+    text = chips._ini().read_text(encoding="utf-8")
+    lines = [
+        clock if line.startswith("core_clock") else line for line in text.split("\n")
+    ]
+    (tmp_path / "board.ini").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match="clock"):
+        chip("u55-128", config=tmp_path / "board.ini")

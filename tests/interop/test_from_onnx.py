@@ -402,3 +402,44 @@ def test_the_example_goes_from_pytorch_to_the_phone(tmp_path):
     in_pytorch, in_keras, on_phone = found["lenet"]
     assert in_keras == pytest.approx(in_pytorch, abs=1e-6)
     assert on_phone == pytest.approx(in_keras, abs=0.02)
+
+
+def _file(path, nodes, shape, output, **constants):
+    """Writes an .onnx file of a few nodes."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opset = helper.make_opsetid("", 18)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path
+
+
+def test_files_that_mix_samples_are_refused(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from onnx import helper
+
+    node = helper.make_node("Flatten", ["x"], ["y"], axis=0)
+    path = _file(tmp_path / "m.onnx", [node], ["N", 3, 4], [1, "M"])
+    with pytest.raises(UnsupportedLayerError, match="output 'y'.*samples"):
+        from_onnx(path)
+
+
+def test_weights_that_two_nodes_use_in_two_ways(tmp_path):
+    from onnx import helper
+
+    weight = np.arange(16, dtype="float32").reshape(4, 4) / 10
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], transB=1, name="first"),
+        helper.make_node("MatMul", ["a", "w"], ["y"], name="second"),
+    ]
+    path = _file(tmp_path / "m.onnx", nodes, ["N", 4], ["N", 4], w=weight)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    found = from_onnx(path).predict(x, verbose=0)
+    np.testing.assert_allclose(found, x @ weight.T @ weight, rtol=1e-4, atol=1e-5)

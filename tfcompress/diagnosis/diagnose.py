@@ -37,7 +37,7 @@ from tfcompress.quantization.scheme import Scheme
 
 _SAMPLES, _FREE_SIZE = 8, 8
 # Operators that only change the number format.
-_CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE", "CAST"})
+_CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE", "CAST", "Quantize", "Dequantize"})
 
 
 def doctor(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import keras
 
 from tfcompress.core.html import html_table
+from tfcompress.core.select import require_built
 from tfcompress.core.tables import table
 from tfcompress.diagnosis.diagnose import doctor
 from tfcompress.diagnosis.findings import Diagnosis
@@ -67,7 +67,7 @@ class TargetTable:
 
 
 def doctor_all(
-    model: keras.Model | str | os.PathLike,
+    model: keras.Model,
     scheme: Scheme | None = None,
     trial: bool = True,
 ) -> TargetTable:
@@ -77,7 +77,7 @@ def doctor_all(
     one target `doctor` says more, and takes the options of its format.
 
     Args:
-        model: as in `doctor`, but no artifact.
+        model: a built model; neither it nor the disk is changed.
         scheme: the quantization that is planned, for all targets; None asks about the
             float model, which NPUs and microcontrollers do not take.
         trial: whether to export the model to each target as a trial (for each a few
@@ -96,6 +96,7 @@ def doctor_all(
     >>> "tflite" in found.deployable, found.diagnoses["tflite"].findings
     (True, ())
     """
+    require_built(model, "examine the model")
     formats = EXPORTERS.names()
     return TargetTable({one: doctor(model, one, scheme, trial) for one in formats})
 

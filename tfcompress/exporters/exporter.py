@@ -14,6 +14,7 @@ from tfcompress.core.backend import require_tensorflow
 from tfcompress.exporters.artifact import Artifact, Format
 from tfcompress.exporters.comparing import Trial, trial
 from tfcompress.exporters.manifest import publish
+from tfcompress.exporters.operations import refuse_random
 from tfcompress.exporters.publishing import check_free
 from tfcompress.exporters.tracing import TracedModel
 
@@ -62,6 +63,9 @@ class Exporter(Format):
         # TensorFlow's import in the worker overlaps with tracing and saving here.
         WORKER.warm_up()
         source = self.source(model, input_signature, calibration_data)
+        if not self.limits.keeps_states:
+            # A seed is a state, and would be the same in each call.
+            refuse_random(source.traced.function, source.model, self.limits.runtime)
         return publish(
             self,
             model,

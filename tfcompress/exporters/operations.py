@@ -12,12 +12,16 @@ from typing import Any
 
 import keras
 
+from tfcompress.core.errors import ExportError
 from tfcompress.core.select import walk
 
-_RANDOM = """
-    StatelessRandomNormalV2 StatelessRandomUniformV2 StatelessRandomUniformIntV2
-    StatelessTruncatedNormalV2 StatelessRandomGammaV3 StatelessMultinomial
-"""
+#: Operations that draw numbers.
+RANDOM = (
+    *("StatelessRandomNormalV2", "StatelessRandomUniformV2", "StatelessMultinomial"),
+    *("StatelessRandomUniformIntV2", "StatelessTruncatedNormalV2"),
+    *("StatelessRandomGammaV3", "RandomStandardNormal", "RandomUniform"),
+    *("RandomUniformInt", "TruncatedNormal", "Multinomial"),
+)
 _NUMBERS = """
     Acos Acosh AdjustHue AdjustSaturation Asin Asinh Atan Atanh AvgPool3D BesselI0
     BitwiseAnd BitwiseOr Cholesky Complex Cosh Cross Cumprod DenseBincount Digamma Eig
@@ -30,9 +34,7 @@ _NUMBERS = """
 _TEXTS = "AsString SparseCross StringLower StringToHashBucketFast"
 #: What to do about each.
 MISSING = {
-    **dict.fromkeys(
-        _RANDOM.split(), "draw the numbers in the application, as one more input"
-    ),
+    **dict.fromkeys(RANDOM, "draw the numbers in the application, as one more input"),
     **dict.fromkeys(_NUMBERS.split(), "replace the layer that computes it"),
     **dict.fromkeys(_TEXTS.split(), "let the application turn texts into numbers"),
 }
@@ -74,6 +76,27 @@ def layers_with(
         path = layer_of(node.name, paths) or kinds.get(kind, "")
         found.setdefault(path, node.op)
     return found
+
+
+def refuse_random(function: Any, model: keras.Model, runtime: str) -> None:
+    """Refuses a model that draws numbers, where one draw would become a constant.
+
+    Args:
+        function: the concrete function that the model was traced to.
+        model: the model.
+        runtime: what cannot draw anew in each call.
+
+    Raises:
+        ExportError: if the model draws numbers.
+    """
+    drawn = layers_with(function, model, RANDOM)
+    if drawn:
+        raise ExportError(
+            f"{runtime} would hold one draw of random numbers as a constant.",
+            received=", ".join(f"{layer or model.name!r}" for layer in drawn),
+            expected="layers that draw nothing when the model answers",
+            fix=MISSING[RANDOM[0]] + ', or export with format="saved_model"',
+        )
 
 
 def named_paths(model: keras.Model) -> dict[str, str]:

@@ -111,6 +111,7 @@ def chip(
     system = _section("system_config", system_config or system, systems, path)
     mode = _section("memory_mode", memory_mode or mode, modes, path)
     _check_fit(found, system, mode)
+    _check_clock(found, system, path)
     return Chip(name, system, mode, path)
 
 
@@ -162,6 +163,23 @@ def _check_fit(
             f"{memory} where the activations would be",
             expected="'Shared_Sram' or 'Sram_Only' for systems with flash",
             fix="or choose a `system_config` with DRAM",
+        )
+
+
+def _check_clock(
+    found: configparser.ConfigParser, system_config: str, path: Path
+) -> None:
+    """Raises unless the clock, of which milliseconds are made, is a number above 0."""
+    said = _value(found, _SYSTEM + system_config, "core_clock", _SYSTEM)
+    try:
+        clock = float(said)
+    except ValueError:
+        clock = 0.0
+    if not 0 < clock < float("inf"):
+        raise InvalidArgumentError(
+            "The file with the chip's memories has no clock of the NPU.",
+            received=f"core_clock={said!r} of {system_config!r} in {path}",
+            expected="core_clock=500e6 or another number above 0, in Hz",
         )
 
 

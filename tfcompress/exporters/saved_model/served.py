@@ -111,10 +111,11 @@ def _static(traced: TracedModel) -> dict[str, tuple[str, ...]]:
     """Returns the operations that no input reaches, and the variables they read."""
     graph = traced.function.graph
     variables = {id(variable.handle): variable for variable in traced.variables}
+    changing = _changing(graph)
     read = {
         inner.name: variables[id(outer)].name.removesuffix(":0")
         for outer, inner in graph.captures
-        if id(outer) in variables
+        if id(outer) in variables and inner.name not in changing
     }
     found: dict[str, tuple[str, ...]] = {}
     for operation in graph.get_operations():
@@ -133,6 +134,28 @@ def _static(traced: TracedModel) -> dict[str, tuple[str, ...]]:
             if not found[operation.name] and _is_large(operation):
                 del found[operation.name]
     return found
+
+
+def _changing(graph: Any) -> set[str]:
+    """Returns the variables that a request may change, such as seeds and states."""
+    definition = graph.as_graph_def()
+    inner = [node for one in definition.library.function for node in one.node_def]
+    in_calls = any(_assigns(node.op) for node in inner)
+    return {
+        tensor.name
+        for operation in graph.get_operations()
+        if _assigns(operation.type)
+        or (in_calls and operation.type not in ("ReadVariableOp", "ResourceGather"))
+        for tensor in operation.inputs
+        if tensor.dtype.name == "resource"
+    }
+
+
+def _assigns(operation: str) -> bool:
+    return operation.startswith(("Assign", "Resource")) and operation not in (
+        "ResourceGather",
+        "ResourceGatherNd",
+    )
 
 
 def _is_computed(operation: Any) -> bool:

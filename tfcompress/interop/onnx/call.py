@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -165,7 +166,12 @@ class Call:
             if name and not isinstance(given, Value)
         )
         shapes = str([tuple(np.shape(w)) for w in weights])
-        key = (kind, constants, str(part), str(config), shapes, str(_rest(tensor)))
+        # Nodes may make other weights of the same constants: transposed, or times two.
+        content = hashlib.sha256()
+        for array in weights:
+            content.update(np.ascontiguousarray(array).tobytes())
+        made_of = (constants, shapes, content.hexdigest())
+        key = (kind, made_of, str(part), str(config), str(_rest(tensor)))
         layer = self._made.get(key)
         if layer is None or not constants:
             layer = kind(name=self._names.unused(self.owner), **config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def compare(file: File, inputs: Inputs, made: Rebuilt) -> float | None:
         return None
     samples = _samples(inputs, made)
     wanted = _run(file, samples)
+    for name, order in zip(file.outputs, made.outputs):
+        _check_samples(file, name, wanted[name], order, inputs.fixed or _SAMPLES)
     arrays = [
         ops.convert_to_tensor(_narrowed(samples[port.name]).transpose(order))
         for port, order in zip(inputs.ports, made.inputs)
@@ -55,6 +58,20 @@ def compare(file: File, inputs: Inputs, made: Rebuilt) -> float | None:
         found = ops.convert_to_numpy(output).transpose(np.argsort(order))
         largest = max(largest, _difference(file, name, found, wanted[name], share))
     return largest
+
+
+def _check_samples(
+    file: File, name: str, output: np.ndarray, order: Sequence[int], count: int
+) -> None:
+    """Raises where an output is not a row for each sample, as Keras' outputs are."""
+    if output.ndim == 0 or output.shape[order[0]] != count:
+        raise UnsupportedLayerError(
+            "An output of the file mixes samples.",
+            received=f"{file.path}, output '{name}' of shape {output.shape} for "
+            f"{count} samples",
+            expected="outputs with an axis of the samples",
+            fix="export the model without what reshapes or reduces this axis",
+        )
 
 
 def _difference(
