@@ -427,7 +427,7 @@ def test_files_that_mix_samples_are_refused(tmp_path):
 
     node = helper.make_node("Flatten", ["x"], ["y"], axis=0)
     path = _file(tmp_path / "m.onnx", [node], ["N", 3, 4], [1, "M"])
-    with pytest.raises(UnsupportedLayerError, match="output 'y'.*samples"):
+    with pytest.raises(UnsupportedLayerError, match=r"output 'y'.*samples"):
         from_onnx(path)
 
 
