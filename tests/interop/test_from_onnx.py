@@ -443,3 +443,22 @@ def test_weights_that_two_nodes_use_in_two_ways(tmp_path):
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     found = from_onnx(path).predict(x, verbose=0)
     np.testing.assert_allclose(found, x @ weight.T @ weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_flattening_for_one_number_of_samples_is_for_any(count, tmp_path):
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Reshape", ["x", "sizes"], ["a"]),
+        helper.make_node("Gemm", ["a", "w"], ["y"], name="dense"),
+    ]
+    weight = np.random.default_rng(1).normal(size=(60, 3)).astype("float32")
+    wanted = np.array([count, -1])
+    path = tmp_path / "m.onnx"
+    _file(path, nodes, [count, 3, 4, 5], [count, 3], sizes=wanted, w=weight)
+    model = from_onnx(path)
+    x = np.random.default_rng(0).normal(size=(7, 3, 4, 5)).astype("float32")
+    found = model.predict(x.transpose(0, 2, 3, 1), verbose=0)
+    expected = x.reshape(7, -1) @ weight
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

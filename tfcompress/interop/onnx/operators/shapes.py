@@ -21,8 +21,9 @@ def reshaped(call: Call) -> Value:
     wanted = [int(n) for n in call.setting("shape", 1)]
     if not call.attribute("allowzero", 0):
         wanted = [value.shape[i] if n == 0 else n for i, n in enumerate(wanted)]
-    shape = _whole(wanted, value.shape) or _whole(
-        _for_batches(call, wanted, value.shape), value.shape
+    # [1, -1] of a file for one sample fits other numbers of samples, too, but wrongly.
+    shape = _whole(_for_batches(call, wanted, value.shape), value.shape) or _whole(
+        wanted, value.shape
     )
     if shape is None:
         raise Refused(f"a reshape of {value.shape} to {wanted}", "as many numbers")
