@@ -238,7 +238,8 @@ def test_a_file_name_is_no_folder(quantized, tmp_path):
 def test_a_board_may_have_a_file_of_its_own(tmp_path):
     file = tmp_path / "board.ini"
     file.write_text(
-        "[System_Config.Mine]\naxi0_port=Sram\naxi1_port=OffChipFlash\n"
+        "[System_Config.Mine]\ncore_clock=500e6\n"
+        "axi0_port=Sram\naxi1_port=OffChipFlash\n"
         "[Memory_Mode.Base]\narena_mem_area=Axi0\n"
         "[Memory_Mode.Shared]\ninherit=Memory_Mode.Base\n"
     )
