@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.exporters import same_models
 from tfcompress.exporters import export
 
 L = keras.layers
@@ -110,3 +111,16 @@ def plain_file(plain, shared):
 @pytest.fixture(scope="session")
 def quantized_version(quantized, shared):
     return export(quantized, shared / "quantized" / "1", format="saved_model")
+
+
+@pytest.fixture(scope="module")
+def models():
+    """Returns the models of `same_models` by name, each built once."""
+    built = {}
+
+    def get(name):
+        if name not in built:
+            built[name] = same_models.build(name)
+        return built[name]
+
+    return get

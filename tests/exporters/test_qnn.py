@@ -10,7 +10,6 @@ import onnx
 import pytest
 
 import tfcompress
-from tests.exporters import same_models
 from tests.exporters.test_same_models import in_steps, steps_of
 from tfcompress.core.errors import ArtifactError, ExportError, InvalidArgumentError
 from tfcompress.exporters import export, load
@@ -23,18 +22,6 @@ L = keras.layers
 @keras.saving.register_keras_serializable("tests")
 def hyperbolic(x):
     return keras.ops.cosh(x)
-
-
-@pytest.fixture(scope="module")
-def models():
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = same_models.build(name)
-        return built[name]
-
-    return get
 
 
 @pytest.fixture(scope="module")

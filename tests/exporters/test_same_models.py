@@ -30,18 +30,6 @@ INTEGER = with_the_rest_slow("residual", "two_inputs")
 
 
 @pytest.fixture(scope="module")
-def models():
-    built = {}
-
-    def get(name):
-        if name not in built:
-            built[name] = same_models.build(name)
-        return built[name]
-
-    return get
-
-
-@pytest.fixture(scope="module")
 def phones(models, tmp_path_factory):
     """The .tflite file of each quantized model."""
     folder, made = tmp_path_factory.mktemp("phones"), {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from tfcompress.core.arguments import integer
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.publishing import staged
+from tfcompress.serving.layouts import inference_service
 from tfcompress.serving.versions import versions
 
 #: Docker Hub's official image.
@@ -88,7 +89,10 @@ def write_configuration(
         "monitoring_config.txt": _MONITORING,
         "docker-compose.yaml": _compose(root),
         "kubernetes.yaml": _kubernetes(root),
-        "kserve.yaml": "---\n".join(_kserve(name) for name in names),
+        "kserve.yaml": "---\n".join(
+            inference_service(name, "tensorflow", f"pvc://models/{name}")
+            for name in names
+        ),
     }
     for name, text in texts.items():
         with staged(base / name, overwrite=True) as stage:
@@ -220,19 +224,4 @@ spec:
       port: 8500
     - name: http
       port: 8501
-"""
-
-
-def _kserve(name: str) -> str:
-    return f"""\
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata:
-  name: {name}
-spec:
-  predictor:
-    model:
-      modelFormat:
-        name: tensorflow
-      storageUri: pvc://models/{name}
 """

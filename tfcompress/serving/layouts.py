@@ -66,3 +66,26 @@ def copy(artifact: Artifact, target: Path) -> None:
         to = target / file.relative_to(artifact.path) if whole else target
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, to)
+
+
+def inference_service(name: str, model_format: str, uri: str, *settings: str) -> str:
+    """Returns the description of a service of KServe.
+
+    Args:
+        name: of the service.
+        model_format: what KServe calls the format.
+        uri: where the model is, as YAML has it.
+        *settings: other lines about the model.
+    """
+    lines = [f"      {line}\n" for line in (*settings, f"storageUri: {uri}")]
+    return f"""\
+apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {name}
+spec:
+  predictor:
+    model:
+      modelFormat:
+        name: {model_format}
+{"".join(lines)}"""

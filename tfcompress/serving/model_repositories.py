@@ -12,7 +12,12 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.publishing import staged
 from tfcompress.exporters.tensors import TensorInfo
-from tfcompress.serving.layouts import check_artifact, check_name, copy
+from tfcompress.serving.layouts import (
+    check_artifact,
+    check_name,
+    copy,
+    inference_service,
+)
 
 _TYPES = {
     "bfloat16": "TYPE_BF16",
@@ -137,7 +142,8 @@ def kserve(
             received=repr(storage_uri),
             expected="an address such as 's3://bucket/path' or 'pvc://claim/path'",
         )
-    text = _INFERENCE_SERVICE.format(name=name, uri=json.dumps(storage_uri))
+    settings = ("runtime: kserve-tritonserver", "protocolVersion: v2")
+    text = inference_service(name, "onnx", json.dumps(storage_uri), *settings)
     with staged(target) as stage:
         stage.mkdir()
         triton(artifact, stage / "models", name)
@@ -193,19 +199,3 @@ def _type(info: TensorInfo) -> str:
             expected=f"one of {sorted(_TYPES)}",
         )
     return _TYPES[info.dtype]
-
-
-_INFERENCE_SERVICE = """\
-apiVersion: serving.kserve.io/v1beta1
-kind: InferenceService
-metadata:
-  name: {name}
-spec:
-  predictor:
-    model:
-      modelFormat:
-        name: onnx
-      runtime: kserve-tritonserver
-      protocolVersion: v2
-      storageUri: {uri}
-"""
