@@ -61,8 +61,7 @@ def main():
         model.fit(batches, epochs=epochs, shuffle=False, verbose=2)
         path = options.directory / f"{model.name}.npz"
         digest = models.write_weights(model, path)
-        with np.load(path) as stored:
-            model.set_weights([stored[name].astype("float32") for name in stored.files])
+        models.set_weights(model, path.read_bytes())
         answers = model.predict(data.x_test, verbose=0).argmax(-1)
         right = 100 * np.mean(answers == data.y_test)
         size = path.stat().st_size

@@ -91,5 +91,10 @@ def set_trained_weights(model: keras.Model) -> None:
             expected=f"the file with SHA-256 {_HASHES[model.name]}",
             fix="install tfcompress again",
         )
+    set_weights(model, content)
+
+
+def set_weights(model: keras.Model, content: bytes) -> None:
+    """Gives a model the weights that `write_weights` wrote."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         model.set_weights([stored[name].astype("float32") for name in stored.files])

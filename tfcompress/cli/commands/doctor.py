@@ -54,14 +54,14 @@ def doctor(
 
     import_modules(modules)
     options = dict(map(named_value, option))
+    if every and (options or not is_keras(model)):
+        raise InvalidArgumentError(
+            "All targets are asked about for a Keras model, as they are.",
+            received=f"--option {option[0]}" if options else str(model),
+            expected="--all with a .keras or .h5 file and no --option",
+        )
     loaded = load_subject(model)
     if every:
-        if options or not is_keras(model):
-            raise InvalidArgumentError(
-                "All targets are asked about for a Keras model, as they are.",
-                received=f"--option {option[0]}" if options else str(model),
-                expected="--all with a .keras or .h5 file and no --option",
-            )
         with working("Trying an export to every target"):
             targets = doctor_all(loaded, scheme, trial)
         diagnoses = {n: _content(one) for n, one in targets.diagnoses.items()}
