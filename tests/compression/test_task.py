@@ -253,3 +253,14 @@ def test_a_rate_that_trains_nothing_is_told(data):
     model.optimizer.learning_rate = 1e-9
     with pytest.warns(CompressionWarning, match=r"rate of the optimizer is 1\.0e-09"):
         Task(model, *data, batch_size=64)
+
+
+@pytest.mark.parametrize("wrong", ["train", "validation"])
+def test_labels_that_the_loss_cannot_take(wrong):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, "sigmoid")])
+    model.compile("adam", "binary_crossentropy", metrics=["binary_accuracy"])
+    x = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+    data = {name: (x, np.zeros((20, 3))) for name in ("train", "validation")}
+    data[wrong] = (x, np.zeros((20, 7)))
+    with pytest.raises(InvalidArgumentError, match=rf"{wrong} labels.*\(7,\)"):
+        Task(model, data["train"], data["validation"])

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.data import Reader, pairs_of
-from tfcompress.core.errors import InvalidArgumentError, one_line
+from tfcompress.core.errors import CompressionError, InvalidArgumentError, one_line
 
 _AT_ONCE = 500
 
@@ -243,3 +243,26 @@ def _arrays(name: str, given: tuple) -> tuple:
             expected="the same number of samples, at least one, in all of them",
         )
     return given
+
+
+def check_scored(data: Data, score: Callable[[list[tuple]], Any]) -> None:
+    """Raises where the model's loss or metrics cannot take the labels.
+
+    Args:
+        data: their first sample is tried.
+        score: scores the model as it is on batches `(x, y, sample_weight)`.
+    """
+    inputs, labels = data.head(1)
+    try:
+        score([(inputs, labels, None)])
+    except CompressionError:
+        raise
+    except Exception as error:  # Keras' while it traces, and TensorFlow's afterwards
+        shapes = keras.tree.map_structure(lambda array: np.shape(array)[1:], labels)
+        # TensorFlow's text is a trace through its graph.
+        reason = f" ({one_line(error)})" if isinstance(error, ValueError) else ""
+        raise InvalidArgumentError(
+            f"The loss or the metrics of the model cannot take the {data.name} labels.",
+            received=f"labels of shape {shapes} a sample{reason}",
+            expected="labels as those that the model was trained with",
+        ) from error

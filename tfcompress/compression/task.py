@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfcompress.compression.data import Data
+from tfcompress.compression.data import Data, check_scored
 from tfcompress.core.arguments import one_of
 from tfcompress.core.copies import copy_model
 from tfcompress.core.errors import InvalidArgumentError, one_line, warn
@@ -112,6 +112,8 @@ class Task:
         self._check_labels()
         self._reference = KerasRunner(self.model)
         self._scorer = self._make_scorer(self.model(inputs, training=False))
+        for data in (self.train, self.validation):
+            check_scored(data, lambda batches: self.score(self._reference, batches))
         self.scores = self.evaluate(self._reference)
         self.metric, self.higher_is_better = _chosen(metric, self.scores)
         self.baseline = self.scores[self.metric]
