@@ -30,13 +30,17 @@ def clustered(model):
     )
 
 
+def quantized(model):
+    return tfmot.quantization.keras.quantize_model(model)
+
+
 def variants(make, options):
     """Returns the open fits of one model by name."""
     total = options["steps"] * options["rounds"]
     made = {
         "plain": lambda: (make(), []),
         "prune": lambda: (pruned(make(), total), [sparsity.UpdatePruningStep()]),
-        "qat": lambda: (tfmot.quantization.keras.quantize_model(make()), []),
+        "qat": lambda: (quantized(make()), []),
         "cluster": lambda: (clustered(make()), []),
     }
     fits = {}

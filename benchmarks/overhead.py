@@ -9,7 +9,9 @@ time of `import keras, tfcompress` beyond that of `import keras`. "memory" is th
 of the process above what it held before the model was there, of a fit of some steps, as
 a ratio to that of the plain fit, and the peak of what TensorFlow's allocator gave out.
 The former differs from run to run by what the largest kernel takes, in plain fits too:
-two threads work on what the optimizer computes, in an order of their own. "update" is
+two threads work on what the optimizer computes, in an order of their own. Names that
+begin with "TFMOT" are fits of TFMOT, and their ratio is to a plain fit of tf_keras, which
+is measured too where TFMOT is installed. "update" is
 the time of a mask update: the time of a step that updates masks less that of one that
 does not, both in one process, in turns. "export" is export and verify beside the bare
 converter. Models are perceptrons with so many million weights. What a step costs is
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -42,14 +45,14 @@ SIZES = (1, 5, 20, 50)
 BATCH, STEPS = 32, 6
 PARTS = ("start-up", "memory", "update", "export")
 VARIANTS = ("plain", "prune", "cluster", "qat", "distil", "distil cached", "all")
+TFMOT = "TFMOT "
+RIVALS = tuple(TFMOT + name for name in ("plain", "prune", "cluster", "qat"))
 # How much larger a ratio may become before --against fails.
 TOLERANCE = 1.25
 
 
-def perceptron(millions):
+def perceptron(keras, millions):
     """Returns a model of about so many million weights: two hidden layers."""
-    import keras
-
     width = round((784**2 / 4 + millions * 1e6) ** 0.5 - 784 / 2)
     layers = [keras.layers.Dense(width, activation="relu") for _ in range(2)]
     return keras.Sequential([keras.Input((784,)), *layers, keras.layers.Dense(10)])
@@ -83,25 +86,46 @@ def _cpu_seconds(program, environment):
 
 def memory(job):
     """Returns the peak memory of a fit above what the process held before it."""
-    import keras
     import numpy as np
     import tensorflow as tf
-    from step_time import OURS
 
+    keras, variants = _rival() if job["variant"].startswith(TFMOT) else _own()
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(BATCH * STEPS, 784)).astype("float32")
     y = rng.integers(0, 10, BATCH * STEPS)
-    fit(keras, perceptron(0.1), [], x, y)  # what TensorFlow needs once
+    fit(keras, perceptron(keras, 0.1), [], x, y)  # what TensorFlow needs once
     held = _held()
     tf.config.experimental.reset_memory_stats("CPU:0")
     before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-    made, callbacks, *attach = OURS[job["variant"]](lambda: perceptron(job["size"]))
+    make = variants[job["variant"].removeprefix(TFMOT)]
+    made, callbacks, *attach = make(lambda: perceptron(keras, job["size"]))
     fit(keras, made, callbacks, x, y, *attach)
     given = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before
     return {
         "peak_mb": (_peak() - held) / 1e6,
         "tensors_mb": given / 1e6,
         "held_mb": held / 1e6,
+    }
+
+
+def _own():
+    import keras
+    from step_time import OURS
+
+    return keras, OURS
+
+
+def _rival():
+    """Returns the Keras of TFMOT and its variants, as `_own` returns ours."""
+    import tf_keras
+    from _tfmot_steps import clustered, pruned, quantized, sparsity
+
+    update = sparsity.UpdatePruningStep
+    return tf_keras, {
+        "plain": lambda make: (make(), []),
+        "prune": lambda make: (pruned(make(), STEPS), [update()]),
+        "cluster": lambda make: (clustered(make()), []),
+        "qat": lambda make: (quantized(make()), []),
     }
 
 
@@ -132,7 +156,7 @@ def update(job):
     turns = job["rounds"] * 4
     fits = {}
     for name, every in (("plain", None), ("never", 10**6), ("always", 1)):
-        model = perceptron(job["size"])
+        model = perceptron(keras, job["size"])
         callbacks = []
         if every:
             schedule = tfcompress.ConstantSparsity(0.8, frequency=every)
@@ -169,12 +193,13 @@ def _training(keras, model, callbacks, steps):
 
 def export(job):
     """Returns seconds of the bare converter, of export and of verify."""
+    import keras
     import numpy as np
     import tensorflow as tf
 
     import tfcompress
 
-    model = perceptron(job["size"])
+    model = perceptron(keras, job["size"])
     samples = np.random.default_rng(0).uniform(size=(4, 784)).astype("float32")
     times = {"bare": [], "export": [], "verify": []}
     for turn in range(job["rounds"]):
@@ -207,7 +232,8 @@ def jobs(options):
         for size in options.sizes:
             sized = job | {"size": size}
             if part == "memory":
-                yield from (sized | {"variant": variant} for variant in VARIANTS)
+                rivals = RIVALS if find_spec("tensorflow_model_optimization") else ()
+                yield from (sized | {"variant": one} for one in VARIANTS + rivals)
             elif part == "update":
                 for scope in ("layer", "global"):
                     yield sized | {"scope": scope, "rounds": options.rounds}
@@ -226,14 +252,19 @@ def in_own_process(job):
 
 def with_ratios(results):
     """Adds to every fit's memory its ratio to that of the plain fit of this size."""
-    plain = {
-        one["size"]: one["peak_mb"]
+    peaks = {
+        (one["size"], one["variant"]): one["peak_mb"]
         for one in results
-        if one["part"] == "memory" and one["variant"] == "plain"
+        if one["part"] == "memory"
     }
+
+    def plain(one):
+        side = TFMOT if one["variant"].startswith(TFMOT) else ""
+        return peaks.get((one["size"], side + "plain"))
+
     return [
-        {**one, "ratio": one["peak_mb"] / plain[one["size"]]}
-        if one["part"] == "memory" and one["size"] in plain
+        {**one, "ratio": one["peak_mb"] / plain(one)}
+        if one["part"] == "memory" and plain(one)
         else one
         for one in results
     ]
