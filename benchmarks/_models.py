@@ -81,14 +81,28 @@ def small_mobilenet(keras):
     return keras.Model(inputs, layers.Dense(CLASSES)(x))
 
 
+def application(keras, name, border, **options):
+    """Returns a model of `keras.applications` for the images in a border of zeros."""
+    inputs = keras.layers.Input(SHAPE)
+    padded = keras.layers.ZeroPadding2D(border)(inputs)
+    colors = keras.layers.Concatenate()([padded] * 3)
+    return getattr(keras.applications, name)(
+        weights=None,
+        input_tensor=colors,
+        classes=CLASSES,
+        classifier_activation=None,
+        **options,
+    )
+
+
 def resnet50(keras):
     """ResNet50 for small images: 23.6 million weights, more than its steps compute."""
-    inputs = keras.layers.Input(SHAPE)
-    padded = keras.layers.ZeroPadding2D(2)(inputs)
-    colors = keras.layers.Concatenate()([padded] * 3)
-    return keras.applications.ResNet50(
-        weights=None, input_tensor=colors, classes=CLASSES, classifier_activation=None
-    )
+    return application(keras, "ResNet50", 2)
+
+
+def mobilenet_v2_96(keras):
+    """MobileNetV2 (alpha 0.35) for images of 96 x 96."""
+    return application(keras, "MobileNetV2", 34, alpha=0.35)
 
 
 MODELS = {
@@ -97,9 +111,10 @@ MODELS = {
     "small-resnet": small_resnet,
     "small-mobilenet": small_mobilenet,
     "resnet50": resnet50,
+    "mobilenet-v2-96": mobilenet_v2_96,
 }
 #: Those that are small enough to be the default.
-SMALL = [name for name in MODELS if name != "resnet50"]
+SMALL = [name for name in MODELS if name not in ("resnet50", "mobilenet-v2-96")]
 
 
 def images(batch):
