@@ -13,6 +13,7 @@ from tfcompress.schedules import (
     CosineSparsity,
     FitSpan,
     MagnitudeThreshold,
+    AlternatingSparsity,
     OneCycleSparsity,
     PolynomialSparsity,
 )
@@ -178,3 +179,21 @@ def test_config_round_trip(schedule):
     again = SCHEDULES.get(config)
     assert type(again) is type(schedule)
     assert again.get_config() == schedule.get_config()
+
+
+def test_each_phase_of_an_alternating_schedule_begins_with_an_update():
+    for last in range(40, 400, 7):
+        span = FitSpan(0, last)
+        schedule = AlternatingSparsity(0.9, 3, 0, 1.0).resolve(span)
+        values = [schedule(step) for step in schedule.update_steps(span) if step < last]
+        assert values == [0.9, 0.0, 0.9, 0.0, 0.9]
+        assert schedule.final == 0.9
+        between = set(range(last)) - set(schedule.update_steps(span))
+        assert not any(schedule.is_due(step) for step in between)
+
+
+def test_an_alternating_schedule_needs_room():
+    with pytest.raises(InvalidArgumentError, match="too short for the phases"):
+        AlternatingSparsity(0.9, 4, 0, 1.0).resolve(FitSpan(0, 40))
+    with pytest.raises(InvalidArgumentError, match="`phases` is a number"):
+        AlternatingSparsity(0.9, 1)

@@ -126,6 +126,7 @@ from tfcompress.reporting import (
 from tfcompress.reporting.report import report
 from tfcompress.reporting.storage import storage
 from tfcompress.schedules import (
+    AlternatingSparsity,
     ConstantSparsity,
     CosineSparsity,
     MagnitudeThreshold,
@@ -164,6 +165,7 @@ __all__ = [  # noqa: RUF022
     "trust",
     "report",
     # The others are in the public modules too: `tfcompress.pruning.Lamp`.
+    "AlternatingSparsity",
     "Artifact",
     "ArtifactError",
     "BatchNormScale",

@@ -47,6 +47,7 @@ from tfcompress.schedules import (
     CosineSparsity,
     MagnitudeThreshold,
     OneCycleSparsity,
+    AlternatingSparsity,
 )
 from tfcompress.testing import (
     check_criterion,
@@ -72,6 +73,10 @@ EXAMPLES = {
     ],
 }
 EXAMPLES["cosine"] = [CosineSparsity(0.1, 0.8), CosineSparsity(0.0, 0.9, 10, 50)]
+EXAMPLES["alternating"] = [
+    AlternatingSparsity(0.8, phases=2),
+    AlternatingSparsity(0.9, 3, begin_step=17, end_step=150),
+]
 EXAMPLES["one_cycle"] = [OneCycleSparsity(0.1, 0.8, end_step=1.0)]
 # It is never due, and no contract is for it: tests/flow/test_other_callbacks.py is.
 EXAMPLES["keep"] = []

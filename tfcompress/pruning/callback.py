@@ -125,7 +125,8 @@ class PruneWeights(FitCallback):
         sites = select_sites(self.model, self.filters)
         sites = self.pattern.fitting(sites, asked_for=self.filters is not None)
         self._held = self._held_shares(sites, schedule)
-        began = self.current_step() > schedule.begin_step
+        step = self.current_step()
+        began = step > schedule.begin_step and schedule(step - 1) > 0
         keeps = isinstance(schedule, KeepSparsity)
         with self.model.distribute_strategy.scope():
             self._kernels = [
@@ -206,7 +207,8 @@ class PruneWeights(FitCallback):
                 fix="give begin_step and end_step as fractions of the fit, such as 0.0 "
                 "and 0.75, or compile the model anew, which begins at step 0",
             )
-        if not schedule.grows or final is None or step == 0:
+        holds = schedule.grows and schedule.keeps_zeros
+        if not holds or final is None or step == 0:
             return [0.0] * len(sites)
         # Kernels of zeros only were made so (by an initializer), not pruned.
         return [min(share, final) if share < 1 else 0.0 for share in zeros]

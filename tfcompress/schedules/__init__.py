@@ -5,6 +5,7 @@ is killed and resumed goes on where it was without any file beside the checkpoin
 Steps may be given as whole numbers or as fractions of the fit at hand.
 """
 
+from tfcompress.schedules.alternating import AlternatingSparsity
 from tfcompress.schedules.base import (
     SCHEDULES,
     FitSpan,
@@ -26,6 +27,7 @@ from tfcompress.schedules.threshold import MagnitudeThreshold
 
 __all__ = [
     "SCHEDULES",
+    "AlternatingSparsity",
     "ConstantSparsity",
     "CosineSparsity",
     "FitSpan",

@@ -48,6 +48,7 @@ class Schedule(Configured):
     """
 
     grows = True
+    keeps_zeros = True  # whether what is zero once stays zero
     unit = "sparsity"  # or "threshold": what the value is
 
     def __init__(
