@@ -44,7 +44,7 @@ _SAMPLES = 4
 _BIG, _FEW = 1 << 17, 2
 # Steps of the output: what is promised, what is told, and what is no artifact of the
 # model. Of a model that is not finalized the promise is less: on average.
-PROMISED_STEPS, _MOST_STEPS, _UNFINISHED_STEPS = 1.001, 4.001, 8.0
+PROMISED_STEPS, _MOST_STEPS, UNFINISHED_STEPS = 1.001, 4.001, 8.0
 _SMALLEST = 1e-6
 # How far float32 is off a number, twice, as a share of it.
 FLOAT32_ERROR = 2.0**-23
@@ -235,7 +235,7 @@ def compared(
         return {"samples": 0, "bound": None}
     rows = len(next(iter(tried.inputs.values())))
     rows = artifact.inputs[0].shape[0] or rows if artifact.inputs[0].shape else rows
-    actual = _outputs(tried, artifact, runtime, rows, job)
+    actual = outputs_of(tried, artifact, runtime, rows, job)
     return judged(tried, artifact, runtime, actual, bound, where, rows)
 
 
@@ -345,7 +345,7 @@ def _failure(
         failed = largest > bound.promised + rounding
         serious = largest > _MOST_STEPS + rounding
         if not tried.finished:
-            failed = serious = mean > _UNFINISHED_STEPS
+            failed = serious = mean > UNFINISHED_STEPS
         return _Failure(info.name, largest, mean, " steps", serious) if failed else None
     limit = max(bound.share, tried.share) * size + _SMALLEST
     failed = (mean if bound.average else largest) > limit
@@ -353,9 +353,10 @@ def _failure(
     return _Failure(info.name, largest, mean, unit, True) if failed else None
 
 
-def _outputs(
+def outputs_of(
     tried: Trial, artifact: Artifact, runtime: str, rows: int, job: dict[str, Any]
 ) -> dict[str, np.ndarray]:
+    """Returns what an artifact makes of the samples, by name and as real numbers."""
     assert tried.inputs is not None
     infos = {info.name: info for info in artifact.inputs}
     feeds = {

@@ -23,6 +23,7 @@ class TFLiteOptions(TypedDict, total=False):
     sparse: bool
     smallest: Literal["raw", "zip", "latency"] | None
     description: ModelDescription | None
+    recurrent: Literal["unrolled", "fused"]
 
 
 class FloatFileOptions(TypedDict, total=False):

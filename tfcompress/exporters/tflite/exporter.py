@@ -28,7 +28,7 @@ from tfcompress.exporters.operations import (
 from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
-from tfcompress.exporters.tflite import SCRIPT
+from tfcompress.exporters.tflite import SCRIPT, fused
 from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.averages import use_average_pools
 from tfcompress.exporters.tflite.bounded import unbounded
@@ -83,6 +83,8 @@ class TFLiteExporter(Exporter):
             Float models may get 16-bit weights by it. None tries nothing.
         description: name, labels, normalisation and so on, written into the file as
             metadata of the official schema.
+        recurrent: "fused" for LSTMs as LiteRT's one operator: a fraction of the bytes,
+            slower on x86, and near the model but not equal to it. See `fused`.
     """
 
     batch_size: int | None = 1
@@ -93,6 +95,7 @@ class TFLiteExporter(Exporter):
     sparse: bool = False
     smallest: str | None = None
     description: ModelDescription | None = None
+    recurrent: str = "unrolled"
 
     one_file: ClassVar[bool] = True
     runtime_module: ClassVar[str] = "ai_edge_litert.interpreter"
@@ -133,6 +136,7 @@ class TFLiteExporter(Exporter):
                 received=f"quantize={self.quantize!r} with calibration data",
                 expected="calibration data alone, for 8-bit integers",
             )
+        fused.check_options(self)
         check_batch_size(self.batch_size)
         check_suffix(filepath, ".tflite")
         return filepath
@@ -142,6 +146,7 @@ class TFLiteExporter(Exporter):
         # LiteRT has no 16-bit float convolutions: mixed precision is for training.
         traced = trace(model, self.batch_size, input_signature, convertible=True)
         self._check_numbers(traced, calibration_data)
+        fused.check_model(self, traced)
         samples = None
         if calibration_data is not None:
             samples = collect(calibration_data, traced.inputs, self.batch_size or 1)
@@ -170,6 +175,8 @@ class TFLiteExporter(Exporter):
 
     def _compared(self, source: Source, written: Artifact) -> dict[str, Any]:
         """Compares the file with its model; returns what the manifest says of it."""
+        if self.recurrent == fused.FUSED:
+            return fused.compared(source, written)
         tried, rounded = source.tried, source.traced.fake_quantized
         bound = Bound(0.05) if rounded else Bound()
         if self.int4 == "all":
@@ -218,6 +225,7 @@ class TFLiteExporter(Exporter):
             use_float_kernels(model, weights)
         use_average_pools(model)
         leave_out_strides(model)
+        fused.use_fused_lstms(self, model)
         use_splits(model)
         use_fewer_reshapes(model)
         return put_together(model)

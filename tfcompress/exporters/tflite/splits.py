@@ -28,7 +28,7 @@ _MOST_PARTS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class _Slice:
+class Slice:
     """A slice of one axis of a tensor, whose other axes are whole.
 
     Attributes:
@@ -59,7 +59,7 @@ def use_splits(model: Any) -> bool:
     changed = False
     for graph in model.subgraphs:
         groups = defaultdict(list)
-        for part in _slices(model, graph):
+        for part in slices_of(model, graph):
             groups[part.tensor, part.axis, part.drops].append(part)
         operators: list = list(graph.operators)
         for found in groups.values():
@@ -76,7 +76,7 @@ def use_splits(model: Any) -> bool:
     return changed
 
 
-def _is_even(parts: list[_Slice], graph: Any) -> bool:
+def _is_even(parts: list[Slice], graph: Any) -> bool:
     """Returns whether slices have all of an axis, each as much as the others."""
     first = parts[0]
     tensor, width = graph.tensors[first.tensor], first.stop - first.start
@@ -89,7 +89,7 @@ def _is_even(parts: list[_Slice], graph: Any) -> bool:
     return len(parts) > 1 and alike and few and starts == list(range(0, size, width))
 
 
-def _taking_apart(model: Any, graph: Any, parts: list[_Slice]) -> Any:
+def _taking_apart(model: Any, graph: Any, parts: list[Slice]) -> Any:
     """Returns the operator that makes all of some slices."""
     schema, first = read_schema(), parts[0]
     results = [part.result for part in parts]
@@ -112,7 +112,7 @@ def _version(kind: int, versions: dict[str, int]) -> int:
     return {types[name]: version for name, version in versions.items()}.get(kind, 1)
 
 
-def _slices(model: Any, graph: Any) -> Iterator[_Slice]:
+def slices_of(model: Any, graph: Any) -> Iterator[Slice]:
     """Yields the slices of one axis that a graph has."""
     for position, (name, operator, tensors) in enumerate(calls(model, graph)):
         if name != "STRIDED_SLICE":
@@ -129,7 +129,7 @@ def _slices(model: Any, graph: Any) -> Iterator[_Slice]:
         cut = [one for one in ranges if one is not None]
         if len(cut) == 1 and cut[0][1] < cut[0][2]:
             read, made = int(operator.inputs[0]), int(operator.outputs[0])
-            yield _Slice(read, *cut[0], position=position, result=made)
+            yield Slice(read, *cut[0], position=position, result=made)
 
 
 def _range(
