@@ -51,7 +51,7 @@ def test_layers_in_layers_are_near_the_model(tmp_path):
     fused = tfcompress.export(final, tmp_path / "fused.tflite", recurrent="fused")
     counts = {one.name: one.count for one in fused.operators}
     assert counts["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 3
-    assert "LOGISTIC" not in counts and "TANH" not in counts
+    assert not {"LOGISTIC", "TANH"} & set(counts)
     x = series()
     made = tfcompress.load(fused)(x)
     step = fused.outputs[0].step
@@ -69,7 +69,7 @@ def test_what_the_operator_has_not_is_refused_by_name(tmp_path):
         )
 
     _, final = finalized(two)
-    with pytest.raises(tfcompress.ExportError, match="Received: 'listener'. Expected"):
+    with pytest.raises(tfcompress.ExportError, match="Received: 'listener'"):
         tfcompress.export(final, tmp_path / "two.tflite", recurrent="fused")
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +77,7 @@ def test_what_the_operator_has_not_is_refused_by_name(tmp_path):
 def test_a_file_too_far_from_the_model_is_refused(tmp_path, monkeypatch):
     _, final = finalized(layers.LSTM(3, name="reader"))
     monkeypatch.setattr(comparing, "UNFINISHED_STEPS", 1e-3)
-    with pytest.raises(tfcompress.ExportError, match="steps, and by .* on average"):
+    with pytest.raises(tfcompress.ExportError, match=r"steps, and by .* on average"):
         tfcompress.export(final, tmp_path / "far.tflite", recurrent="fused")
     assert not list(tmp_path.iterdir())
 
@@ -94,7 +94,7 @@ def test_options_that_do_not_go_together(tmp_path, options):
 def test_a_gate_with_one_scale_keeps_its_integers():
     values = np.array([[3, -100], [7, 50]], np.int8)
     one, factor = _one_scale(values, np.array([0.5, 0.5]))
-    assert one == 0.5 and np.array_equal(factor, [1, 1])
+    assert (one, *factor) == (0.5, 1, 1)
     one, factor = _one_scale(values, np.array([0.25, 1.0]))
     assert one == np.float32(50 / 127)
     assert np.array_equal(np.round(values * factor[:, None])[1], [18, 127])

@@ -68,6 +68,7 @@ class MicroOptions(TypedDict, total=False):
     """Options of `format="micro"`; see `exporters.MicroExporter`."""
 
     arena_margin: int
+    recurrent: Literal["unrolled", "fused"]
 
 
 class EthosUOptions(TypedDict, total=False):

@@ -20,6 +20,7 @@ from tfcompress.exporters.micro import sources
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
+from tfcompress.exporters.tflite.fused import check_recurrent
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 _MODEL = "model.tflite"
@@ -37,9 +38,12 @@ class MicroExporter(Exporter):
 
     Args:
         arena_margin: bytes to add to the arena that was measured.
+        recurrent: "fused" for LSTMs as one operator, as in `TFLiteExporter`: a fraction
+            of the flash and of the arena.
     """
 
     arena_margin: int = 0
+    recurrent: str = "unrolled"
 
     runtime_module: ClassVar[str] = "tflite_micro.python.tflite_micro.runtime"
     packages: ClassVar[tuple[str, ...]] = ("ai-edge-litert", "tflite-micro")
@@ -52,13 +56,16 @@ class MicroExporter(Exporter):
         missing=TFLiteExporter.limits.missing,
     )
 
-    _phone: ClassVar[TFLiteExporter] = TFLiteExporter(io_dtype="int8")
+    @property
+    def _phone(self) -> TFLiteExporter:
+        return TFLiteExporter(io_dtype="int8", recurrent=self.recurrent)
 
     def check(self, filepath: Path, calibration_data: Any) -> Path:
         """Returns `filepath`, if it and the options are as they must be."""
         check_folder(filepath, "A micro artifact is a folder.", "student_micro")
         expected = "a number of bytes, 0 or more"
         integer(self.arena_margin, "Bad `arena_margin`.", low=0, expected=expected)
+        check_recurrent(self.recurrent)
         require("tflite_micro", "micro")
         return filepath
 

@@ -21,6 +21,7 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.export import load
 from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite.fused_lstms import LSTM
 from tfcompress.exporters.tflite.rewriting import with_all_outputs
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.integers.sums import IntegerSum
@@ -65,9 +66,11 @@ def layer_differences(
     Returns:
         One entry for each rounding of the model that is found in the file, in the
         order of execution. Roundings with no tensor of their scale and size in the
-        file are left out; for a model without fake quantization the list is empty.
+        file are left out; for a model without fake quantization the list is empty, and
+        for a file with LiteRT's LSTM operator, which has one grid for all its states.
     """
-    if artifact.format != "tflite" or not is_graph_model(model):
+    fused = any(one.name == LSTM for one in artifact.operators)
+    if artifact.format != "tflite" or not is_graph_model(model) or fused:
         return []
     graph = trace(model, "compare the layers of the model")
     roundings = [n for n in graph.nodes if isinstance(n.operation, FakeQuantize)]

@@ -18,19 +18,23 @@ from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.comparing import UNFINISHED_STEPS
 from tfcompress.exporters.tflite import SCRIPT
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
-from tfcompress.exporters.tflite.fused_lstms import fuse_lstms
+from tfcompress.exporters.tflite.fused_lstms import LSTM, fuse_lstms
 from tfcompress.exporters.tflite.promises import layers_of
 
 FUSED = "fused"
 _UNROLLED = 'recurrent="unrolled"'
-_OPERATOR = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 # Of outputs that are no integers.
 _BOUND = comparing.Bound(0.1, average=True)
 
 
+def check_recurrent(value: Any) -> None:
+    """Raises `InvalidArgumentError` for an option that there is not."""
+    one_of(value, "Unknown `recurrent`.", ("unrolled", FUSED))
+
+
 def check_options(exporter: Any) -> None:
     """Raises `InvalidArgumentError` for options that do not go with `recurrent`."""
-    one_of(exporter.recurrent, "Unknown `recurrent`.", ("unrolled", FUSED))
+    check_recurrent(exporter.recurrent)
     if exporter.recurrent != FUSED:
         return
     for name, allowed in (("sparse", False), ("smallest", None)):
@@ -139,7 +143,7 @@ def _check_fused(file: TFLiteFile, model: Any) -> None:
         if f"{name}_recurrent" in names
     }
     unrolled = {name for op in file.operators for name in layers_of(op, recurrent)}
-    if not unrolled and any(op.name == _OPERATOR for op in file.operators):
+    if not unrolled and any(op.name == LSTM for op in file.operators):
         return
     said = ", ".join(f"'{one.removesuffix('_recurrent')}'" for one in sorted(unrolled))
     raise ExportError(

@@ -23,6 +23,8 @@ from tfcompress.exporters.tflite.rewriting import (
     store,
 )
 
+#: LiteRT's operator.
+LSTM = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 # Where the gates stand in a layer's kernel, in the operator's order: input, forget,
 # candidate, output.
 _GATES = (0, 1, 3, 2)
@@ -155,7 +157,7 @@ class _Fused:
         options.fusedActivationFunction = schema.ActivationFunctionType.TANH
         made = new_operator(
             self.model,
-            "UNIDIRECTIONAL_SEQUENCE_LSTM",
+            LSTM,
             1,
             [*read, *none * 4],
             [result],
@@ -238,10 +240,14 @@ class _Fused:
         return new_operator(self.model, "STRIDED_SLICE", 2, read, [result], options)
 
     def _reverse(self, source: int, result: int) -> Any:
-        options, axis = read_schema().ReverseV2OptionsT(), self._constant([1])
-        return new_operator(
-            self.model, "REVERSE_V2", 1, [source, axis], [result], options
-        )
+        """Returns the operator that turns a sequence around.
+
+        GATHER, because tflite-micro has no REVERSE_V2.
+        """
+        options = read_schema().GatherOptionsT()
+        options.axis = 1
+        read = [source, self._constant([*range(self.length)][::-1])]
+        return new_operator(self.model, "GATHER", 2, read, [result], options)
 
     def _reshape(self, source: int, shape: list[int]) -> Any:
         options = read_schema().ReshapeOptionsT()
