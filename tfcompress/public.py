@@ -57,6 +57,7 @@ from tfcompress.distillation.deep_supervision import deep_supervision
 from tfcompress.distribution import distribute
 from tfcompress.exporters import Artifact, Runner
 from tfcompress.exporters.export import export, load
+from tfcompress.exporters.training import OnDeviceTraining
 from tfcompress.finalization import finalize
 from tfcompress.interop.onnx.convert import from_onnx
 from tfcompress.layers import (
@@ -203,6 +204,7 @@ __all__ = [  # noqa: RUF022
     "Movement",
     "NOfM",
     "Observer",
+    "OnDeviceTraining",
     "OnceFinal",
     "OneCycleSparsity",
     "Packed",

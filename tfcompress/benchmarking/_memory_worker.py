@@ -37,7 +37,7 @@ def main() -> None:
     # This process is there for nothing else; nobody vouches for the file.
     jail = Path(tfcompress.child.__file__).with_name("_jail.py")
     runpy.run_path(str(jail))["enter"](job["scratch"])
-    runner = load(job["path"], job["threads"], trusted=True)
+    runner = load(job["path"], job["threads"], True, job["signature"])
     for _ in range(3):
         runner.run_batch(columns)
     print(json.dumps(max(_status("VmHWM") - before, 0)))

@@ -78,6 +78,7 @@ def benchmark(
     threads: int = 1,
     runs: int = 50,
     memory: bool = False,
+    signature: str | None = None,
 ) -> Any:
     """Measures the latency of one artifact, or of several side by side.
 
@@ -92,6 +93,8 @@ def benchmark(
         runs: number of timed calls of each artifact, at least 1.
         memory: whether to measure memory too, in a separate process for each artifact
             (some seconds each; Linux only).
+        signature: which of several signatures to measure, in all artifacts; None for
+            the first.
 
     Returns:
         A `Benchmark`, or a list of them for a list.
@@ -115,13 +118,16 @@ def benchmark(
         raise InvalidArgumentError(
             "Nothing to measure.", received="an empty list", expected="artifacts"
         )
-    runners = [a if isinstance(a, Runner) else load(a, threads) for a in artifacts]
+    runners = [_loaded(a, threads, signature) for a in artifacts]
     _refuse_simulators(runners)
     most = max(runner.batch_size or 1 for runner in runners)
     inputs = columns_of(inputs, runners[0].inputs, at_most=most)
     calls = [_one_call(runner, inputs) for runner in runners]
     first = [_milliseconds(call) for call, _ in calls]
-    peaks = [_peak_memory(a, inputs, threads) if memory else None for a in artifacts]
+    peaks = [
+        _peak_memory(a, inputs, threads, signature) if memory else None
+        for a in artifacts
+    ]
     times: list[list[float]] = [[] for _ in calls]
     for round_ in range(_WARM_UP + runs):
         for position, (call, _) in enumerate(calls):
@@ -216,11 +222,19 @@ def _check_counts(**counts: Any) -> None:
         integer(value, f"Bad `{name}`.", low=1)
 
 
-def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
+def _loaded(artifact: Any, threads: int, signature: str | None) -> Runner:
+    if not isinstance(artifact, Runner):
+        return load(artifact, threads, signature=signature)
+    return artifact if signature is None else artifact.with_signature(signature)
+
+
+def _peak_memory(
+    artifact: Any, inputs: Any, threads: int, signature: str | None
+) -> int | None:
     if isinstance(artifact, Runner) or not Path("/proc/self/clear_refs").exists():
         return None
     path = Path(artifact)
-    runner = load(path, threads)
+    runner = load(path, threads, signature=signature)
     columns = runner.prepare(renamed(inputs, runner.inputs))
     size = runner.batch_size or 1
     with scratch() as folder:
@@ -231,6 +245,7 @@ def _peak_memory(artifact: Any, inputs: Any, threads: int) -> int | None:
             "path": str(path.absolute()),
             "inputs": str(stored),
             "threads": threads,
+            "signature": signature,
             "scratch": folder,
             "module": exporter_for(path).runtime_module,
             "search_path": [os.path.abspath(entry) for entry in sys.path if entry],

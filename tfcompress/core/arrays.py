@@ -260,3 +260,41 @@ def described(value: Any) -> str:
         kind = type(value[0]).__name__ if value else "nothing"
         return f"a {type(value).__name__} of {len(value)} entries ({kind} first)"
     return f"a {type(value).__name__}"
+
+
+def whole_arrays(given: Any, ports: Sequence[Port]) -> dict[str, np.ndarray]:
+    """Returns arrays by name that are passed as they are, none of them in samples.
+
+    Args:
+        given: a dict by name, a list in the order of the ports, one array for one port,
+            or nothing for none.
+        ports: what takes them.
+
+    Raises:
+        InvalidArgumentError: if there are others, or of another shape.
+    """
+    names = [port.name for port in ports]
+    if not isinstance(given, Mapping):
+        listed = given if isinstance(given, (list, tuple)) else [given]
+        given = dict(zip(names, listed)) if names else dict(given or {})
+    if sorted(given) != sorted(names):
+        raise InvalidArgumentError(
+            "These are not the inputs of the signature.",
+            received=", ".join(map(repr, given)) or "none",
+            expected=", ".join(map(repr, names)) or "none: pass {}",
+        )
+    arrays = {}
+    for port in ports:
+        array = as_numpy(given[port.name], port.name)
+        wanted = tuple(port.shape)
+        fits = len(wanted) == array.ndim and all(
+            size in (None, found) for size, found in zip(wanted, array.shape)
+        )
+        if not fits:
+            raise InvalidArgumentError(
+                f"Input {port.name!r} has the wrong shape.",
+                received=array.shape,
+                expected=wanted,
+            )
+        arrays[port.name] = array
+    return arrays

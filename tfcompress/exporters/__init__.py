@@ -18,10 +18,11 @@ from tfcompress.exporters.qnn.exporter import QNNExporter
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.exporter import SavedModelExporter
 from tfcompress.exporters.saved_model.signatures import ServingSignatures
-from tfcompress.exporters.tensors import OperatorCount, TensorInfo
+from tfcompress.exporters.tensors import OperatorCount, SignatureInfo, TensorInfo
 from tfcompress.exporters.tflite.app_code import write_callers
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 from tfcompress.exporters.tflite.metadata import ModelDescription
+from tfcompress.exporters.training import OnDeviceTraining
 from tfcompress.exporters.web.exporter import WebExporter
 
 __all__ = [
@@ -38,12 +39,14 @@ __all__ = [
     "NPUFigures",
     "NPULayer",
     "ONNXExporter",
+    "OnDeviceTraining",
     "OpenVINOExporter",
     "OperatorCount",
     "QNNExporter",
     "Runner",
     "SavedModelExporter",
     "ServingSignatures",
+    "SignatureInfo",
     "TFLiteExporter",
     "TensorInfo",
     "WebExporter",

@@ -20,7 +20,13 @@ from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.model_card import model_card
 from tfcompress.exporters.npu import NPUFigures
 from tfcompress.exporters.runner import Runner
-from tfcompress.exporters.tensors import OperatorCount, TensorInfo
+from tfcompress.exporters.signatures import Signature
+from tfcompress.exporters.tensors import (
+    OperatorCount,
+    SignatureInfo,
+    TensorInfo,
+    known_signature,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Artifact:
             the values that other operators make) whose run-time tensors are all
             integers; None where the format has no such notion.
         npu: what the compiler of an NPU said of it; None where it is not for one.
+        signatures: all signatures of an artifact that has several, the first of which
+            `inputs` and `outputs` are of; empty where there is one.
 
     Example:
 
@@ -58,6 +66,7 @@ class Artifact:
     operators: tuple[OperatorCount, ...] = ()
     integer_coverage: float | None = None
     npu: NPUFigures | None = None
+    signatures: tuple[SignatureInfo, ...] = ()
 
     @classmethod
     def read(cls, filepath: Any) -> Artifact:
@@ -131,6 +140,16 @@ class Artifact:
         files = tuple(path / file.relative_to(self.path) for file in self.files)
         return dataclasses.replace(self, path=path, files=files)
 
+    def of(self, signature: str) -> Artifact:
+        """Returns the description with the inputs and outputs of another signature.
+
+        Raises:
+            InvalidArgumentError: if the artifact has none of that name.
+        """
+        known = {info.name: info for info in self.signatures}
+        info = known[known_signature(signature, list(known), self.name)]
+        return dataclasses.replace(self, inputs=info.inputs, outputs=info.outputs)
+
     def __str__(self) -> str:
         return f"{self.format} artifact {self.path} ({self.size:,} bytes)"
 
@@ -168,6 +187,24 @@ class Format:
     ) -> Artifact:
         """Writes `model` to `filepath` atomically and returns what was written."""
         raise NotImplementedError
+
+    def export_signatures(
+        self,
+        signatures: Sequence[Signature],
+        filepath: Path,
+        calibration_data: Any,
+    ) -> Artifact:
+        """Writes several signatures to `filepath`, as `export` does one.
+
+        Raises:
+            InvalidArgumentError: if artifacts of the format hold one signature.
+        """
+        raise InvalidArgumentError(
+            f"An artifact of {type(self).__name__} holds one signature.",
+            received=f"{', '.join(repr(one.name) for one in signatures)}",
+            expected='format="tflite", whose files hold several',
+            fix="export each of them on its own",
+        )
 
     def matches(self, filepath: Path) -> bool:
         """Returns whether `filepath` looks like an artifact of this format."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -27,6 +29,8 @@ from tfcompress.exporters.artifact import (
 from tfcompress.exporters.comparing import checking
 from tfcompress.exporters.float_file.exporter import export_file
 from tfcompress.exporters.runner import Runner
+from tfcompress.exporters.signatures import signatures_of
+from tfcompress.exporters.training import OnDeviceTraining
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
 if TYPE_CHECKING:
@@ -45,12 +49,13 @@ if TYPE_CHECKING:
         WebOptions,
     )
 
+Several: TypeAlias = Mapping[str, keras.Model] | OnDeviceTraining
 Check: TypeAlias = Literal["error", "warn", "off"]
 
 
 @overload
 def export(
-    model: keras.Model,
+    model: keras.Model | Several,
     filepath: str | os.PathLike,
     format: Literal["tflite"] = "tflite",
     input_signature: Any = None,
@@ -150,7 +155,7 @@ def export(
 ) -> Artifact: ...
 @overload
 def export(
-    model: keras.Model | str | os.PathLike,
+    model: keras.Model | Several | str | os.PathLike,
     filepath: str | os.PathLike,
     format: str | Format,
     input_signature: Any = None,
@@ -159,7 +164,7 @@ def export(
     **options: Any,
 ) -> Artifact: ...
 def export(
-    model: keras.Model | str | os.PathLike,
+    model: keras.Model | Several | str | os.PathLike,
     filepath: str | os.PathLike,
     format: str | Format = "tflite",
     input_signature: Any = None,
@@ -184,17 +189,22 @@ def export(
     Args:
         model: a built `keras.Model`; or the path of a float .tflite file, which is
             rounded to another .tflite file with `calibration_data`, or with `quantize`
-            alone (`pip install 'tfcompress[quantizer]'`, docs/shipping.md).
+            alone (`pip install 'tfcompress[quantizer]'`, docs/shipping.md); or, for a
+            .tflite file with several signatures, a dict of models by their names, or
+            `OnDeviceTraining`.
         filepath: where to write: `name.tflite`, `name.onnx`, `name.mlpackage` for
             "coreml", `<base>/<version>` for a SavedModel, a directory for "openvino",
             "micro", "ethos_u", "qnn" and "web". Missing parent directories are made.
         format: "tflite", "saved_model", "onnx", "openvino", "micro", "ethos_u", "qnn",
             "coreml", "web", or an exporter instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
-            in the structure `model` is called with. Needed for subclassed models.
+            in the structure `model` is called with. Needed for subclassed models. A
+            dict with a whole signature for each key, such as `{"short": a, "long": b}`,
+            gives a .tflite file with these signatures.
         calibration_data: "tflite", "micro" and "ethos_u" only: samples (an array, a
             dict or list of arrays, or a `tf.data.Dataset`) from which a float model
-            gets its integer ranges; up to 1000 are used.
+            gets its integer ranges; up to 1000 are used. A dict by signature where
+            there are several.
         check: what is done where the artifact, run on a few samples before it
             appears, is off the model by more than its format's bound: "error" (nothing
             is written), "warn" (it is written, and the difference is told), or "off"
@@ -234,8 +244,24 @@ def export(
         given = (format, input_signature, calibration_data, options)
         with checking(check):
             return export_file(model, target, *given)
-    require_chief("export a model", model)
+    signatures = signatures_of(model, input_signature)
+    models = [one.model for one in signatures] or [model]
     exporter = get_exporter(format)
+    for one in models:
+        _check_model(one, exporter, format)
+    target, writer = _target(filepath), exporter.with_options(options)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(checking(check))
+        for one in models:
+            stack.enter_context(at_the_beginning(one))
+        if signatures:
+            return writer.export_signatures(signatures, target, calibration_data)
+        return writer.export(model, target, input_signature, calibration_data)
+
+
+def _check_model(model: Any, exporter: Format, format: Any) -> None:
+    """Raises, or warns, where a format cannot take a model as it is."""
+    require_chief("export a model", model)
     if not isinstance(exporter, EXPORTERS.class_of("saved_model")):
         refuse_keras_quantization(model, f"export to {format!r}")
     elif rounded := rounded_by_keras(model):
@@ -245,11 +271,8 @@ def export(
             "faster, and smaller where layers are small. tfcompress.calibrate(model, "
             "data) makes integers that devices compute with."
         )
-    target, writer = _target(filepath), exporter.with_options(options)
     _refuse_states(model, exporter)
     _refuse_bits(model, exporter)
-    with checking(check), at_the_beginning(model):
-        return writer.export(model, target, input_signature, calibration_data)
 
 
 def _refuse_states(model: Any, exporter: Format) -> None:
@@ -293,6 +316,7 @@ def load(
     filepath: str | os.PathLike | Artifact,
     threads: int | None = None,
     trusted: bool = False,
+    signature: str | None = None,
 ) -> Runner:
     """Loads an artifact, ready to run.
 
@@ -308,6 +332,9 @@ def load(
             A SavedModel always runs on TensorFlow's own threads.
         trusted: True runs the file in this process without checking it: for files that
             were made by you or by someone you trust.
+        signature: which of several signatures to run, such as "short"; None for the
+            first. `runner.with_signature(name)` gives another one that shares what the
+            runtime keeps between calls.
 
     Returns:
         A `Runner`: `runner(arrays)` takes an array, a list or a dict by input name,
@@ -315,6 +342,7 @@ def load(
 
     Raises:
         ArtifactError: if nothing is there, or it is damaged.
+        InvalidArgumentError: if it has no such signature.
 
     Example:
 
@@ -327,4 +355,5 @@ def load(
     one_of(trusted, "`trusted` is true or false.", (True, False))
     exporter = exporter_for(path)
     made = exporter.trusted_runner if trusted else exporter.runner
-    return made(path, threads)
+    runner = made(path, threads)
+    return runner if signature is None else runner.with_signature(signature)

@@ -103,10 +103,11 @@ def manifest_text(
         "schema": SCHEMA,
         "format": artifact.format,
         "options": _options(exporter),
-        "model": model if isinstance(model, dict) else _model(model),
+        "model": model if isinstance(model, dict) else model_facts(model),
         "versions": {"python": platform.python_version(), **_versions(exporter)},
         "inputs": [_tensor(info) for info in artifact.inputs],
         "outputs": [_tensor(info) for info in artifact.outputs],
+        **_signatures(artifact),
         "operators": [dataclasses.asdict(count) for count in artifact.operators],
         "integer_coverage": artifact.integer_coverage,
         **({"npu": dataclasses.asdict(artifact.npu)} if artifact.npu else {}),
@@ -201,7 +202,8 @@ def _versions(exporter: Format) -> dict[str, str]:
     return found
 
 
-def _model(model: keras.Model) -> dict[str, Any]:
+def model_facts(model: keras.Model) -> dict[str, Any]:
+    """Returns what a manifest says of the model that was exported."""
     kinds = Counter(type(layer).__name__ for _, layer in walk(model))
     kernels = [
         np.asarray(keras.ops.convert_to_numpy(w))
@@ -257,6 +259,22 @@ def _seeds(config: Any) -> Iterator[int]:
     elif isinstance(config, (list, tuple)):
         for value in config:
             yield from _seeds(value)
+
+
+def _signatures(artifact: Artifact) -> dict[str, Any]:
+    """Returns what is said of an artifact with several signatures."""
+    if not artifact.signatures:
+        return {}
+    return {
+        "signatures": [
+            {
+                "name": one.name,
+                "inputs": [_tensor(info) for info in one.inputs],
+                "outputs": [_tensor(info) for info in one.outputs],
+            }
+            for one in artifact.signatures
+        ]
+    }
 
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:

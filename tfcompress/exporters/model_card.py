@@ -84,6 +84,15 @@ def _facts(artifact: Any, model: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _tensors(artifact: Any) -> str:
+    """Returns a table of inputs and outputs, one for each of several signatures."""
+    if not artifact.signatures:
+        return _ends(artifact)
+    return "\n\n".join(
+        f"Signature `{_text(one.name)}`:\n\n{_ends(one)}" for one in artifact.signatures
+    )
+
+
+def _ends(artifact: Any) -> str:
     rows = [
         (
             kind,

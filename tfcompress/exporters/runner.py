@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from tfcompress.core.arrays import by_name
+from tfcompress.core.arrays import by_name, whole_arrays
 from tfcompress.core.errors import InvalidArgumentError
-from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tensors import TensorInfo, known_signature
 
 _BATCH = 256
 
@@ -48,6 +48,12 @@ class Runner:
 
     #: Whether the runtime itself takes calls of several threads at once.
     takes_many_calls = False
+
+    #: Whether arrays are passed as they are: of signatures such as "restore", whose
+    #: inputs have no axis of samples.
+    whole = False
+    #: Returns the runner of another signature; None of an artifact with one.
+    others: Callable[[str], Runner] | None = None
 
     def __init__(self, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]):
         self.inputs = inputs
@@ -84,8 +90,24 @@ class Runner:
         results = self.run(arrays, raw)
         return results[self.outputs[0].name] if len(results) == 1 else results
 
+    def with_signature(self, name: str) -> Runner:
+        """Returns the runner of another signature of the same artifact.
+
+        Use it where signatures work together: both see what the runtime keeps between
+        calls, such as the weights that a signature trains.
+
+        Raises:
+            InvalidArgumentError: if the artifact has no such signature.
+        """
+        if self.others is None:
+            known_signature(name, (), self.name)
+        assert self.others is not None
+        return self.others(name)
+
     def run(self, arrays: Any, raw: bool = False) -> dict[str, np.ndarray]:
         """Runs the model on all samples; returns a dict by output name always."""
+        if self.whole:
+            return self._run_whole(arrays, raw)
         columns = self.prepare(arrays, raw)
         count = len(next(iter(columns.values())))
         size = self.batch_size or min(_BATCH, count)
@@ -103,6 +125,18 @@ class Runner:
             info.name: _finish(_joined(parts[info.name], info, size), info, raw)
             for info in self.outputs
         }
+
+    def _run_whole(self, arrays: Any, raw: bool) -> dict[str, np.ndarray]:
+        given = whole_arrays(arrays, self.inputs)
+        for info in self.inputs:
+            array = given[info.name]
+            as_integers = info.quantized and not raw
+            given[info.name] = (
+                quantized(array, info) if as_integers else array.astype(info.dtype)
+            )
+        with self._turn:
+            found = self.run_batch(given)
+        return {i.name: _finish(found[i.name], i, raw) for i in self.outputs}
 
     def prepare(self, arrays: Any, raw: bool = False) -> dict[str, np.ndarray]:
         """Returns the inputs by name, in the dtypes the model takes."""

@@ -1,6 +1,13 @@
 """What is said of an artifact's inputs, outputs and operators."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from tfcompress.core.errors import InvalidArgumentError
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,28 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class SignatureInfo:
+    """One of several signatures of an artifact: what it takes and gives.
+
+    Use it to see what a file of several signatures can do: `artifact.signatures`.
+
+    Args:
+        name: what `load(path, signature=name)` calls it.
+        inputs: the tensors it takes, in the order a list of arrays is read.
+        outputs: the tensors it gives.
+
+    Example:
+
+    >>> SignatureInfo("short", (TensorInfo("x", (1, 8), "float32"),), ()).name
+    'short'
+    """
+
+    name: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+@dataclass(frozen=True)
 class OperatorCount:
     """How often an artifact uses one operator with one number format.
 
@@ -52,3 +81,21 @@ class OperatorCount:
     activations: tuple[str, ...]
     weights: tuple[str, ...]
     count: int
+
+
+def known_signature(name: Any, known: Sequence[str], where: str) -> str:
+    """Returns the name of a signature, if it is one of those that are known.
+
+    Raises:
+        InvalidArgumentError: with the names that are most like it, if it is not.
+    """
+    if name in known:
+        return name
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    listed = ", ".join(map(repr, near or known))
+    raise InvalidArgumentError(
+        f"{where} has no signature of this name.",
+        received=repr(name),
+        expected=listed or "nothing: it has only one, without a name of its own",
+        fix=None if known else "leave `signature` out",
+    )

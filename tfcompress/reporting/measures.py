@@ -95,9 +95,10 @@ def _tflite_macs(file: TFLiteFile) -> int | None:
     names = {op.name for op in file.operators}
     if names & _OPEN_ENDED or any(n.startswith(("Flex", "STABLEHLO")) for n in names):
         return None
+    first = file.signatures[0].graph
     shape = file.inputs[0].info.shape if file.inputs else ()
     batch = (shape or (1,))[0] or 1
-    return sum(_operator_macs(op) for op in file.graphs[0]) // batch
+    return sum(_operator_macs(op) for op in file.graphs[first]) // batch
 
 
 def _operator_macs(op: Operator) -> int:

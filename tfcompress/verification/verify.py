@@ -124,6 +124,7 @@ def verify(
     max_abs_error: float | None = None,
     min_agreement: float | None = None,
     min_integer_coverage: float | None = None,
+    signature: str | None = None,
 ) -> Verification:
     """Compares an artifact with its model on real samples.
 
@@ -148,12 +149,15 @@ def verify(
             checked.
         min_integer_coverage: least share of the work in integers, from 0 to 1.
             None: not checked.
+        signature: which of several signatures of the artifact to compare; None for the
+            first.
 
     Returns:
         A `Verification`; call `.raise_if_failed()` to stop on a failure.
 
     Raises:
-        InvalidArgumentError: if the inputs are empty or do not fit.
+        InvalidArgumentError: if the inputs are empty or do not fit, or there is no such
+            signature.
         ArtifactError: if the artifact is damaged.
 
     Example:
@@ -173,13 +177,13 @@ def verify(
             number(least, f"`{name}` is a share.", "[0, 1]")
     coverage = described = None
     if isinstance(artifact, Runner):
-        runner = artifact
+        runner = artifact if signature is None else artifact.with_signature(signature)
     else:
         described = (
             artifact if isinstance(artifact, Artifact) else Artifact.read(artifact)
         )
         coverage = described.integer_coverage
-        runner = load(described)
+        runner = load(described, signature=signature)
     other = _reference(reference, runner)
     columns = columns_of(inputs, _ordered(runner.inputs, other.inputs))
     actual = runner.run(columns)
@@ -197,7 +201,8 @@ def verify(
         if scaled is not None:
             steps.append(scaled)
     if failures and described is not None and isinstance(reference, keras.Model):
-        first = first_divergence(described, reference, columns, STEP_TOLERANCE + _SLACK)
+        tolerance = STEP_TOLERANCE + _SLACK
+        first = first_divergence(described, reference, columns, tolerance, signature)
         if first is not None:
             failures.append(f"the first layer that differs is {first}")
         failures += _costs_of_compression(described, reference)
@@ -220,7 +225,8 @@ def verify(
         failures=tuple(failures),
     )
     if described is not None and _is_made_of(described, reference):
-        record(described, parity=json.loads(result.to_json()))
+        of = {} if signature is None else {"signature": signature}
+        record(described, parity={**of, **json.loads(result.to_json())})
     return result
 
 

@@ -24,6 +24,9 @@ def benchmark(
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     runs: Annotated[int, typer.Option(help="Timed calls of each.")] = 50,
     memory: Annotated[bool, typer.Option("--memory", help="Peak memory too.")] = False,
+    signature: Annotated[
+        str | None, typer.Option(help="Which of several; else the first.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure artifacts in turns, so that their ratios hold on a busy machine.
@@ -34,6 +37,8 @@ def benchmark(
     from tfcompress.exporters.artifact import Artifact
 
     described = [Artifact.read(path) for path in artifacts]
+    if signature is not None:
+        described = [artifact.of(signature) for artifact in described]
     taken = max(info.shape[0] or 1 for info in described[0].inputs)
     if inputs is None:
         found = _random(described[0], taken)
@@ -41,7 +46,7 @@ def benchmark(
         data = read_data(inputs, described, pixels, taken)
         found = only_inputs(data, taken, described[0])
     with working(f"{runs} calls of each"):
-        results = measure(described, found, threads, runs, memory)
+        results = measure(described, found, threads, runs, memory, signature)
     lines = [str(result) for result in results]
     if len(results) > 1:
         lines += [

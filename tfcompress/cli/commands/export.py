@@ -133,6 +133,9 @@ def _show(artifact: Any, as_json: bool) -> None:
     text = f"{artifact}, gzip {artifact.gzip_size:,}"
     if artifact.integer_coverage is not None:
         text += f", {artifact.integer_coverage:.0%} in integers"
+    if artifact.signatures:
+        names = ", ".join(one.name for one in artifact.signatures)
+        text += f", signatures {names}"
     if artifact.npu is not None:
         text += f"; {artifact.npu}"
     show(text, as_json, described(artifact.path) if as_json else None)

@@ -59,7 +59,12 @@ def described(path: Path) -> dict[str, Any]:
         "inputs": [dataclasses.asdict(info) for info in subject.inputs],
         "outputs": [dataclasses.asdict(info) for info in subject.outputs],
         "operators": [dataclasses.asdict(count) for count in subject.operators],
+        **({"signatures": _signatures(subject)} if subject.signatures else {}),
     }
+
+
+def _signatures(artifact: Any) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(one) for one in artifact.signatures]
 
 
 def _of_model(model: Any) -> dict[str, Any]:
@@ -97,10 +102,9 @@ def _text(content: dict[str, Any]) -> str:
     for label, name in (("zeros", "sparsity"), ("in integers", "integer_coverage")):
         if content.get(name) is not None:
             lines.append(f"{label}: {content[name]:.1%}")
-    for side in ("inputs", "outputs"):
-        for tensor in content[side]:
-            shape = "x".join("?" if n is None else str(n) for n in tensor["shape"])
-            lines.append(f"{side[:-1]}: {tensor['name']} {shape} {tensor['dtype']}")
+    for one in content.get("signatures") or [content]:
+        lines += [f"signature: {one['name']}"] if one is not content else []
+        lines += _tensors(one)
     if content["layers"]:
         rows = [
             (x["name"], f"{x['count']:,}", str(x["bits"]), f"{x['sparsity']:.1%}")
@@ -114,3 +118,12 @@ def _text(content: dict[str, Any]) -> str:
         ]
         lines += ["", table(("operator", "numbers", "count"), operators, names=2)]
     return "\n".join(lines)
+
+
+def _tensors(content: dict[str, Any]) -> list[str]:
+    lines = []
+    for side in ("inputs", "outputs"):
+        for tensor in content[side]:
+            shape = "x".join("?" if n is None else str(n) for n in tensor["shape"])
+            lines.append(f"{side[:-1]}: {tensor['name']} {shape} {tensor['dtype']}")
+    return lines

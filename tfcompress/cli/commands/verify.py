@@ -43,6 +43,9 @@ def verify(
     min_integer_coverage: Annotated[
         float | None, typer.Option(help="Least share of the work in integers, 0 to 1.")
     ] = None,
+    signature: Annotated[
+        str | None, typer.Option(help="Which of several; else the first.")
+    ] = None,
     pixels: Pixels = None,
     modules: Modules = [],  # noqa: B006  (typer reads it)
     as_json: Json = False,
@@ -70,6 +73,7 @@ def verify(
             max_abs_error,
             min_agreement,
             min_integer_coverage,
+            signature,
         )
     show(in_options(str(result)), as_json, result.to_json())
     if not result.passed:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.coreml import app_code as coreml
 from tfcompress.exporters.publishing import check_free, staged
-from tfcompress.exporters.tensors import TensorInfo
+from tfcompress.exporters.tflite import app_signatures
 from tfcompress.exporters.tflite.app_names import (
     RESERVED,
     about,
@@ -21,10 +22,13 @@ from tfcompress.exporters.tflite.app_names import (
     shape_of,
     size_of,
 )
+from tfcompress.exporters.tflite.app_signatures import (
+    KOTLIN,
+    SWIFT,
+    as_kotlin,
+    bytes_of,
+)
 from tfcompress.exporters.tflite.delegates import notes
-
-_KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
-_SWIFT = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8", "int32": "Int32"}
 
 
 def write_callers(
@@ -62,7 +66,7 @@ def write_callers(
     """
     _check(artifact, package)
     name = class_name(artifact.path.stem)
-    target = Path(directory)
+    target, several = Path(directory), bool(artifact.signatures)
     if artifact.format == "coreml":
         texts = {
             f"{name}.swift": coreml.swift(artifact, name),
@@ -70,8 +74,12 @@ def write_callers(
         }
     else:
         texts = {
-            f"{name}.kt": _kotlin(artifact, name, package),
-            f"{name}.swift": _swift(artifact, name),
+            f"{name}.kt": (app_signatures.kotlin if several else _kotlin)(
+                artifact, name, package
+            ),
+            f"{name}.swift": (app_signatures.swift if several else _swift)(
+                artifact, name
+            ),
             "README.md": _readme(artifact, name),
         }
     check_free(target)
@@ -83,7 +91,7 @@ def write_callers(
 
 
 def _check(artifact: Artifact, package: str) -> None:
-    known: dict[str, dict[str, str]] = {"tflite": _KOTLIN, "coreml": coreml.SWIFT}
+    known: dict[str, dict[str, str]] = {"tflite": KOTLIN, "coreml": coreml.SWIFT}
     if not isinstance(artifact, Artifact) or artifact.format not in known:
         raise InvalidArgumentError(
             "Callers are for .tflite files and .mlpackage packages.",
@@ -91,7 +99,8 @@ def _check(artifact: Artifact, package: str) -> None:
             expected='what `export(..., format="tflite")` or `"coreml"` returned',
         )
     types = known[artifact.format]
-    for info in (*artifact.inputs, *artifact.outputs):
+    ends = artifact.signatures or (artifact,)
+    for info in (info for one in ends for info in (*one.inputs, *one.outputs)):
         if None in info.shape or info.dtype not in types:
             raise InvalidArgumentError(
                 f"Tensor {info.name!r} cannot be passed by generated code.",
@@ -112,11 +121,11 @@ def _check(artifact: Artifact, package: str) -> None:
 def _kotlin(artifact: Artifact, name: str, package: str) -> str:
     given, made = identifiers(artifact.inputs), identifiers(artifact.outputs)
     arguments = ",\n".join(
-        f"        {about(info)}\n        {identifier}: {_KOTLIN[info.dtype]}Array"
+        f"        {about(info)}\n        {identifier}: {KOTLIN[info.dtype]}Array"
         for identifier, info in zip(given, artifact.inputs)
     )
     fields = ",\n".join(
-        f"        {about(info)}\n        val {identifier}: {_KOTLIN[info.dtype]}Array"
+        f"        {about(info)}\n        val {identifier}: {KOTLIN[info.dtype]}Array"
         for identifier, info in zip(made, artifact.outputs)
     )
     checks = "\n".join(
@@ -124,19 +133,19 @@ def _kotlin(artifact: Artifact, name: str, package: str) -> str:
         for identifier, info in zip(given, artifact.inputs)
     )
     buffers = "\n".join(
-        f"        val given_{i} = buffer({_bytes(info)})\n"
-        f"        given_{i}{_as_kotlin(info)}.put({identifier})\n"
+        f"        val given_{i} = buffer({bytes_of(info)})\n"
+        f"        given_{i}{as_kotlin(info)}.put({identifier})\n"
         f"        given_{i}.rewind()"
         for i, (identifier, info) in enumerate(zip(given, artifact.inputs))
     )
     holders = "\n".join(
-        f"        val taken_{i} = buffer({_bytes(info)})"
+        f"        val taken_{i} = buffer({bytes_of(info)})"
         for i, info in enumerate(artifact.outputs)
     )
     outputs = "\n".join(
         f"        taken_{i}.rewind()\n"
-        f"        val made_{i} = {_KOTLIN[info.dtype]}Array({size_of(info)})\n"
-        f"        taken_{i}{_as_kotlin(info)}.get(made_{i})"
+        f"        val made_{i} = {KOTLIN[info.dtype]}Array({size_of(info)})\n"
+        f"        taken_{i}{as_kotlin(info)}.get(made_{i})"
         for i, info in enumerate(artifact.outputs)
     )
     ins = ", ".join(f"given_{i}" for i in range(len(given)))
@@ -179,24 +188,14 @@ class {name}(model: ByteBuffer, threads: Int = 2) : AutoCloseable {{
 """
 
 
-def _bytes(info: TensorInfo) -> int:
-    return size_of(info) * (1 if info.dtype in ("int8", "uint8") else 4)
-
-
-def _as_kotlin(info: TensorInfo) -> str:
-    return {"float32": ".asFloatBuffer()", "int32": ".asIntBuffer()"}.get(
-        info.dtype, ""
-    )
-
-
 def _swift(artifact: Artifact, name: str) -> str:
     given, made = identifiers(artifact.inputs), identifiers(artifact.outputs)
     arguments = ",\n".join(
-        f"    {about(info)}\n    {identifier}: [{_SWIFT[info.dtype]}]"
+        f"    {about(info)}\n    {identifier}: [{SWIFT[info.dtype]}]"
         for identifier, info in zip(given, artifact.inputs)
     )
     fields = "\n".join(
-        f"    {about(info)}\n    public let {identifier}: [{_SWIFT[info.dtype]}]"
+        f"    {about(info)}\n    public let {identifier}: [{SWIFT[info.dtype]}]"
         for identifier, info in zip(made, artifact.outputs)
     )
     feeds = "\n".join(
@@ -246,12 +245,19 @@ public final class {name} {{
 """
 
 
+def _ends(artifact: Artifact) -> list[tuple[str, Any]]:
+    """Returns what has inputs and outputs, after how these are called."""
+    named = [(f"{one.name}: ", one) for one in artifact.signatures]
+    return named or [("", artifact)]
+
+
 def _readme(artifact: Artifact, name: str) -> str:
     rows = "\n".join(
         f"| {kind} | {plain(info.name)} | {info.dtype} | {shape_of(info)} | "
         f"{'' if info.scale is None else info.scale} | "
         f"{'' if info.zero_point is None else info.zero_point} |"
-        for kind, tensors in (("input", artifact.inputs), ("output", artifact.outputs))
+        for of, one in _ends(artifact)
+        for kind, tensors in ((f"{of}input", one.inputs), (f"{of}output", one.outputs))
         for info in tensors
     )
     return f"""\

@@ -51,7 +51,7 @@ class LayerDifference:
 
 
 def layer_differences(
-    artifact: Artifact, model: keras.Model, inputs: Any
+    artifact: Artifact, model: keras.Model, inputs: Any, signature: str | None = None
 ) -> list[LayerDifference]:
     """Compares the integer tensors inside a .tflite file with the model's.
 
@@ -62,6 +62,7 @@ def layer_differences(
         artifact: a .tflite file exported from `model`.
         model: the finalized quantization-aware model.
         inputs: samples, as for `verify`; the first 16 are used.
+        signature: which of several signatures is the model's; None for the first.
 
     Returns:
         One entry for each rounding of the model that is found in the file, in the
@@ -81,7 +82,7 @@ def layer_differences(
         for name, column in KerasRunner(model).prepare(inputs).items()
     }
     expected = _run_keras(graph, roundings, model, batch)
-    actual = _run_file(artifact, batch)
+    actual = _run_file(artifact, batch, signature)
     producers = graph.producers()
     found = []
     for node, value in zip(roundings, expected):
@@ -92,10 +93,14 @@ def layer_differences(
 
 
 def first_divergence(
-    artifact: Artifact, model: keras.Model, inputs: Any, tolerance: float
+    artifact: Artifact,
+    model: keras.Model,
+    inputs: Any,
+    tolerance: float,
+    signature: str | None = None,
 ) -> LayerDifference | None:
     """Returns the first layer that is off by more than `tolerance` steps."""
-    for difference in layer_differences(artifact, model, inputs):
+    for difference in layer_differences(artifact, model, inputs, signature):
         if difference.max_steps > tolerance:
             return difference
     return None
@@ -111,12 +116,15 @@ def _run_keras(
     return [values[name] for name in outputs]
 
 
-def _run_file(artifact: Artifact, batch: dict) -> list[tuple[TensorInfo, np.ndarray]]:
+def _run_file(
+    artifact: Artifact, batch: dict, signature: str | None
+) -> list[tuple[TensorInfo, np.ndarray]]:
     """Returns the run-time integer tensors of the file with their descriptions."""
     with scratch() as directory:
         path = Path(directory) / "all_tensors.tflite"
-        path.write_bytes(with_all_outputs(artifact.path.read_bytes()))
-        runner = load(path)
+        content = with_all_outputs(artifact.path.read_bytes(), signature)
+        path.write_bytes(content)
+        runner = load(path, signature=signature)
         values = runner.run(batch)
     return [(i, values[i.name]) for i in runner.outputs if i.scale is not None]
 

@@ -1,6 +1,5 @@
 """The "tflite" format: one file for LiteRT, on phones and small boards."""
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +15,10 @@ from tfcompress.exporters.checks import check_batch_size, check_suffix
 from tfcompress.exporters.comparing import Bound, compared
 from tfcompress.exporters.exporter import Exporter, Source
 from tfcompress.exporters.inputs import collect
-from tfcompress.exporters.jail import JailedRunner, open_in_jail
+from tfcompress.exporters.jail import open_in_jail
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import made_here
-from tfcompress.exporters.operations import (
-    MISSING,
-    layer_of,
-    layers_with,
-    named_paths,
-)
+from tfcompress.exporters.operations import MISSING
 from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
@@ -34,18 +28,22 @@ from tfcompress.exporters.tflite.averages import use_average_pools
 from tfcompress.exporters.tflite.bounded import unbounded
 from tfcompress.exporters.tflite.divergence import first_divergence
 from tfcompress.exporters.tflite.encodings import OBJECTIVES, smallest
-from tfcompress.exporters.tflite.flatbuffer import TFLiteFile, order_signature
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.exporters.tflite.float_kernels import use_float_kernels
 from tfcompress.exporters.tflite.int4 import ALL, EXACT, use_4_bit_weights
 from tfcompress.exporters.tflite.int16 import use_64_bit_biases
 from tfcompress.exporters.tflite.metadata import ModelDescription, with_metadata
+from tfcompress.exporters.tflite.ordering import order_signature
 from tfcompress.exporters.tflite.promises import check_promises
+from tfcompress.exporters.tflite.refusals import conversion_error, unsupported
 from tfcompress.exporters.tflite.reshapes import use_fewer_reshapes
 from tfcompress.exporters.tflite.rewriting import take_apart
-from tfcompress.exporters.tflite.runner import TFLiteRunner
+from tfcompress.exporters.tflite.runner import jailed_runner, open_runner
+from tfcompress.exporters.tflite.several import signatures_in, write_signatures
 from tfcompress.exporters.tflite.single_scale import use_single_scales
 from tfcompress.exporters.tflite.splits import use_splits
 from tfcompress.exporters.tflite.strides import leave_out_strides
+from tfcompress.exporters.tflite.training import write_training
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.layers import refuse
 
@@ -171,10 +169,28 @@ class TFLiteExporter(Exporter):
         written = self.inspect(stage)
         if traced.fake_quantized:
             check_promises(TFLiteFile.open(stage), source.model)
-        return written, self._compared(source, written)
+        return written, self.compare(source, written)
 
-    def _compared(self, source: Source, written: Artifact) -> dict[str, Any]:
-        """Compares the file with its model; returns what the manifest says of it."""
+    def export_signatures(
+        self, signatures: Any, filepath: Path, calibration_data: Any
+    ) -> Artifact:
+        """Writes several signatures to one file, in which equal weights are once."""
+        fused.check_alone(self)
+        if (training := signatures[0].training) is not None:
+            given = signatures[0].input_signature, calibration_data
+            return write_training(self, training, filepath, given)
+        return write_signatures(self, signatures, filepath, calibration_data)
+
+    def compare(
+        self, source: Source, written: Artifact, signature: str | None = None
+    ) -> dict[str, Any]:
+        """Compares the file with its model; returns what the manifest says of it.
+
+        Args:
+            source: the model.
+            written: the description of the file.
+            signature: which of several signatures is that of the model.
+        """
         if self.recurrent == fused.FUSED:
             return fused.compared(source, written)
         tried, rounded = source.tried, source.traced.fake_quantized
@@ -194,9 +210,10 @@ class TFLiteExporter(Exporter):
         def where() -> Any:
             if not tried.finished:
                 return None
-            return first_divergence(written, source.model, tried.inputs, 1)
+            return first_divergence(written, source.model, tried.inputs, 1, signature)
 
-        return compared(tried, written, "LiteRT", bound, where, script=SCRIPT)
+        job = {"script": SCRIPT, "signature": signature}
+        return compared(tried, written, "LiteRT", bound, where, **job)
 
     def content(self, traced: TracedModel, samples: Samples = None) -> bytes:
         """Returns the bytes of the file for a traced model, not yet checked.
@@ -262,31 +279,24 @@ class TFLiteExporter(Exporter):
             files=(filepath,),
             operators=file.census(),
             integer_coverage=file.integer_coverage(),
+            signatures=signatures_in(file),
         )
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a LiteRT runner, after a first run in the child process."""
         artifact = self.inspect(filepath)
         if made_here(filepath):
-            return TFLiteRunner(artifact, threads)
+            return open_runner(artifact, threads)
         # A damaged file can take the process with it: let it take the child.
         open_in_jail(filepath, "LiteRT", SCRIPT)
         file = TFLiteFile.open(filepath)
         if unbounded(file) is None:
-            return TFLiteRunner(artifact, threads)
-        return JailedRunner(
-            artifact,
-            filepath,
-            "LiteRT",
-            SCRIPT,
-            threads,
-            inputs_by_name={tensor.info.name: tensor.index for tensor in file.inputs},
-            outputs_by_name={tensor.info.name: tensor.index for tensor in file.outputs},
-        )
+            return open_runner(artifact, threads)
+        return jailed_runner(artifact, file, SCRIPT, threads)
 
     def trusted_runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a LiteRT runner at once."""
-        return TFLiteRunner(self.inspect(filepath), threads)
+        return open_runner(self.inspect(filepath), threads)
 
     def _check_numbers(self, traced: TracedModel, calibration_data: Any) -> None:
         if traced.fake_quantized and (calibration_data is not None or self.quantize):
@@ -332,14 +342,14 @@ class TFLiteExporter(Exporter):
             )
             return output.read_bytes()
         except ConverterFailure as failure:
-            raise _conversion_error(failure, traced) from None
+            raise conversion_error(failure, traced) from None
         except OSError as error:
             raise disk_error(directory, error) from error
 
     def _check_content(self, content: bytes, traced: TracedModel) -> None:
         file = TFLiteFile(content, "the converter's output")
         if file.custom_operators:
-            raise _unsupported(file.custom_operators, traced)
+            raise unsupported(file.custom_operators, traced)
         integer = [t for t in file.inputs + file.outputs if t.info.quantized]
         if self.io_dtype != "float32" and not integer:
             raise ExportError(
@@ -348,51 +358,3 @@ class TFLiteExporter(Exporter):
                 expected="fake quantization on every input and output of the model",
                 fix='pass io_dtype="float32", or quantize inputs and outputs',
             )
-
-
-def _conversion_error(failure: ConverterFailure, traced: TracedModel) -> ExportError:
-    names = []
-    for line in failure.message.splitlines():
-        for label in ("TF Select ops:", "Flex ops:", "Custom ops:"):
-            if line.strip().startswith(label):
-                names += [n.strip() for n in line.split(label)[1].split(",")]
-    if names:
-        error = _unsupported(sorted({name for name in names if name}), traced)
-        error.log = failure.log
-        return error
-    if failure.died:
-        return failure.as_error(
-            "The TFLite converter crashed; nothing was written.",
-            "try `batch_size=1`, `unroll=True` in recurrent layers, or "
-            'format="saved_model"',
-        )
-    paths = named_paths(traced.model)
-    scopes = re.findall(r'"([^"@]+)@', failure.message)
-    places = dict.fromkeys(layer_of(scope, paths) for scope in scopes)
-    named = ", ".join(f"'{place}'" for place in places if place)
-    if named:
-        kinds = dict.fromkeys(re.findall(r"'tfl?\.(\w+)' op", failure.message))
-        failure.reason = f"{', '.join(kinds) or 'operations'} in {named}"
-    return failure.as_error(
-        "The TFLite converter refused the model; nothing was written.",
-        "change the layer it names; in recurrent layers try `unroll=True`, and "
-        "export with `batch_size=1`",
-    )
-
-
-def _unsupported(names: list[str], traced: TracedModel) -> ExportError:
-    layers = layers_with(traced.function, traced.model, names)
-    places = [f"'{path}' ({name})" for path, name in layers.items() if path]
-    known = [MISSING[name] for name in names if name in MISSING]
-    fix = "; ".join(dict.fromkeys(known)) or (
-        "replace the layers that use them; for recurrent layers pass "
-        "batch_size=1 or use `unroll=True`"
-    )
-    if not known and any(None in info.shape[1:] for info in traced.inputs):
-        fix = f"give `keras.Input` fixed sizes, which free ones take from layers; {fix}"
-    return ExportError(
-        "The model uses operations that LiteRT cannot run.",
-        received=", ".join(names) + (f" in {', '.join(places)}" if places else ""),
-        expected="operations of the TFLite built-in set",
-        fix=f'{fix}; or use format="saved_model"',
-    )

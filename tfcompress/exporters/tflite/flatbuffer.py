@@ -1,7 +1,6 @@
 """Reads .tflite files without running them."""
 
 import math
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -63,6 +62,16 @@ class Operator:
     outputs: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class FileSignature:
+    """A signature: its name ("" of a file without any), its graph, and its ends."""
+
+    name: str
+    graph: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
 class TFLiteFile:
     """The content of a .tflite file.
 
@@ -107,21 +116,29 @@ class TFLiteFile:
             for graph, tensors in zip(graphs, self.tensors)
         ]
         self.operators = tuple(op for graph in self.graphs for op in graph)
-        self.inputs: tuple[Tensor, ...]
-        self.outputs: tuple[Tensor, ...]
-        if model.SignatureDefsLength():
-            signature = model.SignatureDefs(0)
-            tensors = self.tensors[signature.SubgraphIndex()]
-            self.inputs = _signature(
-                signature.Inputs, signature.InputsLength(), tensors
+        self.signatures = tuple(self._signatures(model, graphs))
+        #: Those of the first signature.
+        self.inputs = self.signatures[0].inputs
+        self.outputs = self.signatures[0].outputs
+
+    def _signatures(self, model: Any, graphs: list) -> Iterator["FileSignature"]:
+        for number in range(model.SignatureDefsLength()):
+            raw = model.SignatureDefs(number)
+            graph = raw.SubgraphIndex()
+            tensors = self.tensors[graph]
+            yield FileSignature(
+                (raw.SignatureKey() or b"").decode(),
+                graph,
+                _signature(raw.Inputs, raw.InputsLength(), tensors),
+                _signature(raw.Outputs, raw.OutputsLength(), tensors),
             )
-            self.outputs = _signature(
-                signature.Outputs, signature.OutputsLength(), tensors
-            )
-        else:
+        if not model.SignatureDefsLength():
             tensors = self.tensors[0]
-            self.inputs = tuple(tensors[i] for i in _indices(graphs[0], "Inputs"))
-            self.outputs = tuple(tensors[i] for i in _indices(graphs[0], "Outputs"))
+            given, made = (
+                tuple(tensors[i] for i in _indices(graphs[0], side))
+                for side in ("Inputs", "Outputs")
+            )
+            yield FileSignature("", 0, given, made)
 
     def _buffer(self, model: Any, index: int) -> memoryview | None:
         buffer = model.Buffers(index)
@@ -185,16 +202,23 @@ class TFLiteFile:
         """Names of operators that a plain LiteRT runtime does not have."""
         return sorted({op.name for op in self.operators if op.custom})
 
-    def outputs_with_steps(self) -> tuple[TensorInfo, ...]:
-        """Returns the outputs, with the step of those that were integers before."""
+    def outputs_with_steps(
+        self, signature: FileSignature | None = None
+    ) -> tuple[TensorInfo, ...]:
+        """Returns the outputs, with the step of those that were integers before.
+
+        Args:
+            signature: whose outputs; None for those of the first one.
+        """
+        signature = signature or self.signatures[0]
         sources = {
             op.outputs[0].index: op.inputs[0].info.scale
-            for op in self.graphs[0]
+            for op in self.graphs[signature.graph]
             if op.name == "DEQUANTIZE"
         }
         return tuple(
             replace(t.info, step=t.info.scale or sources.get(t.index))
-            for t in self.outputs
+            for t in signature.outputs
         )
 
     def census(self) -> tuple[OperatorCount, ...]:
@@ -306,37 +330,6 @@ def _values(tensor: Tensor) -> np.ndarray | None:
     if dtype not in np.sctypeDict:
         return None
     return np.frombuffer(tensor.constant, dtype)
-
-
-def order_signature(content: bytes, inputs: list[str], outputs: list[str]) -> bytes:
-    """Returns the file with its inputs and outputs in the given order of names.
-
-    The converter sorts the signature by name, so that a list of arrays would mean
-    something else to the file than it means to the model; the graph beneath has an
-    order of its own, which runtimes without signatures go by. Only entries of the same
-    vector trade places: the file's layout does not change.
-    """
-    data = bytearray(content)
-    model = read_schema().Model.GetRootAs(content, 0)
-    signature = model.SignatureDefs(0)
-    graph = model.Subgraphs(signature.SubgraphIndex())
-    for names, entry, length, slot, graph_slot in (
-        (inputs, signature.Inputs, signature.InputsLength(), 4, 6),
-        (outputs, signature.Outputs, signature.OutputsLength(), 6, 8),
-    ):
-        found = {entry(i).Name().decode(): i for i in range(length)}
-        if sorted(found) != sorted(names):
-            continue
-        start = signature._tab.Vector(signature._tab.Offset(slot))
-        for position, name in enumerate(names):
-            source = start + 4 * found[name]
-            (offset,) = struct.unpack_from("<I", content, source)
-            here = start + 4 * position
-            struct.pack_into("<I", data, here, source + offset - here)
-        start = graph._tab.Vector(graph._tab.Offset(graph_slot))
-        indices = [entry(found[name]).TensorIndex() for name in names]
-        struct.pack_into(f"<{len(indices)}i", data, start, *indices)
-    return bytes(data)
 
 
 def _activations(op: Operator) -> set[str]:

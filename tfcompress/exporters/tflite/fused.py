@@ -53,6 +53,17 @@ def check_options(exporter: Any) -> None:
         )
 
 
+def check_alone(exporter: Any) -> None:
+    """Raises `InvalidArgumentError` for a file of several signatures."""
+    if exporter.recurrent == FUSED:
+        raise InvalidArgumentError(
+            "LiteRT's LSTM operator is for files of one signature.",
+            received='recurrent="fused" with several signatures',
+            expected="one model, and one shape of its inputs",
+            fix=f"export each signature to a file of its own, or pass {_UNROLLED}",
+        )
+
+
 def check_model(exporter: Any, traced: Any) -> None:
     """Raises `InvalidArgumentError` for a model that is not one of integers."""
     if exporter.recurrent == FUSED and not traced.fake_quantized:

@@ -140,14 +140,22 @@ def scaled(scale: Any, factor: np.ndarray) -> list[float]:
     return [float(s) for s in np.asarray(scale, np.float32) * factor]
 
 
-def with_all_outputs(content: bytes) -> bytes:
+def with_all_outputs(content: bytes, signature_name: str | None = None) -> bytes:
     """Returns the file with every tensor it computes as an output of its signature.
 
     Runtimes give memory back during a run, and delegates have no inner tensors at
     all, except of what is an output. The new ones are named by their index.
+
+    Args:
+        content: the file.
+        signature_name: which signature; None for the first.
     """
     model = take_apart(content)
-    signature = model.signatureDefs[0]
+    signature = next(
+        one
+        for one in model.signatureDefs
+        if signature_name is None or one.signatureKey.decode() == signature_name
+    )
     graph = model.subgraphs[signature.subgraphIndex]
     known = {*map(int, graph.outputs), *map(int, graph.inputs)}
     made = [int(i) for op in graph.operators for i in op.outputs]
