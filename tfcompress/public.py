@@ -136,6 +136,7 @@ from tfcompress.schedules import (
     Schedule,
 )
 from tfcompress.seeding import SeedEachEpoch
+from tfcompress.sequences import streaming
 from tfcompress.trustworthiness import (
     TrustReport,
     TrustThresholds,
@@ -259,5 +260,6 @@ __all__ = [  # noqa: RUF022
     "reconstruct",
     "register_layer_rule",
     "storage",
+    "streaming",
     "unpack",
 ]

@@ -34,6 +34,7 @@ RANKS = {
     "serving": 5,
     "trustworthiness": 5,
     "interop": 5,
+    "sequences": 5,
     "reporting": 6,
     "compression": 7,
     "public": 8,

@@ -37,7 +37,7 @@ SUBJECTS = (
     *("schedules", "layers", "exporters", "verification", "benchmarking", "packing"),
     *("reporting", "trustworthiness", "compression", "finalization", "diagnosis"),
     *("distribution", "seeding", "core.errors", "core.once_final", "core.workers"),
-    "interop",
+    *("interop", "sequences"),
 )
 
 

@@ -112,6 +112,9 @@ class LayerRule:
         refused_by: what to do about it where an export format cannot take the layer or
             computes it otherwise, by the format's name.
         family: what the layer makes of a model that does most of its work in it.
+        streams: how the layer runs on a part of a sequence, for `streaming`: `"each"`,
+            each step on its own; or a function of a `tfcompress.sequences.call.Call`.
+            With `None`, it needs the whole sequence.
     """
 
     layer_type: type | str
@@ -129,6 +132,7 @@ class LayerRule:
     factors: Callable[..., Any] | None = None
     refused_by: Mapping[str, str] | None = None
     family: Family = ""
+    streams: str | Callable[[Any], Any] | None = None
 
     @property
     def name(self) -> str:

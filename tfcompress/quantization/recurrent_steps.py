@@ -158,8 +158,20 @@ class RecurrentSteps(keras.layers.Layer):
         result = (batch, length, state[1]) if self.return_sequences else state
         return (result, *[state] * self.states) if self.return_state else result
 
-    def unrolled(self, node: Node, own_ranges: bool) -> tuple[list[Node], list[Tensor]]:
-        """Returns the nodes that a call of this layer stands for, and its outputs."""
+    def unrolled(
+        self, node: Node, own_ranges: bool, continued: list[Tensor] | None = None
+    ) -> tuple[list[Node], list[Tensor], list[Tensor]]:
+        """Returns the nodes that a call of this layer stands for.
+
+        Args:
+            node: the call.
+            own_ranges: whether each step gets ranges of its own.
+            continued: the rounded states of a call that this one goes on from; None at
+                the beginning of a sequence.
+
+        Returns:
+            The nodes, the outputs, and the states at the end.
+        """
         sequence, mask = node.args[0], node.kwargs.get("mask")
         length = sequence.shape[1] or 0
         order = range(length)[:: -1 if self.backwards else 1]
@@ -168,10 +180,13 @@ class RecurrentSteps(keras.layers.Layer):
         made, count = inner.output_tensors, self.states
         first, later = self._inputs_of(inner.input_tensors)
         states: list[Tensor] = list(node.kwargs.get("initial_state") or [])
+        begins = continued is None
+        states = states if continued is None else continued
         outputs: list[Tensor] = []
         for position, now in enumerate(given):
-            mapping = dict(zip(later if position else first, [*now, *states]))
-            wanted = made[count + 1 :] if position else made[: count + 1]
+            begin = begins and not position
+            mapping = dict(zip(first if begin else later, [*now, *states]))
+            wanted = made[: count + 1] if begin else made[count + 1 :]
             step = _copied(inner.nodes, mapping, wanted, position, length)
             leaving = [mapping[tensor] for tensor in wanted]
             nodes += _with_own_ranges(step, leaving) if own_ranges else step
@@ -179,10 +194,16 @@ class RecurrentSteps(keras.layers.Layer):
             outputs.append(output)
         ends = states if self.return_state else []
         if not self.return_sequences:
-            return nodes, [outputs[-1], *ends]
+            return nodes, [outputs[-1], *ends], states
         outputs = outputs[::-1] if self._flips else outputs
         stack, (result,) = trace_function(outputs, lambda *s: [ops.stack(s, axis=1)])
-        return [*nodes, *stack], [result, *ends]
+        return [*nodes, *stack], [result, *ends], states
+
+    def state_range(self, number: int) -> Node:
+        """Returns the rounding that makes a state of a later step."""
+        inner = trace(self.model)
+        producers = inner.producers()
+        return producers[inner.output_tensors[self.states + 1 + number]]
 
     def with_model(self, model: keras.Model) -> RecurrentSteps:
         """Returns this layer with another model of its steps."""
@@ -285,7 +306,7 @@ def unrolled(graph: Graph, own_ranges: bool = False) -> Graph:
     for node in graph.nodes:
         node = node.reading(mapping)
         if isinstance(node.operation, RecurrentSteps):
-            inner, outputs = node.operation.unrolled(node, own_ranges)
+            inner, outputs, _ = node.operation.unrolled(node, own_ranges)
             mapping.update(zip(node.output_tensors, outputs))
             nodes += inner
         else:
