@@ -82,6 +82,16 @@ def test_the_layers_before_may_be_integers(tmp_path, monkeypatch):
         tfcompress.load(artifact, signature="train")
 
 
+def test_a_model_of_one_layer_and_any_batch(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((4,), name="a"), layers.Dense(3, "softmax", name="s")]
+    )
+    training = tfcompress.OnDeviceTraining(model, batch_size=2)
+    artifact = tfcompress.export(training, tmp_path / "m.tflite", batch_size=None)
+    rows = RANDOM.normal(size=(5, 4)).astype("float32")
+    assert tfcompress.verify(artifact, model, rows).passed
+
+
 def _check_callers(files):
     texts = {file.suffix: file.read_text() for file in files}
     assert "fun train(" in texts[".kt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from keras import layers
 
 from tfcompress.core.arguments import integer, one_of
 from tfcompress.core.errors import InvalidArgumentError, UnsupportedLayerError
-from tfcompress.core.graph import Graph, Node, Tensor, trace
+from tfcompress.core.graph import Graph, Node, Tensor, build, trace
 
 LOSSES = (
     "categorical_crossentropy",
@@ -92,6 +93,15 @@ class Last:
     features: Tensor
     softmax: bool
     graph: Graph
+
+    @property
+    def is_behind_others(self) -> bool:
+        """Whether there are layers before it."""
+        return self.features not in self.graph.input_tensors
+
+    def body(self) -> keras.Model:
+        """Returns the model of the layers before it."""
+        return build(dataclasses.replace(self.graph, outputs=self.features))
 
 
 def last_of(graph: Graph) -> Last:

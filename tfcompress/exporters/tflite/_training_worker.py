@@ -68,8 +68,8 @@ def write_head(job: dict[str, Any]) -> dict[str, Any]:
         spec("target", rows, dtype=tf.int32) if sparse else spec("target", rows, units)
     )
     signatures = {
-        "infer": [spec("features", job["infer_rows"], size)],
-        "train": [spec("features", rows, size), target, spec("learning_rate")],
+        "infer": [spec(job["features"], job["infer_rows"], size)],
+        "train": [spec(job["features"], rows, size), target, spec("learning_rate")],
         "save": [],
         "restore": [spec("kernel", size, units), spec("bias", units)],
     }

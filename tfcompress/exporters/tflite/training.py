@@ -11,7 +11,6 @@ import numpy as np
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.backend import require_tensorflow
 from tfcompress.core.errors import ExportError, InvalidArgumentError
-from tfcompress.core.graph import build
 from tfcompress.core.ownership import scratch
 from tfcompress.core.samples import run, samples_of
 from tfcompress.exporters.artifact import Artifact
@@ -75,15 +74,12 @@ def write_training(
 def _write(
     exporter: Any, training: OnDeviceTraining, stage: Path
 ) -> tuple[Artifact, dict[str, Any]]:
-    last = training.last
-    body = build(dataclasses.replace(last.graph, outputs=last.features))
+    sizes = {"infer": exporter.batch_size, "train": training.batch_size}
     with scratch() as name:
         folder = Path(name)
         bodies = {}
-        for signature, size in (
-            ("infer", exporter.batch_size),
-            ("train", training.batch_size),
-        ):
+        for signature, size in sizes.items() if training.last.is_behind_others else ():
+            body = training.last.body()
             alone = dataclasses.replace(exporter, batch_size=size, description=None)
             place = folder / f"{signature}.tflite"
             source = alone.source(body, None, None)
@@ -92,7 +88,7 @@ def _write(
             alone.write(source, place)
             bodies[signature] = place.read_bytes()
         head = _head(exporter, training, folder)
-    content = inlined(head, bodies, "features")
+    content = inlined(head, bodies, _features_of(training))
     if exporter.description is not None:
         content = with_metadata(content, exporter.description)
     stage.write_bytes(content)
@@ -102,6 +98,12 @@ def _write(
     rounded = source.traced.fake_quantized or exporter.quantize is not None
     _check_training(training, written, 0.05 if rounded else 1e-3)
     return written, noted
+
+
+def _features_of(training: OnDeviceTraining) -> str:
+    """Returns what the last layer's file calls what the layer reads."""
+    behind = training.last.is_behind_others
+    return "features" if behind else tensor_names(training.model)[0][0]
 
 
 def _head(exporter: Any, training: OnDeviceTraining, folder: Path) -> bytes:
@@ -116,6 +118,7 @@ def _head(exporter: Any, training: OnDeviceTraining, folder: Path) -> bytes:
         "weights": str(weights),
         "softmax": training.last.softmax,
         "loss": training.loss,
+        "features": _features_of(training),
         "rows": training.batch_size,
         "infer_rows": exporter.batch_size,
         "name": tensor_names(training.model)[1][0],
@@ -145,8 +148,10 @@ def _check_training(
     graph = last.graph
     size, rows = training.batch_size, written.of("infer").inputs[0].shape[0] or 2
     arrays = samples_of(graph, max(size, rows), 16)
-    body = build(dataclasses.replace(graph, outputs=last.features))
-    features = run(body, graph.inputs, [array[:size] for array in arrays])[0]
+    features = arrays[0][:size]
+    if last.is_behind_others:
+        given = [array[:size] for array in arrays]
+        features = run(last.body(), graph.inputs, given)[0]
     units = last.layer.units
     generator = np.random.default_rng(3)
     wanted: Any = generator.integers(0, units, size).astype("int32")
@@ -166,7 +171,7 @@ def _check_training(
         job = {
             "job": "train",
             "script": _SCRIPT,
-            "path": str(written.path),
+            "path": str(written.path.absolute()),
             "samples": str(samples),
             "outputs": str(outputs),
             "names": names[0],
