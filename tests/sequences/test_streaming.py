@@ -166,6 +166,11 @@ def test_bad_arguments_are_refused():
     finalized = tfcompress.finalize(tfcompress.calibrate(model, SOUNDS))
     with pytest.raises(InvalidArgumentError, match="finalize\\(streaming"):
         tfcompress.streaming(finalized)
+    steps_apart = tfcompress.calibrate(
+        recurrent(layers.SimpleRNN(2, name="rnn"), time=TIME), SOUNDS
+    )
+    with pytest.raises(UnsupportedLayerError, match="GetItem behind 'rnn_inputs'"):
+        tfcompress.streaming(steps_apart)
     strided = recurrent(layers.Conv1D(3, 2, strides=2, padding="causal", name="half"))
     with pytest.raises(UnsupportedLayerError, match=r"'half'.*multiple of 2"):
         tfcompress.streaming(strided, 3)

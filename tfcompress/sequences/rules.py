@@ -19,6 +19,7 @@ from tfcompress.quantization.time_distributed import SamplesAsSteps, StepsAsSamp
 from tfcompress.sequences.call import Call, NeedsAll, Steps
 
 _ABSENT = object()
+_UNROLLED = 16
 _CAUSAL = "use padding='causal', and train again"
 
 
@@ -220,7 +221,9 @@ def _recurrent(call: Call) -> None:
     length = call.steps.count
     shape = (batch, length, *first.shape[2:]) if steps else first.shape
     output = Tensor(shape, first.dtype)
-    changes = stream.changed(node.operation, return_state=True)
+    # A loop of few steps takes longer than they do: 3 times, of one step in LiteRT.
+    flat = {"unroll": True} if length <= _UNROLLED else {}
+    changes = stream.changed(node.operation, return_state=True, **flat)
     stream.add(
         dataclasses.replace(node, **changes, kwargs=kwargs, outputs=[output, *ends])
     )

@@ -153,8 +153,7 @@ def _run(graph: Graph, stream: Stream) -> None:
         try:
             _call(node, old, stream)
         except NeedsAll as fault:
-            layer = rounded_layer(old.name)
-            faults[f"'{layer}' ({name_of(old.operation)})"] = fault
+            faults[_named(old, graph)] = fault
             unknown.update(old.output_tensors)
     for tensor in graph.output_tensors:
         new = stream.tensors.get(tensor, tensor)
@@ -170,6 +169,16 @@ def _run(graph: Graph, stream: Stream) -> None:
             expected="layers that look at the steps so far, and no further",
             fix="; ".join(dict.fromkeys(one.fix for one in faults.values())),
         )
+
+
+def _named(node: Node, graph: Graph) -> str:
+    """Returns a layer by its name, and an operation by that of the layer before it."""
+    kind = name_of(node.operation)
+    if isinstance(node.operation, keras.Layer):
+        return f"'{rounded_layer(node.name)}' ({kind})"
+    makers = map(graph.producers().get, node.inputs)
+    before = next((maker.name for maker in makers if maker is not None), None)
+    return kind if before is None else f"{kind} behind '{rounded_layer(before)}'"
 
 
 def _call(node: Node, old: Node, stream: Stream) -> None:
