@@ -11,7 +11,7 @@ from tfcompress.exporters.exporter import Exporter
 from tfcompress.exporters.keras_runner import KerasRunner
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.micro.exporter import MicroExporter
-from tfcompress.exporters.npu import LeftToCPU, NPUFigures, NPULayer
+from tfcompress.exporters.npu import CompiledFile, LeftToCPU, NPUFigures, NPULayer
 from tfcompress.exporters.onnx.exporter import ONNXExporter
 from tfcompress.exporters.openvino.exporter import OpenVINOExporter
 from tfcompress.exporters.qnn.exporter import QNNExporter
@@ -28,6 +28,7 @@ from tfcompress.exporters.web.exporter import WebExporter
 __all__ = [
     "EXPORTERS",
     "Artifact",
+    "CompiledFile",
     "CoreMLExporter",
     "EthosUExporter",
     "Exporter",

@@ -18,7 +18,8 @@ from tfcompress.core.errors import ArtifactError, InvalidArgumentError
 from tfcompress.core.registry import Registry
 from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.model_card import model_card
-from tfcompress.exporters.npu import NPUFigures
+from tfcompress.exporters.npu import CompiledFile, NPUFigures
+from tfcompress.exporters.publishing import folder_beside
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.signatures import Signature
 from tfcompress.exporters.tensors import (
@@ -48,6 +49,7 @@ class Artifact:
         npu: what the compiler of an NPU said of it; None where it is not for one.
         signatures: all signatures of an artifact that has several, the first of which
             `inputs` and `outputs` are of; empty where there is one.
+        compiled: what was compiled of it for NPUs with `compile_for`, chip by chip.
 
     Example:
 
@@ -67,6 +69,7 @@ class Artifact:
     integer_coverage: float | None = None
     npu: NPUFigures | None = None
     signatures: tuple[SignatureInfo, ...] = ()
+    compiled: tuple[CompiledFile, ...] = ()
 
     @classmethod
     def read(cls, filepath: Any) -> Artifact:
@@ -138,7 +141,11 @@ class Artifact:
     def moved(self, path: Path) -> Artifact:
         """Returns the description of the same files after they went to `path`."""
         files = tuple(path / file.relative_to(self.path) for file in self.files)
-        return dataclasses.replace(self, path=path, files=files)
+        compiled = tuple(
+            dataclasses.replace(one, path=folder_beside(path) / one.path.name)
+            for one in self.compiled
+        )
+        return dataclasses.replace(self, path=path, files=files, compiled=compiled)
 
     def of(self, signature: str) -> Artifact:
         """Returns the description with the inputs and outputs of another signature.

@@ -211,7 +211,8 @@ def export(
             (nothing is compared, for models that take long).
         **options: options of the format. "tflite": `batch_size=1` (None: free),
             `io_dtype="float32"` ("int8", "uint8"), `overwrite=False`,
-            `quantize=None` ("float16", "dynamic"). Of a .tflite file:
+            `quantize=None` ("float16", "dynamic"), `compile_for=None`
+            ("qualcomm:SM8750"). Of a .tflite file:
             `scheme="w8a8"` ("w8a16"), `io_dtype="float32"` ("int8"), `quantize=None`,
             `overwrite=False`. "saved_model": `version=None`, `batch_size=None`.
             "onnx": `batch_size=None`, `opset=18`, `overwrite=False`. "openvino":

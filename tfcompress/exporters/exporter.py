@@ -70,9 +70,15 @@ class Exporter(Format):
             self,
             model,
             target,
-            lambda stage: self.write(source, stage),
+            lambda stage: self.written(source, stage, target),
             lambda: self.check(filepath, calibration_data),
         )
+
+    def written(
+        self, source: Source, stage: Path, target: Path
+    ) -> tuple[Artifact, dict[str, Any]]:
+        """Is `write`, and what is made of its artifact before both appear."""
+        return self.write(source, stage)
 
     def check(self, filepath: Path, calibration_data: Any) -> Path:
         """Returns where the artifact is to appear, which mostly is `filepath`.

@@ -28,7 +28,12 @@ from tfcompress.exporters.manifest_file import (
     read_manifest,
     sha256_of,
 )
-from tfcompress.exporters.publishing import staged, staging
+from tfcompress.exporters.publishing import (
+    appearing_beside,
+    folder_beside,
+    staged,
+    staging,
+)
 from tfcompress.exporters.tensors import TensorInfo
 from tfcompress.quantization.fake_quantize import FakeQuantize
 
@@ -68,6 +73,7 @@ def publish(
         # The stack is left backwards: the manifest of a file appears after the file.
         if one_file:
             note = stack.enter_context(staged(manifest_path(target), overwrite=True))
+        appear = stack.enter_context(appearing_beside())
         place = staging(target, exporter.overwrites, another)
         stage = stack.enter_context(place)
         written, noted = write(stage.path)
@@ -75,6 +81,8 @@ def publish(
         text = manifest_text(model, exporter, written, name, noted)
         path = note if one_file else manifest_path(stage.path)
         path.write_text(text, encoding="utf-8")
+        if written.compiled:
+            appear(folder_beside(stage.path), folder_beside(stage.target))
     content = json.loads(text)
     if vouched:
         _MADE_HERE.add(_fingerprint(content))
@@ -111,6 +119,7 @@ def manifest_text(
         "operators": [dataclasses.asdict(count) for count in artifact.operators],
         "integer_coverage": artifact.integer_coverage,
         **({"npu": dataclasses.asdict(artifact.npu)} if artifact.npu else {}),
+        **_compiled(artifact, name),
         "compared": compared,
         "size": sum(file.stat().st_size for file in artifact.files),
         "files": [
@@ -179,6 +188,23 @@ def record(artifact: Artifact, **contents: Any) -> None:
             stage.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     except (ArtifactError, ExportError, OSError):
         return  # of a folder that cannot be written to, nothing is lost
+
+
+def _compiled(artifact: Artifact, name: str) -> dict[str, Any]:
+    if not artifact.compiled:
+        return {}
+    folder = folder_beside(Path(name)).name
+    return {
+        "compiled": [
+            {
+                **dataclasses.asdict(one),
+                "path": f"{folder}/{one.path.name}",
+                "size": one.path.stat().st_size,
+                "sha256": sha256_of(one.path),
+            }
+            for one in artifact.compiled
+        ]
+    }
 
 
 def _fingerprint(manifest: Any) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tfcompress.core.errors import ArtifactError
+from tfcompress.exporters.publishing import is_inside
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,68 @@ class LeftToCPU:
 
     def __str__(self) -> str:
         return f"{self.operator} in '{self.layer}'" if self.layer else self.operator
+
+
+@dataclass(frozen=True)
+class CompiledFile:
+    """A file that `compile_for` had compiled for the NPU of one chip.
+
+    `Artifact.compiled` holds them. It runs on this chip only, and has not been run.
+
+    Attributes:
+        chip: the chip, such as "qualcomm:SM8750".
+        path: the file.
+        operators: operators of the model.
+        dispatches: parts that the NPU computes, each from its first operator to its
+            last without the CPU.
+        left: the operators that the CPU has to compute.
+
+    Example:
+
+    >>> from pathlib import Path
+    >>> left = (LeftToCPU("CUMSUM", "sums", "it was not taken"),)
+    >>> print(CompiledFile("qualcomm:SM8750", Path("m.tflite"), 8, 2, left))
+    qualcomm:SM8750: 7 of 8 operators in 2 dispatches; on the CPU: CUMSUM in 'sums'
+    """
+
+    chip: str
+    path: Path
+    operators: int
+    dispatches: int
+    left: tuple[LeftToCPU, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Share of the operators that the NPU computes, from 0 to 1."""
+        return 1 - len(self.left) / self.operators if self.operators else 0.0
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], folder: Path) -> CompiledFile:
+        """Returns what a manifest in `folder` says of one.
+
+        Raises:
+            ArtifactError: if it says something else.
+        """
+        try:
+            left = tuple(LeftToCPU(**one) for one in content["left"])
+            numbers = (content[name] for name in ("operators", "dispatches"))
+            found = cls(content["chip"], Path(content["path"]), *numbers, left)
+            for part in (found, *left):
+                _check_types(part)
+            if not is_inside(content["path"]):
+                raise ValueError(f"it names the path {content['path']!r}")
+        except (TypeError, KeyError, ValueError) as error:
+            raise _unreadable(error) from error
+        return dataclasses.replace(found, path=folder / found.path)
+
+    def __str__(self) -> str:
+        plural = "" if self.dispatches == 1 else "es"
+        text = (
+            f"{self.chip}: {self.operators - len(self.left)} of {self.operators} "
+            f"operators in {self.dispatches} dispatch{plural}"
+        )
+        named = ", ".join(dict.fromkeys(map(str, self.left)))
+        return f"{text}; on the CPU: {named}" if named else text
 
 
 @dataclass(frozen=True)
@@ -108,12 +172,7 @@ class NPUFigures:
             for part in (found, *left, *layers):
                 _check_types(part)
         except (TypeError, KeyError, ValueError) as error:
-            raise ArtifactError(
-                "What the manifest says of the NPU cannot be read.",
-                received=str(error),
-                expected="what an export wrote there",
-                fix="export the model again",
-            ) from error
+            raise _unreadable(error) from error
         return found
 
     def __str__(self) -> str:
@@ -126,6 +185,15 @@ class NPUFigures:
         return f"{text}; on the CPU: {named}" if named else text
 
 
+def _unreadable(error: Exception) -> ArtifactError:
+    return ArtifactError(
+        "What the manifest says of the NPU cannot be read.",
+        received=str(error),
+        expected="what an export wrote there",
+        fix="export the model again",
+    )
+
+
 def _check_types(part: Any) -> None:
     """Raises `TypeError` unless words are words, and numbers above zero."""
     for field in dataclasses.fields(part):
@@ -135,6 +203,6 @@ def _check_types(part: Any) -> None:
         elif field.type in ("int", "float"):
             right = isinstance(value, int | float) and 0 <= value < 2**63
         else:
-            right = isinstance(value, tuple)
+            right = isinstance(value, tuple | Path)
         if not right or (field.name == "clock" and not value):
             raise TypeError(f"{field.name} is {value!r}")

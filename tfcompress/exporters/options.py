@@ -6,6 +6,7 @@ What each option does stands at the exporters' classes; a test keeps both in acc
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from tfcompress.exporters.saved_model.signatures import ServingSignatures
@@ -15,6 +16,7 @@ from tfcompress.exporters.tflite.metadata import ModelDescription
 class TFLiteOptions(TypedDict, total=False):
     """Options of `format="tflite"`; see `exporters.TFLiteExporter`."""
 
+    compile_for: str | Sequence[str] | None
     batch_size: int | None
     io_dtype: Literal["float32", "int8", "uint8", "int16"]
     overwrite: bool

@@ -95,6 +95,33 @@ def staging(
             raise
 
 
+def folder_beside(file: Path) -> Path:
+    """Returns the folder of what belongs to a file: "m_npu" of "m.tflite".
+
+    That of a staged file is removed with it.
+    """
+    return file.with_name(f"{file.stem}_npu")
+
+
+@contextlib.contextmanager
+def appearing_beside() -> Iterator[Callable[[Path, Path], None]]:
+    """Yields what renames a staged folder; it is withdrawn if the block fails then."""
+    appeared: list[Path] = []
+
+    def appear(stage: Path, target: Path) -> None:
+        check_free(target)
+        _flush(stage)
+        _rename(stage, target, overwrite=False)
+        appeared.append(target)
+
+    try:
+        yield appear
+    except BaseException:
+        for folder in appeared:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def _appear(stage: Stage, overwrite: bool, another: Callable[[], Path] | None) -> None:
     """Renames the stage to its target, or where that was taken, to another one."""
     while True:

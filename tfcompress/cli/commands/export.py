@@ -35,6 +35,10 @@ def export(
         str | None, typer.Option(help=f"Typical inputs: {DATA_HELP}")
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 256,
+    compile_for: Annotated[
+        list[str],
+        typer.Option(help="A chip such as qualcomm:SM8750; may be repeated."),
+    ] = [],  # noqa: B006  (typer reads it)
     option: Annotated[
         list[str], typer.Option(help="name=value of the format; may be repeated.")
     ] = [],  # noqa: B006  (typer reads it)
@@ -67,6 +71,7 @@ def export(
 
     import_modules(modules)
     options = dict(map(named_value, option))
+    options |= {"compile_for": compile_for} if compile_for else {}
     of_onnx = model.suffix.lower() == ".onnx"
     if not (is_keras(model) or of_onnx) and (
         model.exists() or model.suffix == ".tflite"
@@ -138,6 +143,7 @@ def _show(artifact: Any, as_json: bool) -> None:
         text += f", signatures {names}"
     if artifact.npu is not None:
         text += f"; {artifact.npu}"
+    text += "".join(f"; {one}" for one in artifact.compiled)
     show(text, as_json, described(artifact.path) if as_json else None)
 
 

@@ -15,9 +15,15 @@ from tfcompress.core.errors import ExportError
 from tfcompress.core.ownership import scratch
 from tfcompress.exporters.ethos_u.chips import Chip
 from tfcompress.exporters.npu import LeftToCPU, NPUFigures, NPULayer
-from tfcompress.exporters.operations import layer_of, named_paths
+from tfcompress.exporters.operations import named_paths
 from tfcompress.exporters.publishing import disk_error
-from tfcompress.exporters.tflite.flatbuffer import Operator, TFLiteFile
+from tfcompress.exporters.tflite.compiled_operators import (
+    check_borders,
+    layer_of_operator,
+    layers_in,
+    left_in,
+)
+from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 #: What the compiler may take: seconds of the clock and of the processor.
@@ -64,7 +70,7 @@ def compile_for(
             expected="layers with integer kernels, such as Dense and Conv2D",
             fix="; ".join(dict.fromkeys(one.reason for one in left)) or None,
         )
-    _check_borders(before, after)
+    check_borders(after, before, "Vela", "ethos-u-vela")
     memories = reply["memories"]
     return NPUFigures(
         npu=chip.npu,
@@ -104,25 +110,6 @@ def _reply(chip: Chip, source: Path, folder: str, optimise: str) -> dict[str, An
         ) from None
 
 
-def _check_borders(before: TFLiteFile, after: TFLiteFile) -> None:
-    """Raises unless the compiled file takes and gives what the file did."""
-    wanted, got = (
-        [_border(tensor.info) for tensor in (*file.inputs, *file.outputs)]
-        for file in (before, after)
-    )
-    if wanted != got:
-        raise ExportError(
-            "Vela has changed what the model takes or gives.",
-            received=str(got),
-            expected=str(wanted),
-            fix="try another version of ethos-u-vela, or tell us of it",
-        )
-
-
-def _border(info: Any) -> tuple[Any, ...]:
-    return tuple(info.shape), info.dtype, info.scale, info.zero_point
-
-
 def _left(
     before: TFLiteFile,
     after: TFLiteFile,
@@ -131,24 +118,14 @@ def _left(
 ) -> tuple[LeftToCPU, ...]:
     """Returns the operators of a file that the compiled one still has."""
     common = _in_most(conditions)
-    remaining = {
-        (op.name, tensor.info.name)
-        for op in after.operators
-        if op.name != NPU_OPERATOR
-        for tensor in op.outputs
-    }
     return tuple(
-        LeftToCPU(op.name, _layer(op, names), _reason(op.name, conditions, common))
-        for op in before.operators
-        if any((op.name, tensor.info.name) in remaining for tensor in op.outputs)
+        LeftToCPU(
+            op.name,
+            layer_of_operator(op, names),
+            _reason(op.name, conditions, common),
+        )
+        for op in left_in(after, before, NPU_OPERATOR)
     )
-
-
-def _layer(operator: Operator, names: dict[str, str]) -> str:
-    for tensor in (*operator.outputs, *operator.inputs):
-        if found := _layers_in(tensor.info.name, names):
-            return found[0]
-    return ""
 
 
 def _reason(operator: str, conditions: dict[str, list[str]], common: set[str]) -> str:
@@ -179,7 +156,7 @@ def _layers(
     for one in operations:
         if one["target"] != "NPU":
             continue
-        name = " + ".join(_layers_in(one["tensor"], names))
+        name = " + ".join(layers_in(one["tensor"], names))
         known = found.get(name, NPULayer(name, 0, 0, 0))
         found[name] = NPULayer(
             name,
@@ -188,13 +165,3 @@ def _layers(
             known.macs + one["macs"],
         )
     return tuple(found.values())
-
-
-def _layers_in(tensor: str, names: dict[str, str]) -> list[str]:
-    """Returns the layers that a tensor's name tells: "conv/Conv2D;relu/Relu".
-
-    >>> _layers_in("relu/Relu;net/conv/Conv2D_softmax_3;#12", {"conv": "conv"})
-    ['conv']
-    """
-    places = (layer_of(part, names) for part in re.split(";", tensor))
-    return list(dict.fromkeys(place for place in places if place))

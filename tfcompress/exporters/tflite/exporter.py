@@ -13,7 +13,7 @@ from tfcompress.core.ownership import scratch
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.checks import check_batch_size, check_suffix
 from tfcompress.exporters.comparing import Bound, compared
-from tfcompress.exporters.exporter import Exporter, Source
+from tfcompress.exporters.exporter import Source
 from tfcompress.exporters.inputs import collect
 from tfcompress.exporters.jail import open_in_jail
 from tfcompress.exporters.limits import Limits
@@ -22,7 +22,7 @@ from tfcompress.exporters.operations import MISSING
 from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
-from tfcompress.exporters.tflite import SCRIPT, fused
+from tfcompress.exporters.tflite import SCRIPT, ahead_of_time, fused
 from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.averages import use_average_pools
 from tfcompress.exporters.tflite.bounded import unbounded
@@ -55,7 +55,7 @@ _PACKED = {"exact": EXACT, "all": ALL, "none": frozenset[str]()}
 
 @EXPORTERS.register("tflite")
 @dataclass(frozen=True)
-class TFLiteExporter(Exporter):
+class TFLiteExporter(ahead_of_time.CompilingExporter):
     """Writes a .tflite file.
 
     A model with fake quantization becomes integer code; a float model stays float
@@ -83,6 +83,8 @@ class TFLiteExporter(Exporter):
             metadata of the official schema.
         recurrent: "fused" for LSTMs as LiteRT's one operator: a fraction of the bytes,
             slower on x86, and near the model but not equal to it. See `fused`.
+        compile_for: chips such as "qualcomm:SM8750", for whose NPUs LiteRT's compiler
+            makes files in the folder `<name>_npu`; needs the vendor's libraries.
     """
 
     batch_size: int | None = 1
@@ -176,6 +178,7 @@ class TFLiteExporter(Exporter):
     ) -> Artifact:
         """Writes several signatures to one file, in which equal weights are once."""
         fused.check_alone(self)
+        ahead_of_time.check_alone(self)
         if (training := signatures[0].training) is not None:
             given = signatures[0].input_signature, calibration_data
             return write_training(self, training, filepath, given)
@@ -280,11 +283,13 @@ class TFLiteExporter(Exporter):
             operators=file.census(),
             integer_coverage=file.integer_coverage(),
             signatures=signatures_in(file),
+            compiled=ahead_of_time.known_compiled(filepath),
         )
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a LiteRT runner, after a first run in the child process."""
         artifact = self.inspect(filepath)
+        ahead_of_time.refuse_compiled(artifact)
         if made_here(filepath):
             return open_runner(artifact, threads)
         # A damaged file can take the process with it: let it take the child.
