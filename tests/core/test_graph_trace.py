@@ -1,5 +1,7 @@
 """A model becomes a graph and a graph a model, with nothing changed on the way."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -344,3 +346,15 @@ def test_statistics_that_were_adapted_are_copied(copied, rng):
     model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(2)])
     copy = copied(model)
     np.testing.assert_array_equal(copy(x), model(x))
+
+
+def test_a_model_may_be_deeper_than_python_goes():
+    inputs = x = keras.Input((1,))
+    for _ in range(1100):
+        x = ops.negative(x)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    model = keras.Model(inputs, x)
+    sys.setrecursionlimit(before)
+    assert len(trace(model, "try it").nodes) == 1100
+    assert sys.getrecursionlimit() == before

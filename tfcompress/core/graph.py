@@ -302,11 +302,11 @@ def _trace(model: keras.Model, copies: Copies | None) -> Graph:
             symbolic_outputs = call(layer, symbolic_outputs)
         return Graph(model.name, described, tensors[id(symbolic_outputs)], nodes)
 
-    # The same layers, not compiled: copying a loss of the user's own may fail.
-    model = keras.Model(model.input, model.output, name=model.name)
     fresh_inputs = keras.tree.map_structure(_fresh_input, model.input)
     described = keras.tree.map_structure(describe, fresh_inputs)
     with _deep(len(model.operations)):
+        # The same layers, not compiled: copying a loss of the user's own may fail.
+        model = keras.Model(model.input, model.output, name=model.name)
         copy = keras.models.clone_model(
             model,
             input_tensors=fresh_inputs,
