@@ -141,7 +141,8 @@ class Budget:
             if isinstance(value, str):
                 # Nobody packs what he did not compress: bytes before are the scale.
                 measure = "bytes" if measure == "packed_bytes" else measure
-                changes[name] = float(value[:-1]) / 100 * getattr(baseline, measure)
+                amount = float(value[:-1]) / 100 * getattr(baseline, measure)
+                changes[name] = max(1, int(amount)) if _is_whole(name) else amount
         return dataclasses.replace(self, **changes)
 
     def limits(self, baseline: Measures) -> dict[str, float]:
@@ -193,9 +194,14 @@ class Budget:
         return found
 
 
+def _is_whole(name: str) -> bool:
+    """Returns whether a limit is of bytes or cycles."""
+    return name != "max_latency_ms"
+
+
 def _limit(name: str, value: Any) -> Any:
     units = _COUNTED.get(name, _UNITS)
-    whole = name != "max_latency_ms"
+    whole = _is_whole(name)
     expected = "a number > 0, or a share of the baseline's such as '25%'"
     if units is _UNITS:
         expected = "a whole number > 0, a text such as '250 kB', or '25%'"
@@ -206,6 +212,14 @@ def _limit(name: str, value: Any) -> Any:
         if unit == "%" and 0 < count <= 100:
             return f"{count:g}%"
         if unit in units:
-            amount = round(count * units[unit]) if whole else count
+            # Of a byte or a cycle there is no half; of a kilobyte there is.
+            rounds = whole and units[unit] > 1
+            amount = round(count * units[unit]) if rounds else count
     number(amount, f"`{name}` is out of its range.", "(0, inf)", expected)
+    if whole and amount != int(amount):
+        raise InvalidArgumentError(
+            f"`{name}` counts what has no halves.",
+            received=repr(value),
+            expected="a whole number > 0, or a share of the baseline's such as '25%'",
+        )
     return int(amount) if whole else float(amount)
