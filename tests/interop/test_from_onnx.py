@@ -462,3 +462,20 @@ def test_flattening_for_one_number_of_samples_is_for_any(count, tmp_path):
     found = model.predict(x.transpose(0, 2, 3, 1), verbose=0)
     expected = x.reshape(7, -1) @ weight
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_names_that_tensorflow_takes_for_one_and_foreign_letters(tmp_path):
+    nodes = [node("Add", "a-b a_b", "s", "сумма"), node("Relu", "s", "y", "é")]
+    path = save(tmp_path / "層.onnx", nodes, {"a-b": ["n", 3], "a_b": ["n", 3]})
+    model = from_onnx(path)
+    assert [layer.name for layer in model.layers[2:]] == [
+        "u0441u0443u043cu043cu0430",
+        "e",
+    ]
+    artifact = tfcompress.export(model, tmp_path / "m.tflite")
+    assert [one.name for one in artifact.inputs] == ["a-b", "a_b_1"]
+
+
+def test_no_path():
+    with pytest.raises(InvalidArgumentError, match=r"`path` is no path.*None"):
+        from_onnx(None)

@@ -241,7 +241,8 @@ def _describe_inputs(structure: Any, batch_size: int | None) -> tuple[TensorInfo
         name = key or getattr(leaf, "name", None) or ""
         if not name or _GENERATED_INPUT.fullmatch(name):
             name = f"input_{position + 1}"
-        while any(name == other.name for other in infos):
+        # TensorFlow takes "a-b" and "a_b" for one name.
+        while any(_word(name) == _word(other.name) for other in infos):
             name += "_1"
         if not _INPUT_NAME.fullmatch(name) or keyword.iskeyword(name):
             raise InvalidArgumentError(
@@ -256,6 +257,10 @@ def _describe_inputs(structure: Any, batch_size: int | None) -> tuple[TensorInfo
             shape = (batch_size, *shape[1:])
         infos.append(TensorInfo(name, shape, described.dtype))
     return tuple(infos)
+
+
+def _word(name: str) -> str:
+    return re.sub(r"\W", "_", name)
 
 
 def _describe(name: str, leaf: Any) -> TensorInfo:

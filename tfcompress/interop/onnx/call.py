@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfcompress.core.held_tensor import HeldTensor
-from tfcompress.interop.onnx.reading import Node
+from tfcompress.interop.onnx.reading import Node, in_ascii
 from tfcompress.interop.onnx.refusing import Refused
 from tfcompress.interop.onnx.values import Names, Value
 
@@ -228,9 +228,12 @@ class Call:
 def spelled(name: str) -> str:
     """Returns the name of a node or weight in letters that a layer may have.
 
-    >>> spelled("/layer1/layer1.0/conv1/Conv")
-    'layer1.0.conv1.Conv'
+    Letters of other alphabets are written as their numbers, accents are left out.
+
+    >>> spelled("/layer1/layer1.0/conv1/Conv"), spelled("/élan/層/Conv")
+    ('layer1.0.conv1.Conv', 'elan.u5c64.Conv')
     """
+    name = in_ascii(name)
     kept: list[str] = []
     for part in filter(None, name.split("/")):
         if kept and part.startswith(f"{kept[-1]}."):

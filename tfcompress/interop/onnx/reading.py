@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfcompress.child.probing import require
+from tfcompress.core.arguments import path_of
 from tfcompress.core.errors import ArtifactError, UnsupportedLayerError, one_line
 
 _OLDEST = 7
@@ -75,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> File:
         UnsupportedLayerError: if it is quantized, or of a version that nobody knows.
     """
     require("onnx", "onnx")
-    path = Path(path)
+    path = path_of(path, "path")
     if not path.is_file():
         raise ArtifactError(
             "There is no such file." if not path.exists() else "This is no file.",
@@ -88,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> File:
     constants = _constants(model, path)
     return File(
         path=path,
-        name=_word(model.graph.name) or path.stem,
+        name=_word(model.graph.name) or _word(path.stem) or "model",
         opset=opset,
         nodes=[_node(node, path) for node in model.graph.node],
         constants=constants,
@@ -241,5 +243,19 @@ def _port(field: Any, path: Path) -> Port:
     )
 
 
+def in_ascii(name: str) -> str:
+    """Returns a name without accents, and its other foreign letters as their numbers.
+
+    >>> in_ascii("modèle_层")
+    'modele_u5c42'
+    """
+    letters = unicodedata.normalize("NFKD", name)
+    return "".join(
+        letter if letter.isascii() else f"u{ord(letter):04x}"
+        for letter in letters
+        if not unicodedata.combining(letter)
+    )
+
+
 def _word(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", in_ascii(name)).strip("_")
