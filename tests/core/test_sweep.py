@@ -152,3 +152,22 @@ def test_states_go_on_within_a_batch_and_begin_anew_with_the_next():
             seen.append([float(np.max(x)) for (x,) in sweep.inputs_of(layer)])
     assert seen == [[1.0, 1.0], [3.0, 3.0]]
     assert float(counts.states[0]) == 0.0
+
+
+@pytest.mark.parametrize("in_memory", [2**28, 0])
+def test_tensors_at_hand_and_those_that_are_still_to_be_made(in_memory, monkeypatch):
+    monkeypatch.setattr(module, "_IN_MEMORY", in_memory)
+    keras.utils.set_random_seed(0)
+    model = chain(3)
+    data, graph = data_of(model), trace(model)
+    x = np.concatenate([*data])
+    ends = [node.output for node in graph.nodes]
+    outputs = [keras.Model(model.inputs, one.output).predict(x) for one in model.layers]
+    with Sweep(model, graph, data) as sweep:
+        for position in (0, 1):
+            found = [*sweep.values_of(ends[position:], position)]
+            for place, expected in enumerate(outputs[position:]):
+                parts = [np.asarray(values[place]) for values in found]
+                np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-6)
+        (first, second) = sweep.values_of([ends[0]], 1)  # which is held
+        assert first[0].shape[0] + second[0].shape[0] == len(x)

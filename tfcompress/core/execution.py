@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import keras
@@ -14,6 +14,22 @@ from tfcompress.core.graph import Graph, Node, Tensor, map_tensors
 Values = dict[Any, Any]
 
 
+class Keeping(dict):
+    """Values of which some stay when they have been read for the last time.
+
+    Args:
+        values: what flows.
+        kept: the tensors that stay.
+    """
+
+    def __init__(self, values: Values, kept: Collection[Tensor]):
+        super().__init__(values)
+        self._kept = kept
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        return self.get(key) if key in self._kept else super().pop(key, *default)
+
+
 class _AsInference(keras.Layer):
     """Runs a function as what a model does that is not in training.
 
@@ -22,7 +38,7 @@ class _AsInference(keras.Layer):
 
     def __init__(self) -> None:
         # The layers inside cast what they are given, each to its own type.
-        super().__init__(dtype="float32", autocast=False)
+        super().__init__(name="as_inference", dtype="float32", autocast=False)
         self.built = True
 
     def call(self, inputs: None, run: Callable[[], Any], training: bool) -> Any:

@@ -13,8 +13,8 @@ import numpy as np
 from keras import ops
 
 from tfcompress.core.data import Inputs
-from tfcompress.core.execution import Execution, Values
-from tfcompress.core.graph import Graph, Tensor
+from tfcompress.core.execution import Execution, Keeping, Values
+from tfcompress.core.graph import Graph, Node, Tensor
 from tfcompress.core.ownership import scratch
 from tfcompress.core.recorder import InputRecorder
 from tfcompress.core.samples import states_of
@@ -43,6 +43,7 @@ class Sweep:
         data: what it runs on.
         layers: those that will be asked for, in that order: operations of the graph, or
             layers inside of these.
+        operation_of: what is called in place of a node's operation; by default that.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Sweep:
         model: keras.Model,
         graph: Graph,
         data: Inputs,
-        layers: Sequence[keras.Layer],
+        layers: Sequence[keras.Layer] = (),
+        operation_of: Callable[[Node], Callable] = lambda node: node.operation,
     ):
-        self._execution = Execution(graph)
-        self._data, self._layers = data, list(layers)
+        self._execution = Execution(graph, operation_of)
+        self.data, self._layers = data, list(layers)
         self._positions = _positions(graph, self._layers)
         self._states = [s for kept in states_of(model).values() for s in kept]
         self._reached = 0
@@ -85,6 +87,27 @@ class Sweep:
                 recorder.run(functools.partial(self._run, held(), needed))
             yield found
 
+    def values_of(self, tensors: Sequence[Tensor], position: int) -> Iterator[list]:
+        """Yields, batch by batch, what tensors hold.
+
+        Args:
+            tensors: which of the graph.
+            position: nothing before this node will change again; none of `tensors`
+                has been read for the last time by then.
+        """
+        self._advance(position)
+        wanted, nodes = set(tensors), self._execution.nodes
+        makers = [
+            number
+            for number in range(self._reached, len(nodes))
+            if not wanted.isdisjoint(nodes[number].output_tensors)
+        ]
+        for held in self._held or ():
+            values = Keeping(held(), wanted)
+            if makers:
+                self._run(values, self._needed(makers))
+            yield [values[tensor] for tensor in tensors]
+
     def _run(self, values: Values, positions: Iterable[int]) -> None:
         """Runs nodes; what layers keep from call to call flows like any tensor."""
         mapping = [(state, values[id(state)]) for state in self._states]
@@ -109,7 +132,7 @@ class Sweep:
 
     def _batches(self) -> Iterator[Values]:
         if self._held is None:
-            for batch in self._data:
+            for batch in self.data:
                 first = {id(state): ops.zeros_like(state) for state in self._states}
                 yield {**self._execution.inputs(batch), **first}
         while self._held:
