@@ -209,12 +209,12 @@ class FakeQuantize(keras.layers.Layer):
         if runs_at_once() and not moving and (self.frozen or self.has_range):
             # The same numbers, of which a copy is kept: most of the time of a model
             # that runs layer by layer would go into finding them.
-            span = self._grid.span_of(ops.convert_to_numpy(ranges))
+            span = self.grid.span_of(ops.convert_to_numpy(ranges))
             return np.float32(span[0]), np.float32(span[1])
         if self.frozen or training:
-            return self._grid.span(ranges)
+            return self.grid.span(ranges)
         # Before any training there is no range yet: take the batch's own.
-        return self._grid.span(
+        return self.grid.span(
             ops.cond(
                 ops.max(self.batches) > 0,
                 lambda: ranges,
@@ -240,7 +240,8 @@ class FakeQuantize(keras.layers.Layer):
         return ops.clip(integers, smallest, largest) * step
 
     @property
-    def _grid(self) -> Grid:
+    def grid(self) -> Grid:
+        """The numbers that integers can stand for here."""
         return Grid(
             self.num_bits,
             self.nonnegative,
@@ -252,18 +253,18 @@ class FakeQuantize(keras.layers.Layer):
     @property
     def is_wide(self) -> bool:
         """Whether integers go from -32767 to 32767, as LiteRT's 16-bit kernels want."""
-        return self._grid.is_wide
+        return self.grid.is_wide
 
     @property
     def _steps(self) -> int:
-        return self._grid.steps
+        return self.grid.steps
 
     def _fixed(self) -> tuple[float, float]:
         """Returns the range that kernels prescribe; that of 16 bits is even about 0."""
         assert self.fixed_range is not None
         low, high = self.fixed_range
         if not self.is_wide:
-            return self._grid.with_zero(low, high)
+            return self.grid.with_zero(low, high)
         half = self._steps // 2
         step = 2 ** math.ceil(math.log2(max(-low, high))) / (half + 1)
         return -half * step, half * step
@@ -335,7 +336,7 @@ class FakeQuantize(keras.layers.Layer):
                 expected="a model that has been through fit",
                 fix="train it with fit, a few steps suffice to set the ranges",
             )
-        return self._grid.span_of(ops.convert_to_numpy(self.ranges))
+        return self.grid.span_of(ops.convert_to_numpy(self.ranges))
 
     def rounded(self, values: Any) -> Any:
         """Returns numbers as an array, rounded to the range that is in use."""

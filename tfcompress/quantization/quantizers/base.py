@@ -37,6 +37,22 @@ class Quantizer(Configured):
         """
         raise NotImplementedError
 
+    def grid(
+        self, weights: Any, axes: tuple[int, ...], **states: Any
+    ) -> tuple[Any, int] | None:
+        """Returns the step of each channel and the largest integer.
+
+        A kernel whose values are whole multiples of the step, up to the largest
+        integer, is one that rounding leaves as it is; with None nothing is promised,
+        and `calibrate` cannot learn which integer a weight gets.
+
+        Args:
+            weights: a kernel.
+            axes: axes that are *not* output channels.
+            **states: present values of what `states` named.
+        """
+        return None
+
 
 def straight_through(weights: Any, rounded: Any) -> Any:
     """Returns `rounded`, with the gradient of `weights` (Bengio et al., 2013)."""

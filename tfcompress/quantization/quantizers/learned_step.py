@@ -56,6 +56,12 @@ class LearnedStepQuantizer(Quantizer):
         sizes = ops.mean(ops.abs(weights), axis=axes, keepdims=True)
         return {"step": ops.maximum(2.0 * sizes / math.sqrt(self.levels), 1e-8)}
 
+    def grid(
+        self, weights: Any, axes: tuple[int, ...], **states: Any
+    ) -> tuple[Any, int]:
+        step = ops.convert_to_tensor((states or self.states(weights, axes))["step"])
+        return ops.maximum(ops.abs(step), 1e-8), self.levels
+
     def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)
         step = ops.convert_to_tensor((states or self.states(weights, axes))["step"])

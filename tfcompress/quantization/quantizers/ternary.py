@@ -45,11 +45,21 @@ class TernaryQuantizer(Quantizer):
             "a number >= 0, such as 0.7",
         )
 
+    def grid(
+        self, weights: Any, axes: tuple[int, ...], **states: Any
+    ) -> tuple[Any, int] | None:
+        # Of a larger threshold, `s` itself may become 0 when it is rounded again.
+        return (self._scale(weights, axes)[0], 1) if self.threshold < 1 else None
+
     def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
         weights = ops.convert_to_tensor(weights)
+        scale, kept = self._scale(weights, axes)
+        return straight_through(weights, scale * kept * ops.sign(weights))
+
+    def _scale(self, weights: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+        """Returns the scale of each channel, and 1 for each weight that is not 0."""
         sizes = ops.abs(weights)
         least = self.threshold * ops.mean(sizes, axis=axes, keepdims=True)
-        kept = ops.cast(sizes > least, weights.dtype)
+        kept = ops.cast(sizes > least, sizes.dtype)
         count = ops.maximum(ops.sum(kept, axis=axes, keepdims=True), 1.0)
-        scale = ops.sum(kept * sizes, axis=axes, keepdims=True) / count
-        return straight_through(weights, scale * kept * ops.sign(weights))
+        return ops.sum(kept * sizes, axis=axes, keepdims=True) / count, kept

@@ -45,11 +45,17 @@ class UniformQuantizer(Quantizer):
         one_of(granularity, "Unknown `granularity`.", ("channel", "tensor"))
         self.granularity = granularity
 
-    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
-        weights = ops.convert_to_tensor(weights)
+    def grid(
+        self, weights: Any, axes: tuple[int, ...], **states: Any
+    ) -> tuple[Any, int]:
+        levels = 2 ** (self.num_bits - 1) - 1
         over = axes if self.granularity == "channel" else None
         largest = ops.max(ops.abs(weights), axis=over, keepdims=True)
         # A channel of zeros has no scale; any will do.
-        scale = ops.where(largest > 0, largest, 1.0) / (2 ** (self.num_bits - 1) - 1)
+        return ops.where(largest > 0, largest, 1.0) / levels, levels
+
+    def __call__(self, weights: Any, axes: tuple[int, ...], **states: Any) -> Any:
+        weights = ops.convert_to_tensor(weights)
+        scale, _ = self.grid(weights, axes)
         rounded = ops.round(weights / scale) * scale
         return straight_through(weights, rounded)
