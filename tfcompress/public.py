@@ -106,6 +106,7 @@ from tfcompress.quantization.calibration.observers import (
     Observer,
     PercentileObserver,
 )
+from tfcompress.quantization.calibration.roundings import BRECQ, AdaRound
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
@@ -167,9 +168,11 @@ __all__ = [  # noqa: RUF022
     "trust",
     "report",
     # The others are in the public modules too: `tfcompress.pruning.Lamp`.
+    "AdaRound",
     "AlternatingSparsity",
     "Artifact",
     "ArtifactError",
+    "BRECQ",
     "BatchNormScale",
     "Benchmark",
     "BinaryQuantizer",

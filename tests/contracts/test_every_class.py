@@ -41,6 +41,7 @@ from tfcompress.quantization.calibration.observers import (
     MSEObserver,
     PercentileObserver,
 )
+from tfcompress.quantization.calibration.roundings import ROUNDINGS
 from tfcompress.quantization.quantizers import QUANTIZERS, UniformQuantizer
 from tfcompress.schedules import (
     SCHEDULES,
@@ -424,3 +425,18 @@ def test_observer(name):
     assert high - low > 0.5 * (edges[-1] - edges[0])
     again = type(observer).from_config(observer.get_config())
     assert again.range_of(counts, edges, 8) == (low, high)
+
+
+@pytest.mark.parametrize("name", ROUNDINGS.names())
+def test_rounding(name):
+    rounding = ROUNDINGS.get(name)
+    if hasattr(rounding, "steps"):
+        rounding = type(rounding)(steps=2)
+    again = type(rounding).from_config(rounding.get_config())
+    assert repr(again) == repr(rounding)
+    x = RNG.normal(size=(32, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="scores")])
+    wrapped = calibrate(model, x, "w4a8", rounding=again).get_layer("scores")
+    own = wrapped.layer.kernel.numpy() / wrapped.states[0]["step"].numpy()
+    off = 0.5 if name == "nearest" else 1e-4
+    assert np.abs(own - np.round(own)).max() <= off

@@ -8,6 +8,7 @@ from tfcompress.quantization.calibration.observers import (
     Observer,
     PercentileObserver,
 )
+from tfcompress.quantization.calibration.roundings import BRECQ, AdaRound
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
@@ -22,6 +23,8 @@ from tfcompress.quantization.scheme import QuantizationScheme
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 __all__ = [
+    "BRECQ",
+    "AdaRound",
     "BinaryQuantizer",
     "FakeQuantize",
     "FreezeQuantization",

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfcompress.core.arguments import one_of
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError, one_line, warn
 from tfcompress.core.graph import Graph, built, is_graph_model
@@ -29,10 +28,8 @@ from tfcompress.quantization.calibration.folding import (
     fold_batch_norms,
 )
 from tfcompress.quantization.calibration.observers import OBSERVERS, Observer
-from tfcompress.quantization.calibration.rounding import (
-    round_kernels,
-    rounded_in_order,
-)
+from tfcompress.quantization.calibration.roundings import ROUNDINGS, Rounding
+from tfcompress.quantization.calibration.task import Calibration
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
 from tfcompress.quantization.plan import plan
@@ -43,7 +40,6 @@ from tfcompress.quantization.wrapper import QuantizedLayer
 
 _BINS = 2048
 _HUGE = 1e4
-_ROUNDINGS = ("adaptive", "nearest")
 
 
 def calibrate(
@@ -52,7 +48,7 @@ def calibrate(
     scheme: Scheme = "w8a8",
     filters: Filters = None,
     observer: Observer | dict | str = "mse",
-    rounding: str = "adaptive",
+    rounding: Rounding | dict | str = "adaptive",
     correct_bias: bool = True,
     equalize_channels: bool = False,
     *,
@@ -81,8 +77,10 @@ def calibrate(
         filters: which layers to quantize, as in `quantize_aware`.
         observer: what chooses ranges: `"mse"`, `"min_max"`, `"percentile"` or an
             `Observer`.
-        rounding: `"adaptive"`, or `"nearest"` for plain rounding. It matters for
-            quantizers with a trained step (`"w4a8"`).
+        rounding: how the integers of kernels are chosen: `"adaptive"` (GPTQ),
+            `"nearest"`, or by learning, `"adaround"` and `"brecq"`; or an `AdaRound` or
+            `BRECQ` with arguments of its own. It matters for kernels of 4 bits and
+            fewer; `"adaptive"` knows those with a trained step (`"w4a8"`).
         correct_bias: whether to correct biases.
         equalize_channels: whether to first even out the ranges of channels between
             consecutive layers (Nagel et al., 2019). Scales per channel already do most
@@ -108,7 +106,7 @@ def calibrate(
     True
     """
     chooser = OBSERVERS.get(observer)
-    one_of(rounding, "Unknown `rounding`.", _ROUNDINGS)
+    method = ROUNDINGS.get(rounding)
     known = is_graph_model(model) and model.built
     inputs = inputs_of(data, model) if known else None
     planned = plan(model, scheme, filters)
@@ -121,14 +119,14 @@ def calibrate(
         return aware  # all of it stays in float, as has been said
     wrappers = [x for x in aware.layers if isinstance(x, QuantizedLayer)]
     means = {x: ChannelMeans(x.layer) for x in wrappers if correct_bias and _biased(x)}
-    progress = _progress(inputs, len(rounded_in_order(aware, means)), verbose)
+    task = Calibration(aware, graph, inputs, dict.fromkeys(means, np.zeros(0)))
+    progress = _progress(inputs, method.units(task), verbose)
     run = functools.partial(run_in_float, aware, graph, inputs)
     passes = functools.partial(run, {}), functools.partial(run, means)
     _set_ranges(taps(graph), passes, chooser, _names_of(model), progress)
     warn_of_small_numbers(aware)
     wanted = {wrapper: found.means() for wrapper, found in means.items()}
-    adaptive = rounding == "adaptive"
-    round_kernels(aware, graph, inputs, wanted, adaptive, progress)
+    method.apply(dataclasses.replace(task, means=wanted, progress=progress))
     return aware
 
 

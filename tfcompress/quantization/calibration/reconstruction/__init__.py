@@ -1,0 +1,1 @@
+"""Reconstruction: kernels learn their integers by what their block puts out."""
