@@ -99,6 +99,7 @@ from tfcompress.pruning.penalty import PenalizeWeights
 from tfcompress.pruning.reconstruction import reconstruct
 from tfcompress.pruning.sparse_training import SparseTraining
 from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.choose_bits import choose_bits
 from tfcompress.quantization.calibration.mixed_precision import mixed_precision
 from tfcompress.quantization.calibration.observers import (
     MinMaxObserver,
@@ -247,6 +248,7 @@ __all__ = [  # noqa: RUF022
     "born_again",
     "cache_teacher",
     "channel_groups",
+    "choose_bits",
     "compress_predictions",
     "deep_supervision",
     "distill_chain",

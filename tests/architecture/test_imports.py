@@ -59,6 +59,7 @@ TENSORFLOW_MODULES = {
     "tfcompress/quantization/rounding_operation.py": "rounding that is one operation",
     "tfcompress/quantization/calibration/reconstruction/learning.py": "gradients of "
     "the outputs of a block, in a loop that is compiled",
+    "tfcompress/quantization/calibration/fisher.py": "gradients of what models say",
     "tfcompress/quantization/recurrent_steps.py": "loops whose gradient XLA compiles",
     "tfcompress/distillation/teachers/cache.py": "tf.data snapshots",
     "tfcompress/cli/quiet.py": "loads it, and hides what it says",

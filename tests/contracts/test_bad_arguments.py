@@ -41,7 +41,15 @@ NEEDED = {
 }
 FUNCTIONS = (
     *("quantize_aware", "calibrate", "finalize", "macs", "channel_groups", "shrink"),
-    *("factorize", "reconstruct", "mixed_precision", "doctor", "export", "load"),
+    *(
+        "factorize",
+        "reconstruct",
+        "mixed_precision",
+        "choose_bits",
+        "doctor",
+        "export",
+        "load",
+    ),
     *("verify", "pack", "unpack", "storage", "distill_into_trees"),
 )
 ROOMS = (
@@ -130,6 +138,7 @@ def _calls(objects):
             tfcompress.mixed_precision,
             {**with_data, "max_bytes": 150},
         ),
+        "choose_bits": (tfcompress.choose_bits, {**with_data, "max_bytes": 250}),
         "doctor": (tfcompress.doctor, {**of_model, "trial": False}),
         "export": (export, {}),
         "load": (tfcompress.load, {"filepath": artifact}),

@@ -1,6 +1,7 @@
 """Quantization: how numbers are rounded, in training and by calibration."""
 
 from tfcompress.quantization.calibration.calibrate import calibrate
+from tfcompress.quantization.calibration.choose_bits import choose_bits
 from tfcompress.quantization.calibration.mixed_precision import mixed_precision
 from tfcompress.quantization.calibration.observers import (
     MinMaxObserver,
@@ -39,6 +40,7 @@ __all__ = [
     "TernaryQuantizer",
     "UniformQuantizer",
     "calibrate",
+    "choose_bits",
     "mixed_precision",
     "quantize_aware",
 ]

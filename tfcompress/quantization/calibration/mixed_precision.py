@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -70,7 +71,7 @@ def mixed_precision(
     number(max_bytes, problem, "[-inf, inf]", "a number such as 20_000")
     integer(samples, "`samples` is a number of inputs.", low=1)
     aware = calibrate(model, data, correct_bias=False, verbose=verbose)
-    groups = _layers_by_path(model, aware)
+    groups = layers_by_path(model, aware)
     sizes = {path: _bytes(layers) for path, layers in groups.items()}
     least = sum(size[4] for size in sizes.values())
     if least > max_bytes:
@@ -80,8 +81,8 @@ def mixed_precision(
             expected=f"at least {least}, which is 4 bits for every layer",
             fix="allow more, or shrink, prune or cluster the model first",
         )
-    inputs = _first(inputs_of(data, aware), samples)
-    expected = _outputs(aware, inputs)
+    inputs = first_samples(inputs_of(data, aware), samples)
+    expected = outputs_of(aware, inputs)
     bar = keras.utils.Progbar(len(groups), verbose=verbose)
     costs = {}
     for path, layers in groups.items():
@@ -99,7 +100,7 @@ def mixed_precision(
     return {f"^{re.escape(path)}$": _SCHEMES[bits[path]] for path in groups}
 
 
-def _layers_by_path(
+def layers_by_path(
     model: keras.Model, aware: keras.Model
 ) -> dict[str, list[QuantizedLayer]]:
     """Returns the wrapped layers of `aware` by the path of what they are part of."""
@@ -111,16 +112,33 @@ def _layers_by_path(
     return groups
 
 
-def _bytes(layers: list[QuantizedLayer]) -> dict[int, int]:
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How many weights layers have in kernels, and how many bytes of others."""
+
+    kernels: int
+    others: int
+
+
+def weights_in(layers: list[QuantizedLayer]) -> Sizes:
+    """Returns what layers hold."""
     kernels = [v for layer in layers for _, v in kernels_of(layer.layer)]
     known = {id(v) for v in kernels}
     others = [w for one in layers for w in one.layer.weights if id(w) not in known]
-    rest = 4 * sum(math.prod(w.shape) for w in others)
-    count = sum(math.prod(v.shape) for v in kernels)
-    return {8: count + rest, 4: (count + 1) // 2 + rest}
+    return Sizes(
+        sum(math.prod(v.shape) for v in kernels),
+        4 * sum(math.prod(w.shape) for w in others),
+    )
 
 
-def _first(data: Any, samples: int) -> Any:
+def _bytes(layers: list[QuantizedLayer]) -> dict[int, int]:
+    size = weights_in(layers)
+    four = (size.kernels + 1) // 2
+    return {8: size.kernels + size.others, 4: four + size.others}
+
+
+def first_samples(data: Any, samples: int) -> Any:
+    """Returns the first inputs of some batches."""
     parts, count = [], 0
     for batch in data:
         parts.append(keras.tree.map_structure(ops.convert_to_numpy, batch))
@@ -131,7 +149,8 @@ def _first(data: Any, samples: int) -> Any:
     return keras.tree.pack_sequence_as(parts[0], [j[:samples] for j in joined])
 
 
-def _outputs(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+def outputs_of(model: keras.Model, inputs: Any) -> list[np.ndarray]:
+    """Returns the outputs of a model as arrays."""
     outputs = keras.tree.flatten(model(inputs, training=False))
     return [ops.convert_to_numpy(one) for one in outputs]
 
@@ -145,10 +164,15 @@ def _sensitivity(
     for (kernel, variable), values in zip(found, before):
         variable.assign(rounded(values, kernel.reduction_axes(values.ndim)))
     try:
-        outputs = _outputs(model, inputs)
+        outputs = outputs_of(model, inputs)
     finally:
         for (_, variable), values in zip(found, before):
             variable.assign(values)
+    return relative_change(outputs, expected)
+
+
+def relative_change(outputs: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """Returns the squared change of outputs in units of their own squares."""
     return sum(
         float(np.mean((a - b) ** 2) / (np.mean(b**2) + 1e-12))
         for a, b in zip(outputs, expected)

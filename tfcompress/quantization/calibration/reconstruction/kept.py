@@ -80,7 +80,7 @@ class KeptBlocks:
             raise InvalidArgumentError(
                 "A finished block cannot be kept.",
                 received=f"directory={str(self._folder)!r}: {one_line(error)}",
-                expected="a directory that can be written to, with room for the weights",
+                expected="a directory that can be written to, with some room",
             ) from error
 
     def _path(self, number: int) -> Path:
