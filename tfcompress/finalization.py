@@ -29,6 +29,7 @@ from tfcompress.quantization.casts import cast_of, is_float
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.graph import integer_graph
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
+from tfcompress.quantization.wrapper import QuantizedLayer
 
 _SAMPLES = 2
 # How far a finalized model may be off on average: in steps of a rounded output, or as
@@ -289,5 +290,9 @@ def _final_operation(node: Node) -> dict[str, Any]:
             changes |= {"fixed_range": found, "learned": False}
             fixed = clone_operation(operation, **changes)
             return {"operation": fixed, "weights": None, "source": fixed}
+    if isinstance(operation, QuantizedLayer):  # of which no integer graph was made
+        final = clone_operation(operation, **changes, frozen=True)
+        weights = operation.rounded_weights
+        return {"operation": final, "weights": weights, "source": final}
     final = clone_operation(operation, **changes)
     return {"operation": final, "source": node.source or operation}

@@ -113,6 +113,7 @@ from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.quantizers import (
     BinaryQuantizer,
+    BlockwiseQuantizer,
     LearnedStepQuantizer,
     Quantizer,
     TernaryQuantizer,
@@ -178,6 +179,7 @@ __all__ = [  # noqa: RUF022
     "Benchmark",
     "BinaryQuantizer",
     "Block",
+    "BlockwiseQuantizer",
     "BoostedTrees",
     "Candidate",
     "Channel",

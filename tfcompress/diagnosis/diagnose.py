@@ -99,7 +99,7 @@ def doctor(
         try:
             artifact = _trial(model, exporter, format, planned)
             coverage, npu = artifact.integer_coverage, artifact.npu
-            asked = planned is not None
+            asked = planned is not None and planned.scheme.activations is not None
             findings += _of_operators(artifact, exporter.limits, asked, findings)
             findings += left_to_cpu(npu)
         except CompressionError as error:
@@ -136,12 +136,12 @@ def _of_model(
                 f"{runtime} takes no text",
                 "let the application look words up, and give the model their numbers",
             )
-    if planned is None:
+    bits = None if planned is None else planned.scheme.activations
+    if bits is None:
         if not limits.float_models:
             fix = "pass scheme='w8a8' here, and the model through quantize_aware"
             yield Finding("error", "", "model", f"{runtime} takes integers only", fix)
         return
-    bits = planned.scheme.activations
     price = limits.prices.get(bits)
     if not limits.activations:
         costs = f", for {price}" if price else ""

@@ -9,6 +9,7 @@ from tfcompress.exporters.artifact import Format
 from tfcompress.layers import families_of
 from tfcompress.quantization.plan import Plan
 from tfcompress.quantization.quantizers import BinaryQuantizer, TernaryQuantizer
+from tfcompress.quantization.weight_only import is_pointwise
 
 _CONVOLUTIONS = {"convolution", "depthwise"}
 # python benchmarks/wide_and_small_latency.py
@@ -19,7 +20,7 @@ def prices_of(exporter: Format, planned: Plan) -> Iterator[tuple[str, str]]:
     """Yields what is expensive in the formats of a plan, and what to do about it."""
     runtime = exporter.limits.runtime
     bits = planned.scheme.activations
-    price = exporter.limits.prices.get(bits)
+    price = exporter.limits.prices.get(bits) if bits else None
     if price and bits in exporter.limits.activations and not planned.impossible:
         yield (
             f"activations of {bits} bits take {price} in {runtime}",
@@ -46,6 +47,7 @@ def _has_small_convolutions(planned: Plan) -> bool:
         planned.chosen(node.operation)
         and _CONVOLUTIONS & families_of(node.operation)
         and _is_small(planned.quantizer_of(node))
+        and not (planned.scheme.activations is None and is_pointwise(node.operation))
         for node in planned.graph.nodes
     )
 

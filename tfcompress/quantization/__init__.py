@@ -15,6 +15,7 @@ from tfcompress.quantization.freeze import FreezeQuantization
 from tfcompress.quantization.quantize import quantize_aware
 from tfcompress.quantization.quantizers import (
     BinaryQuantizer,
+    BlockwiseQuantizer,
     LearnedStepQuantizer,
     Quantizer,
     TernaryQuantizer,
@@ -27,6 +28,7 @@ __all__ = [
     "BRECQ",
     "AdaRound",
     "BinaryQuantizer",
+    "BlockwiseQuantizer",
     "FakeQuantize",
     "FreezeQuantization",
     "LearnedStepQuantizer",

@@ -317,7 +317,7 @@ def insert_fake_quantize(
                 name += "_"
             names.add(name)
             made[shared] = FakeQuantize(
-                scheme.activations,
+                scheme.activations or 8,  # with weights alone nothing is placed
                 fixed_range=shared.fixed,
                 nonnegative=shared.nonnegative,
                 sites=max(shared.sites, 1) * (steps or 1),

@@ -34,6 +34,7 @@ from tfcompress.quantization.scheme import (
     schemes_by_path,
 )
 from tfcompress.quantization.time_distributed import with_steps_as_samples
+from tfcompress.quantization.weight_only import reasons_for_floats
 
 _PURPOSE = "make the model quantization-aware"
 # Of a column of inputs within three standard deviations.
@@ -109,6 +110,9 @@ def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
             fix="pass the model from before quantize_aware",
         )
     selected = _chooser(model, filters)
+    if common.activations is None:
+        quantizer_of = _quantizers(scheme_of, paths)
+        return _of_weights(model, graph, selected, common, quantizer_of, functional)
     graph, masking = with_chosen_scores(graph, selected)
     in_float = {id(operation) for operation in masking}
 
@@ -129,13 +133,56 @@ def _plan(model: keras.Model, scheme: Scheme, filters: Filters) -> Plan:
         graph,
         chosen,
         common,
-        lambda node: scheme_of(owner_path(node.name, paths)).weights,
+        _quantizers(scheme_of, paths),
         output_names(functional),
         _float_layers(graph, wanted, refusals, _names_in_wrappers(model)),
         [
             *_without_meaning(graph, chosen),
-            *(_impossible(graph, chosen, paths) if common.activations > 8 else ()),
+            *(_impossible(graph, chosen, paths) if common.activations != 8 else ()),
         ],
+    )
+
+
+def _quantizers(
+    scheme_of: Callable[[str], QuantizationScheme], paths: dict[str, str]
+) -> Callable[[Node], Quantizer]:
+    return lambda node: scheme_of(owner_path(node.name, paths)).weights
+
+
+def _of_weights(
+    model: keras.Model,
+    graph: Graph,
+    wanted: Callable[[Any], bool],
+    scheme: QuantizationScheme,
+    quantizer_of: Callable[[Node], Quantizer],
+    functional: keras.Model,
+) -> Plan:
+    """Returns what a scheme without activations will do."""
+    refusals = reasons_for_floats(graph, wanted, quantizer_of)
+    named = _names_in_wrappers(model)
+    layers = {
+        node.name: FloatLayer(
+            named.get(node.name, node.name),
+            type(node.operation).__name__,
+            refusals[node.name].reason,
+            refusals[node.name].fix,
+        )
+        for node in graph.nodes
+        if node.name in refusals
+    }
+
+    def chosen(operation: Any) -> bool:
+        return wanted(operation) and operation.name not in refusals
+
+    return Plan(
+        model,
+        graph,
+        chosen,
+        scheme,
+        quantizer_of,
+        output_names(functional),
+        [*layers.values()],
+        [],
     )
 
 

@@ -22,6 +22,7 @@ from tfcompress.quantization.plan import FloatLayer, Plan, plan
 from tfcompress.quantization.quantizers import Quantizer
 from tfcompress.quantization.recurrent_steps import map_steps
 from tfcompress.quantization.scheme import Scheme
+from tfcompress.quantization.weight_only import with_rounded_kernels
 from tfcompress.quantization.wrapper import QuantizedLayer, kernels_with_one_scale
 
 
@@ -50,7 +51,8 @@ def quantize_aware(
             tensors. The model is not changed.
         scheme: bits of weights and activations: a name or a `QuantizationScheme`, or
             a dict of these by regular expression on the layer's path, such as
-            `{"dense": "w4a8"}`; layers that match none get `"w8a8"`.
+            `{"dense": "w4a8"}`; layers that match none get `"w8a8"`, or `"w8"` where
+            the dict has weight-only schemes.
         filters: which layers to quantize: a regular expression on the layer's path, a
             class, a predicate, or a list of these. `None` means all; the others stay
             in float.
@@ -113,6 +115,8 @@ def rounded(planned: Plan, filters: Filters = None) -> Graph:
     _refuse(planned.impossible)
     _report(planned.float_layers, filters)
     chosen = planned.chosen
+    if planned.scheme.activations is None:
+        return with_rounded_kernels(planned.graph, planned.quantizer_of, chosen)
 
     def with_ranges(graph: Graph, names: list[str], steps: int | None = None) -> Graph:
         graph = insert_fake_quantize(graph, planned.scheme, chosen, names, steps)

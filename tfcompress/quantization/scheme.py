@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 
@@ -11,11 +12,13 @@ from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.quantization.quantizers import (
     QUANTIZERS,
     BinaryQuantizer,
+    BlockwiseQuantizer,
     LearnedStepQuantizer,
     Quantizer,
     TernaryQuantizer,
     UniformQuantizer,
 )
+from tfcompress.quantization.quantizers.blockwise import BLOCK_SIZES
 
 _RANGES = ("moving_average", "learned")
 
@@ -33,10 +36,14 @@ class QuantizationScheme:
     | `"w4a8"` | 4 bits, `LearnedStepQuantizer(4)` | 8 bits |
     | `"w2a8"` | 2 bits, `TernaryQuantizer()` | 8 bits |
     | `"w1a8"` | 1 bit, `BinaryQuantizer()` | 8 bits |
+    | `"w8"` | 8 bits, `UniformQuantizer(8)` | float |
+    | `"w4"` | 4 bits, `LearnedStepQuantizer(4)` | float |
+    | `"w4b32"` to `"w4b256"` | 4 bits, `BlockwiseQuantizer(32)` to `(256)` | float |
 
     Args:
         weights: quantizer of kernels: an instance, a config or a name.
-        activations: bits of activations, 8 or 16.
+        activations: bits of activations, 8 or 16; None leaves them floats
+            (weight-only, docs/quantization.md).
         ranges: how ranges of activations are found: `"moving_average"` of what the
             batches hold (Jacob et al., 2018), or `"learned"`: clipping values that
             the optimizer trains with the weights (PACT, Choi et al., 2018). The
@@ -49,12 +56,13 @@ class QuantizationScheme:
     """
 
     weights: Quantizer = dataclasses.field(default_factory=UniformQuantizer)
-    activations: int = 8
+    activations: int | None = 8
     ranges: str = "moving_average"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", QUANTIZERS.get(self.weights))
-        one_of(self.activations, "`activations` is a number of bits.", (8, 16))
+        widths = (8, 16, None)
+        one_of(self.activations, "`activations` is a number of bits.", widths)
         one_of(
             self.ranges, "`ranges` names how ranges of activations are found.", _RANGES
         )
@@ -62,21 +70,27 @@ class QuantizationScheme:
 
 Scheme = str | QuantizationScheme | Mapping[str, str | QuantizationScheme]
 
-_SCHEMES: dict[str, tuple[Callable[[], Quantizer], int]] = {
+_SCHEMES: dict[str, tuple[Callable[[], Quantizer], int | None]] = {
     "w8a8": (UniformQuantizer, 8),
     "w8a16": (UniformQuantizer, 16),
     "w4a8": (LearnedStepQuantizer, 8),
     "w2a8": (TernaryQuantizer, 8),
     "w1a8": (BinaryQuantizer, 8),
+    "w8": (UniformQuantizer, None),
+    "w4": (LearnedStepQuantizer, None),
+    **{
+        f"w4b{size}": (functools.partial(BlockwiseQuantizer, size), None)
+        for size in BLOCK_SIZES
+    },
 }
 
 
 # A name that people know from elsewhere, and those that may mean something else.
 _SPELLINGS = {"int8": "w8a8"}
 _NEAR = {
-    **dict.fromkeys(("int4", "w4", "4bit"), "4 bits are 'w4a8'"),
+    **dict.fromkeys(("int4", "4bit"), "4 bits are 'w4a8'"),
     **dict.fromkeys(("int16", "16x8", "int16x8"), "activations of 16 bits are 'w8a16'"),
-    **dict.fromkeys(("w8", "8bit"), "8 bits are 'w8a8'"),
+    **dict.fromkeys(("8bit",), "8 bits are 'w8a8'"),
     **dict.fromkeys(("ternary", "int2", "w2"), "values of two bits are 'w2a8'"),
     **dict.fromkeys(("binary", "int1", "w1"), "values of one bit are 'w1a8'"),
     **dict.fromkeys(
@@ -130,7 +144,7 @@ def schemes_by_path(
             )
     kinds = {(one.activations, one.ranges) for one in table.values()}
     if len(kinds) > 1:
-        listed = ", ".join(f"{bits} bits ({ranges})" for bits, ranges in sorted(kinds))
+        listed = ", ".join(sorted(_said(*kind) for kind in kinds))
         raise InvalidArgumentError(
             "Layers of one model share their activations, so these have one width "
             "and one kind of ranges.",
@@ -145,6 +159,10 @@ def schemes_by_path(
         return next(fits, rest)
 
     return rest, of
+
+
+def _said(bits: int | None, ranges: str) -> str:
+    return "floats" if bits is None else f"{bits} bits ({ranges})"
 
 
 def owner_path(name: str, paths: Mapping[str, str]) -> str:

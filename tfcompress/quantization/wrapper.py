@@ -40,6 +40,8 @@ class QuantizedLayer(keras.layers.Wrapper):
             that weights which share a value share an integer; `"auto"` finds the
             clustered ones among the first weights that are set, and None never has
             any: what scales each channel is folded into this layer.
+        frozen: whether the kernels are rounded already, as in a finalized model; then
+            it runs the layer as it is, and tells exporters that kernels are integers.
 
     Example:
 
@@ -53,6 +55,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         layer: keras.Layer,
         quantizer: Quantizer | dict | str,
         one_scale: Sequence[str] | str | None = (),
+        frozen: bool = False,
         **kwargs: Any,
     ):
         kwargs.setdefault("name", layer.name)
@@ -61,7 +64,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         self.supports_masking = layer.supports_masking
         if not (one_scale is None or isinstance(one_scale, str)):
             one_scale = tuple(one_scale)
-        self.one_scale = one_scale
+        self.one_scale, self.frozen = one_scale, frozen
 
     def build(self, input_shape: Any = None) -> None:
         super().build(input_shape)
@@ -74,10 +77,25 @@ class QuantizedLayer(keras.layers.Wrapper):
                 )
                 for name, value in self._first_states(kernel, variable)
             }
-            for kernel, variable in kernels_of(self.layer)
+            for kernel, variable in self.kernels()
+            if not self.frozen
         ]
 
+    def parts(self) -> list[tuple[Any, Kernel, Any]]:
+        """Returns what is rounded: a layer, its kernel and the kernel's variable."""
+        return [(self.layer, *found) for found in kernels_of(self.layer)]
+
+    def kernels(self) -> list[tuple[Kernel, Any]]:
+        """Returns the kernels that are rounded, with their variables."""
+        return [(kernel, variable) for _, kernel, variable in self.parts()]
+
     def call(self, inputs: Any, **kwargs: Any) -> Any:
+        return self.run(inputs, **kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the layer with rounded kernels."""
+        if self.frozen:
+            return self.layer(*args, **kwargs)
         rounded = self.rounded_kernels()
         # Variables not named here would be read past a StatelessScope around us.
         mapping = [
@@ -85,7 +103,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             for v in self.layer.variables
         ]
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            outputs = self.layer(inputs, **kwargs)
+            outputs = self.layer(*args, **kwargs)
         for variable in self.layer.non_trainable_variables:
             variable.assign(scope.get_current_value(variable))
         return outputs
@@ -93,7 +111,7 @@ class QuantizedLayer(keras.layers.Wrapper):
     def rounded_kernels(self) -> dict[int, Any]:
         """Returns the rounded value of each kernel by the `id` of its variable."""
         rounded = {}
-        for (kernel, variable), states in zip(kernels_of(self.layer), self.states):
+        for (kernel, variable), states in zip(self.kernels(), self.states):
             rank = len(variable.shape)
             axes, present = kernel.reduction_axes(rank), dict(states)
             if self.has_one_scale(kernel):
@@ -118,7 +136,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         """
         if self.one_scale is None:
             return False
-        named = {k.attribute for k, v in kernels_of(self.layer) if id(v) in variables}
+        named = {k.attribute for k, v in self.kernels() if id(v) in variables}
         before = self.one_scale if isinstance(self.one_scale, tuple) else ()
         self.one_scale = tuple(sorted({*before, *named}))
         return self.one_scale != before
@@ -131,7 +149,7 @@ class QuantizedLayer(keras.layers.Wrapper):
         self.layer.set_weights(weights)
         if self.one_scale == "auto":
             self.one_scale = kernels_with_one_scale(self.layer)
-        for (kernel, variable), states in zip(kernels_of(self.layer), self.states):
+        for (kernel, variable), states in zip(self.kernels(), self.states):
             for name, value in self._first_states(kernel, variable):
                 states[name].assign(value)
 
@@ -157,6 +175,7 @@ class QuantizedLayer(keras.layers.Wrapper):
             **super().get_config(),
             "quantizer": keras.saving.serialize_keras_object(self.quantizer),
             "one_scale": self.one_scale,
+            "frozen": self.frozen,
         }
 
 

@@ -29,6 +29,8 @@ from tfcompress.quantization.calibration.folding import (
 )
 from tfcompress.quantization.calibration.observers import OBSERVERS, Observer
 from tfcompress.quantization.calibration.roundings import ROUNDINGS, Rounding
+from tfcompress.quantization.calibration.roundings.adaptive import Adaptive
+from tfcompress.quantization.calibration.roundings.nearest import Nearest
 from tfcompress.quantization.calibration.task import Calibration
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
@@ -44,7 +46,7 @@ _HUGE = 1e4
 
 def calibrate(
     model: keras.Model,
-    data: Any,
+    data: Any = None,
     scheme: Scheme = "w8a8",
     filters: Filters = None,
     observer: Observer | dict | str = "mse",
@@ -72,7 +74,8 @@ def calibrate(
         data: typical inputs, with or without labels, which are not used: arrays as
             for `fit`, a dict by input name, a `tf.data.Dataset`, a
             `keras.utils.PyDataset` or a list of batches (docs/data.md). It is read
-            several times.
+            several times. Weight-only schemes (`"w8"`, `"w4"`, `"w4b32"`) need none;
+            with data, 4-bit kernels are rounded by reconstruction.
         scheme: bits of weights and activations, as in `quantize_aware`.
         filters: which layers to quantize, as in `quantize_aware`.
         observer: what chooses ranges: `"mse"`, `"min_max"`, `"percentile"` or an
@@ -107,15 +110,20 @@ def calibrate(
     """
     chooser = OBSERVERS.get(observer)
     method = ROUNDINGS.get(rounding)
-    known = is_graph_model(model) and model.built
+    known = is_graph_model(model) and model.built and data is not None
     inputs = inputs_of(data, model) if known else None
     planned = plan(model, scheme, filters)
+    weights_alone = planned.scheme.activations is None
+    _require_data(data, weights_alone, method)
     with unique_names(model):
         aware, graph = built(_prepared(rounded(planned, filters), equalize_channels))
     note_trained_rate(aware, model)
+    if data is None:
+        Nearest().apply(Calibration(aware, graph, None, {}))
+        return aware
     inputs = inputs or inputs_of(data, aware)
     _check_inputs(model, inputs)
-    if not taps(graph):
+    if not taps(graph) and not weights_alone:
         return aware  # all of it stays in float, as has been said
     wrappers = [x for x in aware.layers if isinstance(x, QuantizedLayer)]
     means = {x: ChannelMeans(x.layer) for x in wrappers if correct_bias and _biased(x)}
@@ -128,6 +136,23 @@ def calibrate(
     wanted = {wrapper: found.means() for wrapper, found in means.items()}
     method.apply(dataclasses.replace(task, means=wanted, progress=progress))
     return aware
+
+
+def _require_data(data: Any, weights_alone: bool, method: Rounding) -> None:
+    if data is None and not isinstance(method, Adaptive | Nearest):
+        raise InvalidArgumentError(
+            "This rounding learns from typical inputs.",
+            received=f"rounding={method!r} and data=None",
+            expected="a few hundred typical inputs",
+            fix="pass them, or leave `rounding` out",
+        )
+    if data is None and not weights_alone:
+        raise InvalidArgumentError(
+            "Ranges of activations are taken from typical inputs.",
+            received="data=None",
+            expected="a few hundred typical inputs",
+            fix="pass them, or a weight-only scheme such as 'w4', which needs none",
+        )
 
 
 def _prepared(graph: Graph, equalize_channels: bool) -> Graph:
@@ -144,7 +169,11 @@ def _prepared(graph: Graph, equalize_channels: bool) -> Graph:
 
 
 def _biased(wrapper: QuantizedLayer) -> bool:
-    return getattr(wrapper.layer, "bias", None) is not None
+    layer = wrapper.layer
+    # The bias of an EinsumDense may lie along other axes than the last.
+    along = getattr(layer, "bias_axes", None)
+    last = along is None or along == layer.equation[-1]
+    return getattr(layer, "bias", None) is not None and last
 
 
 def _progress(data: Inputs, layers: int, verbose: int) -> Callable[[], None]:

@@ -38,7 +38,7 @@ def fold_batch_norms(graph: Graph) -> Graph:
         if wrapper is None:
             return {}
         layer, settings = node.operation, (wrapper.quantizer, wrapper.one_scale)
-        return {"operation": QuantizedLayer(layer, *settings)}
+        return {"operation": type(wrapper)(layer, *settings)}
 
     folded = fold_scales(graph.with_operations(_layer_within), made)
     return folded.with_operations(wrapped_again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Collection
 from typing import Any
@@ -14,10 +15,13 @@ from tfcompress.core.data import Inputs
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.core.graph import Graph
 from tfcompress.core.sweep import Sweep
-from tfcompress.layers import kernels_of
 from tfcompress.layers.matrix import reason_against, rows
 from tfcompress.quantization.calibration.float_run import ChannelMeans
 from tfcompress.quantization.integers.storage import INT4
+from tfcompress.quantization.quantizers.blockwise import (
+    BlockwiseQuantizer,
+    stored_step,
+)
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 # Share of the mean diagonal that is added to the Hessian, as in GPTQ.
@@ -91,6 +95,30 @@ def best_steps(matrix: np.ndarray, levels: int, importance: np.ndarray) -> np.nd
     return best
 
 
+def block_steps(
+    matrix: np.ndarray, levels: int, importance: np.ndarray, size: int
+) -> np.ndarray:
+    """Returns the best step of each block of rows, in each column: (blocks, columns).
+
+    Args:
+        matrix: weights, (inputs, outputs).
+        levels: the largest integer.
+        importance: mean square of each input.
+        size: rows of a block.
+
+    Example:
+
+    >>> block_steps(np.array([[0.7], [7.0]]), 7, np.ones(2), 1).round(3).tolist()
+    [[0.1], [1.0]]
+    """
+    blocks = matrix.reshape(-1, size, matrix.shape[1])
+    if (importance == importance[0]).all():
+        flat = blocks.transpose(1, 0, 2).reshape(size, -1)
+        return best_steps(flat, levels, importance[:size]).reshape(len(blocks), -1)
+    pairs = zip(blocks, importance.reshape(-1, size))
+    return np.stack([best_steps(block, levels, weight) for block, weight in pairs])
+
+
 def adaptive_rounding(
     matrix: np.ndarray, gram: np.ndarray, step: np.ndarray, levels: int
 ) -> np.ndarray:
@@ -104,18 +132,18 @@ def adaptive_rounding(
     Args:
         matrix: weights, (inputs, outputs).
         gram: mean of `x'x`, (inputs, inputs).
-        step: distance between values, per output.
+        step: distance between values, per output, or per input and output.
         levels: the largest integer.
     """
     gram = gram + np.eye(len(gram)) * (_DAMPING * np.mean(np.diag(gram)) + 1e-12)
     # The lower factor L has inv(H) = L L', so U = L' is the upper one.
     upper = np.linalg.cholesky(np.linalg.inv(gram)).T
-    zero = matrix == 0
+    zero, step = matrix == 0, np.broadcast_to(step, matrix.shape)
     left = matrix.astype("float64").copy()
     rounded = np.zeros_like(left)
     for i in range(len(left)):
-        integers = np.clip(np.round(left[i] / step), -levels, levels)
-        rounded[i] = np.where(zero[i], 0.0, integers * step)
+        integers = np.clip(np.round(left[i] / step[i]), -levels, levels)
+        rounded[i] = np.where(zero[i], 0.0, integers * step[i])
         error = (left[i] - rounded[i]) / upper[i, i]
         left[i + 1 :] -= np.outer(upper[i, i + 1 :], error)
     return rounded
@@ -124,7 +152,7 @@ def adaptive_rounding(
 def round_kernels(
     model: keras.Model,
     graph: Graph,
-    data: Inputs,
+    data: Inputs | None,
     wanted: dict[QuantizedLayer, np.ndarray],
     adaptive: bool,
     progress: Callable[[], None],
@@ -134,14 +162,18 @@ def round_kernels(
     Args:
         model: a quantization-aware model whose ranges are set.
         graph: its traced graph.
-        data: typical inputs.
+        data: typical inputs; None rounds each weight to the nearest value.
         wanted: of layers whose biases are to move, the mean of every output channel in
             float, for each of their calls (Nagel et al., 2019).
         adaptive: whether to round kernels by `adaptive_rounding`.
         progress: is called after each layer.
     """
     touched = rounded_in_order(model, wanted)
-    with Sweep(model, graph, data, touched) as sweep:
+    asked = [one for wrapper in touched for one in _asked_for(wrapper)]
+    sweeping: Any = contextlib.nullcontext()
+    if data is not None:
+        sweeping = Sweep(model, graph, data, asked)
+    with sweeping as sweep:
         for wrapper in touched:
             if has_steps(wrapper):
                 _round(wrapper, sweep, adaptive)
@@ -167,11 +199,21 @@ def has_steps(wrapper: QuantizedLayer) -> bool:
     return any("step" in states for states in wrapper.states)
 
 
-def _round(wrapper: Any, sweep: Sweep, adaptive: bool) -> None:
-    layer = wrapper.layer
-    known = reason_against(layer) is None
-    gram = _gram(wrapper, sweep) if known else None
-    for (kernel, variable), states in zip(kernels_of(layer), wrapper.states):
+def _asked_for(wrapper: QuantizedLayer) -> list[Any]:
+    """Returns the layers whose inputs rounding asks for: a wrapper, or its parts."""
+    owners = {id(owner): owner for owner, _, _ in wrapper.parts()}
+    within = [owner for owner in owners.values() if owner is not wrapper.layer]
+    return within or [wrapper]
+
+
+def _round(wrapper: Any, sweep: Sweep | None, adaptive: bool) -> None:
+    grams: dict[int, Any] = {}
+    for (owner, kernel, variable), states in zip(wrapper.parts(), wrapper.states):
+        if id(owner) not in grams:
+            shown = wrapper if owner is wrapper.layer else owner
+            known = sweep is not None and reason_against(owner) is None
+            grams[id(owner)] = _gram(shown, owner, sweep) if known else None
+        gram = grams[id(owner)]
         axes = kernel.reduction_axes(len(variable.shape))
         matrix, restored = as_matrix(ops.convert_to_numpy(variable), axes)
         importance = np.ones(len(matrix)) if gram is None else np.diag(gram)
@@ -182,29 +224,35 @@ def _round(wrapper: Any, sweep: Sweep, adaptive: bool) -> None:
             step = best_steps(flat, levels, np.ones(len(flat)))
             states["step"].assign(np.full(states["step"].shape, step.item()))
             continue
-        step = best_steps(matrix, levels, importance)
+        size = len(matrix)
+        if isinstance(wrapper.quantizer, BlockwiseQuantizer):
+            size = wrapper.quantizer.block_size
+        step = block_steps(matrix, levels, importance, size)
+        if isinstance(wrapper.quantizer, BlockwiseQuantizer):
+            step = ops.convert_to_numpy(stored_step(step))
         states["step"].assign(step.reshape(states["step"].shape))
         if adaptive and gram is not None:
-            stored = ops.convert_to_numpy(states["step"]).reshape(-1).astype("float64")
+            stored = ops.convert_to_numpy(states["step"]).astype("float64")
+            stored = np.repeat(stored.reshape(step.shape), size, axis=0)
             variable.assign(restored(adaptive_rounding(matrix, gram, stored, levels)))
 
 
-def _gram(wrapper: Any, sweep: Sweep) -> np.ndarray:
+def _gram(shown: Any, layer: Any, sweep: Any) -> np.ndarray:
     """Returns the mean of `x'x`; of several calls, of each in units of its own size.
 
     The outputs of a call with small inputs matter as much as those of one with large.
     """
     grams: list[Any] = []
     counts: list[int] = []
-    for found in sweep.inputs_of(wrapper):
+    for found in sweep.inputs_of(shown):
         grams = grams or [0.0] * len(found)
         counts = counts or [0] * len(found)
         for call, inputs in enumerate(found):
-            x = rows(wrapper.layer, inputs).astype("float64")
+            x = rows(layer, inputs).astype("float64")
             grams[call], counts[call] = grams[call] + x.T @ x, counts[call] + len(x)
     if not all(np.all(np.isfinite(gram)) for gram in grams):
         raise InvalidArgumentError(
-            f"The inputs of layer '{wrapper.name}' are not finite on the given data.",
+            f"The inputs of layer '{shown.name}' are not finite on the given data.",
             expected="data and weights without NaN",
         )
     grams = [gram / count for gram, count in zip(grams, counts)]
