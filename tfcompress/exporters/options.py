@@ -24,6 +24,7 @@ class TFLiteOptions(TypedDict, total=False):
     int4: Literal["exact", "all", "none"]
     sparse: bool
     smallest: Literal["raw", "zip", "latency"] | None
+    compute: Literal["integer", "float"]
     description: ModelDescription | None
     recurrent: Literal["unrolled", "fused"]
 

@@ -60,7 +60,14 @@ def _used(model: Any, number: int) -> list[int]:
     for operator in graph.operators:
         for indices in (operator.inputs, operator.outputs, operator.intermediates):
             used.update(int(i) for i in ([] if indices is None else indices))
+    used.update(_steps_of(graph.tensors[i]) for i in [*used] if i >= 0)
     return sorted(index for index in used if 0 <= index < len(graph.tensors))
+
+
+def _steps_of(tensor: Any) -> int:
+    """Returns the tensor that holds the steps of blocks of another; -1 for none."""
+    details = getattr(tensor.quantization, "details", None)
+    return int(getattr(details, "scales", -1))
 
 
 def _representatives(model: Any, number: int) -> dict[int, int]:
@@ -101,6 +108,9 @@ def _keep(model: Any, number: int, same: dict[int, int]) -> None:
     for entry in _entries(model, number):
         entry.tensorIndex = moved(entry.tensorIndex)
     graph.tensors = [graph.tensors[index] for index in kept]
+    for tensor in graph.tensors:
+        if _steps_of(tensor) >= 0:
+            tensor.quantization.details.scales = moved(_steps_of(tensor))
 
 
 def _share_buffers(model: Any) -> None:

@@ -22,7 +22,7 @@ from tfcompress.exporters.operations import MISSING
 from tfcompress.exporters.publishing import disk_error
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
-from tfcompress.exporters.tflite import SCRIPT, ahead_of_time, fused
+from tfcompress.exporters.tflite import SCRIPT, ahead_of_time, fused, weight_only
 from tfcompress.exporters.tflite.assembling import put_together
 from tfcompress.exporters.tflite.averages import use_average_pools
 from tfcompress.exporters.tflite.bounded import unbounded
@@ -30,7 +30,7 @@ from tfcompress.exporters.tflite.divergence import first_divergence
 from tfcompress.exporters.tflite.encodings import OBJECTIVES, smallest
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.exporters.tflite.float_kernels import use_float_kernels
-from tfcompress.exporters.tflite.int4 import ALL, EXACT, use_4_bit_weights
+from tfcompress.exporters.tflite.int4 import PACKED, use_4_bit_weights
 from tfcompress.exporters.tflite.int16 import use_64_bit_biases
 from tfcompress.exporters.tflite.metadata import ModelDescription, with_metadata
 from tfcompress.exporters.tflite.ordering import order_signature
@@ -45,12 +45,12 @@ from tfcompress.exporters.tflite.splits import use_splits
 from tfcompress.exporters.tflite.strides import leave_out_strides
 from tfcompress.exporters.tflite.training import write_training
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.exporters.weights_alone import bound_of
 from tfcompress.layers import refuse
 
 _IO_DTYPES = ("float32", "int8", "uint8", "int16")
 _QUANTIZE = (None, "float16", "dynamic")
 Samples = dict[str, np.ndarray] | None
-_PACKED = {"exact": EXACT, "all": ALL, "none": frozenset[str]()}
 
 
 @EXPORTERS.register("tflite")
@@ -83,6 +83,8 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
             metadata of the official schema.
         recurrent: "fused" for LSTMs as LiteRT's one operator: a fraction of the bytes,
             slower on x86, and near the model but not equal to it. See `fused`.
+        compute: of weight-only models ("w4"): "integer" rounds what layers are given
+            to 8 bits as they run, "float" is equal to the model, and slower.
         compile_for: chips such as "qualcomm:SM8750", for whose NPUs LiteRT's compiler
             makes files in the folder `<name>_npu`; needs the vendor's libraries.
     """
@@ -96,6 +98,7 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
     smallest: str | None = None
     description: ModelDescription | None = None
     recurrent: str = "unrolled"
+    compute: str = "integer"
 
     one_file: ClassVar[bool] = True
     runtime_module: ClassVar[str] = "ai_edge_litert.interpreter"
@@ -128,8 +131,9 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
         """Returns `filepath`, if it and the options are as they must be."""
         one_of(self.io_dtype, "Unknown `io_dtype`.", _IO_DTYPES)
         one_of(self.quantize, "Unknown `quantize`.", _QUANTIZE)
-        one_of(self.int4, "Unknown `int4`.", _PACKED)
+        one_of(self.int4, "Unknown `int4`.", PACKED)
         one_of(self.smallest, "Unknown `smallest`.", (None, *OBJECTIVES))
+        one_of(self.compute, "Unknown `compute`.", ("integer", "float"))
         if self.quantize is not None and calibration_data is not None:
             raise InvalidArgumentError(
                 "`quantize` and `calibration_data` exclude each other.",
@@ -197,7 +201,7 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
         if self.recurrent == fused.FUSED:
             return fused.compared(source, written)
         tried, rounded = source.tried, source.traced.fake_quantized
-        bound = Bound(0.05) if rounded else Bound()
+        bound = Bound(0.05) if rounded else bound_of(source.model, self.compute)
         if self.int4 == "all":
             # Convolutions of 4 bits round a few sums otherwise, as the option says.
             bound = replace(bound, promised=2.001)
@@ -230,6 +234,9 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
         content = order_signature(
             content, [i.name for i in traced.inputs], [o.name for o in traced.outputs]
         )
+        if weight_only.is_weight_only(traced.model):
+            how = self.compute, PACKED[self.int4]
+            return weight_only.with_integer_weights(content, traced.model, *how)
         if self.sparse or not self._has_integers(traced, samples):
             return content  # its kernels are no plain arrays of integers
         return self._with_exact_numbers(content, traced)
@@ -237,7 +244,7 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
     def _with_exact_numbers(self, content: bytes, traced: TracedModel) -> bytes:
         """Returns the file with kernels and biases as the model has them."""
         model = take_apart(content)
-        use_4_bit_weights(model, _PACKED[self.int4])
+        use_4_bit_weights(model, PACKED[self.int4])
         use_single_scales(model)
         use_64_bit_biases(model)
         if traced.fake_quantized:
@@ -311,6 +318,8 @@ class TFLiteExporter(ahead_of_time.CompilingExporter):
                 expected="neither `calibration_data` nor `quantize`",
                 fix="leave them out; the ranges from training are used",
             )
+        others = calibration_data, self.quantize, self.sparse, self.smallest
+        weight_only.check_alone(traced.model, others)
         integer = traced.fake_quantized or calibration_data is not None
         if self.io_dtype != "float32" and not integer:
             raise InvalidArgumentError(

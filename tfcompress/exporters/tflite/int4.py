@@ -24,6 +24,8 @@ from tfcompress.quantization.integers.storage import BYTE_ERROR, INT8, largest_i
 # convolutions to kernels that are slower and round a few sums differently.
 EXACT = frozenset({"FULLY_CONNECTED"})
 ALL = EXACT | {"CONV_2D", "DEPTHWISE_CONV_2D"}
+# By the option of `TFLiteExporter`.
+PACKED = {"exact": EXACT, "all": ALL, "none": frozenset[str]()}
 
 
 def use_4_bit_weights(model: Any, packed: frozenset[str] = EXACT) -> None:
@@ -59,12 +61,13 @@ def _narrow(model: Any, pack: bool, kernel: Any, bias: Any = None) -> None:
     kernel.quantization.scale = scaled(kernel.quantization.scale, factor)
     if pack:
         kernel.type = types.INT4
-    store(model, kernel, _half_bytes(narrow) if pack else narrow)
+    store(model, kernel, half_bytes(narrow) if pack else narrow)
     if bias is not None:
         rescale_bias(model, bias, factor)
 
 
-def _half_bytes(values: np.ndarray) -> np.ndarray:
+def half_bytes(values: np.ndarray) -> np.ndarray:
+    """Returns integers of 4 bits, two in a byte, the first in its low half."""
     flat = np.append(values.reshape(-1), np.zeros(values.size % 2, np.int8))
     low, high = flat[0::2] & 15, flat[1::2] & 15
     return (low | (high << 4)).astype(np.uint8)

@@ -104,7 +104,7 @@ def new_operator(
         version: since which version its kernels take these tensors.
         inputs: numbers of its tensors.
         outputs: the same.
-        options: the object of its builtin options.
+        options: the object of its builtin options; None if it has none.
     """
     schema = read_schema()
     number = getattr(schema.BuiltinOperator, name)
@@ -122,9 +122,10 @@ def new_operator(
     operator = schema.OperatorT()
     operator.opcodeIndex = codes.index((number, version))
     operator.inputs, operator.outputs = inputs, outputs
-    kind = type(options).__name__.removesuffix("T")
-    operator.builtinOptions = options
-    operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
+    if options is not None:
+        kind = type(options).__name__.removesuffix("T")
+        operator.builtinOptions = options
+        operator.builtinOptionsType = getattr(schema.BuiltinOptions, kind)
     return operator
 
 
