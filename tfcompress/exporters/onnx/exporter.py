@@ -33,11 +33,14 @@ from tfcompress.exporters.onnx.graph import (
     tidy,
     unknown_operators,
 )
+from tfcompress.exporters.onnx.weight_only import with_integer_weights
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.saved_model.graph import open_functions
 from tfcompress.exporters.tracing import TracedModel, trace
+from tfcompress.exporters.weights_alone import bound_of
 from tfcompress.layers import refuse
+from tfcompress.quantization.weight_only import is_weight_only
 
 _SCRIPT = str(Path(__file__).with_name("_worker.py"))
 _OPSETS = (13, 18)
@@ -54,7 +57,7 @@ class ONNXExporter(Exporter):
     Args:
         batch_size: samples per call; None leaves it free.
         opset: version of the ONNX operator set, from 13 (channels with scales of their
-            own) to 18.
+            own) to 18. A file with weights of 4 bits has 21 in any case.
         overwrite: whether an existing file may be replaced.
         exact_sums: whether sums of two tensors, averages and resized pictures of a
             quantized model are rounded as LiteRT rounds them, in float64. Without it
@@ -113,7 +116,8 @@ class ONNXExporter(Exporter):
         """Converts the model in the child process and compares the file with it."""
         stage.write_bytes(self.content(source))
         written = self.inspect(stage)
-        bound = Bound(0.05) if source.traced.fake_quantized else Bound()
+        floats = bound_of(source.model, "integer")
+        bound = Bound(0.05) if source.traced.fake_quantized else floats
         noted = compared(source.tried, written, "ONNX Runtime", bound, script=_SCRIPT)
         return written, noted
 
@@ -166,7 +170,8 @@ class ONNXExporter(Exporter):
         """Returns the file of a model, as the child process converts it."""
         content = self._converted(source.traced)
         _check_operators(content, source.model)
-        return content
+        weights_alone = is_weight_only(source.model)
+        return with_integer_weights(content) if weights_alone else content
 
     def _converted(self, traced: TracedModel) -> bytes:
         with scratch() as folder:
