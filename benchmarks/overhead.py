@@ -10,12 +10,11 @@ of the process above what it held before the model was there, of a fit of some s
 a ratio to that of the plain fit, and the peak of what TensorFlow's allocator gave out.
 The former differs from run to run by what the largest kernel takes, in plain fits too:
 two threads work on what the optimizer computes, in an order of their own. Names that
-begin with "TFMOT" are fits of TFMOT, and their ratio is to a plain fit of tf_keras; they
-are measured where TFMOT is installed. "update" is the time of a mask update: the time of
-a step that updates masks less that of one that
-does not, both in one process, in turns. "export" is export and verify beside the bare
-converter. Models are perceptrons with so many million weights. What a step costs is
-measured by step_time.py.
+begin with "TFMOT" are fits of TFMOT, measured where it is installed; their ratio is to
+a plain fit of tf_keras. "update" is the time of a mask update: the time of a step that
+updates masks less that of one that does not, both in one process, in turns. "export" is
+export and verify beside the bare converter. Models are perceptrons with so many million
+weights. What a step costs is measured by step_time.py.
 
 With --against, figures are compared with those of an earlier file: ratios more than a
 quarter larger make the command fail. Ratios are to something that was measured on the

@@ -9,11 +9,11 @@ from keras import ops
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.schedules import (
     SCHEDULES,
+    AlternatingSparsity,
     ConstantSparsity,
     CosineSparsity,
     FitSpan,
     MagnitudeThreshold,
-    AlternatingSparsity,
     OneCycleSparsity,
     PolynomialSparsity,
 )

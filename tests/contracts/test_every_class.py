@@ -45,10 +45,10 @@ from tfcompress.quantization.calibration.roundings import ROUNDINGS
 from tfcompress.quantization.quantizers import QUANTIZERS, UniformQuantizer
 from tfcompress.schedules import (
     SCHEDULES,
+    AlternatingSparsity,
     CosineSparsity,
     MagnitudeThreshold,
     OneCycleSparsity,
-    AlternatingSparsity,
 )
 from tfcompress.testing import (
     check_criterion,

@@ -19,7 +19,7 @@ from tfcompress.schedules.base import (
 
 @SCHEDULES.register("alternating")
 class AlternatingSparsity(Schedule):
-    """Sparse and dense phases in turns: what was pruned may come back and be judged anew.
+    """Sparse and dense phases in turns: what was pruned may come back.
 
     When to use: in long fits from scratch, and at high sparsities, where a weight that
     is pruned early is often one that would have been needed.
@@ -27,10 +27,10 @@ class AlternatingSparsity(Schedule):
     Source: Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of Deep
     Neural Networks", 2021. From `begin_step` to `end_step` there are
     `2 * phases - 1` phases of equal length. In the first, the third and so on the share
-    `target_sparsity` of the weights is zero, chosen once when the phase begins; in those
-    between, all weights train, beginning at zero where they were pruned. The last phase
-    is sparse, and the fit goes on with its zeros. Before `begin_step` (the paper's
-    warm-up) the model trains dense.
+    `target_sparsity` of the weights is zero, chosen once when the phase begins. In the
+    phases between, all weights train, beginning at zero where they were pruned. The
+    last phase is sparse, and the fit goes on with its zeros. Before `begin_step` (the
+    paper's warm-up) the model trains dense.
 
     Args:
         target_sparsity: fraction of zeros in the sparse phases, in [0, 1).
