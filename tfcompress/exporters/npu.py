@@ -89,8 +89,13 @@ class CompiledFile:
         """
         try:
             left = tuple(LeftToCPU(**one) for one in content["left"])
-            numbers = (content[name] for name in ("operators", "dispatches"))
-            found = cls(content["chip"], Path(content["path"]), *numbers, left)
+            found = cls(
+                content["chip"],
+                Path(content["path"]),
+                content["operators"],
+                content["dispatches"],
+                left,
+            )
             for part in (found, *left):
                 _check_types(part)
             if not is_inside(content["path"]):

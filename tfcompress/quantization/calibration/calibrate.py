@@ -28,6 +28,7 @@ from tfcompress.quantization.calibration.folding import (
     fold_batch_norms,
 )
 from tfcompress.quantization.calibration.observers import OBSERVERS, Observer
+from tfcompress.quantization.calibration.rounding import round_kernels
 from tfcompress.quantization.calibration.roundings import ROUNDINGS, Rounding
 from tfcompress.quantization.calibration.roundings.adaptive import Adaptive
 from tfcompress.quantization.calibration.roundings.nearest import Nearest
@@ -119,7 +120,7 @@ def calibrate(
         aware, graph = built(_prepared(rounded(planned, filters), equalize_channels))
     note_trained_rate(aware, model)
     if data is None:
-        Nearest().apply(Calibration(aware, graph, None, {}))
+        round_kernels(aware, graph, None, {}, False, lambda: None)
         return aware
     inputs = inputs or inputs_of(data, aware)
     _check_inputs(model, inputs)

@@ -20,7 +20,7 @@ class Calibration:
     Attributes:
         model: the quantization-aware model.
         graph: its traced graph.
-        data: typical inputs; None where weights are rounded by themselves.
+        data: typical inputs.
         means: of layers whose biases may move, the mean of every output channel in
             float, for each of their calls.
         progress: to be called as often as `Rounding.units` says.
@@ -28,6 +28,6 @@ class Calibration:
 
     model: keras.Model
     graph: Graph
-    data: Inputs | None
+    data: Inputs
     means: dict[QuantizedLayer, np.ndarray]
     progress: Callable[[], None] = lambda: None
