@@ -14,7 +14,7 @@ from tfcompress.exporters.tflite.fused_lstms import _one_scale
 from tfcompress.exporters.tflite.rewriting import take_apart
 
 pytestmark = pytest.mark.export
-STEPS, WIDTH = 6, 5
+STEPS, WIDTH = 3, 4
 
 
 def series(samples=64, seed=0):
