@@ -53,8 +53,11 @@ def test_the_command_asks_about_all_targets(model, tmp_path):
     assert content["micro"]["deployable"] is False
     shown = CliRunner().invoke(app, [*line, "--no-trial"])
     assert "ethos_u" in shown.stdout
+    assert "…" not in shown.stdout  # no advice is cut
     wrong = CliRunner().invoke(app, [*line, "--option", "batch_size=2"])
     assert isinstance(wrong.exception, InvalidArgumentError)
+    wrong = CliRunner().invoke(app, [*line, "--format", "micro"])
+    assert "Received: --format micro" in str(wrong.exception)
 
 
 @pytest.mark.export

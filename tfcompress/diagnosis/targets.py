@@ -57,7 +57,9 @@ class TargetTable:
     def __rich__(self) -> Any:
         from rich.table import Table
 
-        shown = Table(*_HEADINGS, show_lines=True)
+        shown = Table(show_lines=True)
+        for heading in _HEADINGS:
+            shown.add_column(heading, overflow="fold")
         for row in self.rows():
             shown.add_row(*row)
         return shown

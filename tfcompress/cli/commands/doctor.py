@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfcompress.cli.app import FAILED, Json, Modules, app, show, working
+from tfcompress.cli.app import FAILED, Json, Modules, app, output, show, working
 from tfcompress.cli.inputs import (
     import_modules,
     is_keras,
@@ -26,7 +26,9 @@ def doctor(
     model: Annotated[
         Path, typer.Argument(help="A .keras or .h5 file, or an artifact.")
     ],
-    format: Annotated[str, typer.Option(help="Where it shall run.")] = "tflite",
+    format: Annotated[
+        str | None, typer.Option(help="Where it shall run.", show_default="tflite")
+    ] = None,
     scheme: Annotated[
         str | None, typer.Option(help="Bits, such as w8a8; none for float.")
     ] = None,
@@ -60,17 +62,26 @@ def doctor(
             received=f"--option {option[0]}" if options else str(model),
             expected="--all with a .keras or .h5 file and no --option",
         )
+    if every and format is not None:
+        raise InvalidArgumentError(
+            "--all asks about every target, and not about one.",
+            received=f"--format {format}",
+            expected="either --all or --format",
+        )
     loaded = load_subject(model)
     if every:
         with working("Trying an export to every target"):
             targets = doctor_all(loaded, scheme, trial)
         diagnoses = {n: _content(one) for n, one in targets.diagnoses.items()}
-        show(targets, as_json, diagnoses)
+        if as_json:
+            show(targets, as_json, diagnoses)
+        else:  # which wraps its own cells, and would cut them in `show`
+            output.print(targets)
         if not targets.deployable:
             raise typer.Exit(FAILED)
         return
     with working("Looking at layers, and trying an export"):
-        found = diagnose(loaded, format, scheme, trial, **options)
+        found = diagnose(loaded, format or "tflite", scheme, trial, **options)
     show(str(found), as_json, _content(found))
     if not found.deployable:
         raise typer.Exit(FAILED)
