@@ -21,6 +21,7 @@ from tfcompress.compression.stages import (
 )
 from tfcompress.core.errors import ExportError, InvalidArgumentError
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
+from tfcompress.quantization.integers.storage import largest_integers
 
 
 def kernels_in(path):
@@ -146,3 +147,19 @@ def test_a_missing_quantizer_is_told_before_the_training(task, tmp_path, monkeyp
     with pytest.raises(ExportError, match=r"tfcompress\[quantizer\]"):
         carry_out(recipe, task, tmp_path, told.append)
     assert told == []
+
+
+def test_a_stage_chooses_bits_and_rounds_as_it_is_told(trained, data, tmp_path):
+    from tfcompress.compression.task import Task
+
+    most = int(0.8 * trained.count_params())
+    stage = Quantize("w4a8", max_bytes=most, samples=64, rounding="gptq")
+    model, _ = carry_out(
+        Recipe((stage,)), Task(trained, *data, batch_size=64), tmp_path
+    )
+    kernels = [v.numpy() for v in model.weights if len(v.shape) > 1]
+    coarse = [largest_integers(k, (k.ndim - 1,)).max() <= 7 for k in kernels]
+    assert set(coarse) == {True, False}
+    assert Recipe.from_text(Recipe((stage,)).to_yaml()) == Recipe((stage,))
+    with pytest.raises(InvalidArgumentError, match="neither `keep` nor `filters`"):
+        Quantize("w8a8", max_bytes=most)

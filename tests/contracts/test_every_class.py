@@ -322,7 +322,10 @@ STAGE_EXAMPLES = {
     "factorize": [Factorize(energy=0.9, filters="dense")],
     "fit": [Fit(3, 0.5)],
     "prune": [Prune(0.8, pattern="n_of_m", scope="layer")],
-    "quantize": [Quantize("w4a8", keep="logits")],
+    "quantize": [
+        Quantize("w4a8", keep="logits"),
+        Quantize("w4a8", rounding="brecq", max_bytes=1000),
+    ],
     "quantize_file": [QuantizeFile("w8a16", 100)],
     "shrink": [Shrink(macs=0.5, criterion="random", max_layer_sparsity=0.6)],
 }

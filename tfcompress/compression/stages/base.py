@@ -29,9 +29,12 @@ def argument(
         default: its default; without one the argument must be given. A default of
             None means that the argument may be left out.
     """
-    if default is None:
-        schema = {"anyOf": [schema, {"type": "null"}]}
-    return dataclasses.field(default=default, metadata={"schema": schema})
+
+    def or_nothing() -> Schema:
+        return {"anyOf": [schema() if callable(schema) else schema, {"type": "null"}]}
+
+    known = or_nothing if default is None else schema
+    return dataclasses.field(default=default, metadata={"schema": known})
 
 
 def criterion(*available: str, default: str = "magnitude") -> Any:
