@@ -79,6 +79,7 @@ HEAVY = [
     "brotli",
     "constriction",
     "coremltools",
+    "executorch",
     "jinja2",
     "matplotlib",
     "onnx",

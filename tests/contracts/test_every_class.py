@@ -332,6 +332,7 @@ STAGE_EXAMPLES = {
 FILES = {
     "coreml": "model.mlpackage",
     "ethos_u": "model_ethos_u",
+    "executorch": "model.pte",
     "micro": "model_micro",
     "onnx": "model.onnx",
     "openvino": "model_openvino",
@@ -341,6 +342,7 @@ FILES = {
     "web": "model_web",
 }
 MARKS = {"web": pytest.mark.browser, "qnn": pytest.mark.npu}
+MARKS["executorch"] = pytest.mark.torch
 
 
 @pytest.mark.parametrize(
@@ -397,7 +399,8 @@ def test_stage(stage):
 )
 def test_exporter(name, tmp_path):
     exporter = EXPORTERS.get(name)
-    pytest.importorskip(exporter.runtime_module.split(".")[0] or "keras")
+    if "TFCOMPRESS_EXECUTORCH_PYTHON" not in os.environ or name != "executorch":
+        pytest.importorskip(exporter.runtime_module.split(".")[0] or "keras")
     if name == "web":
         exporter = exporter.with_options({"litertjs": os.environ["LITERTJS"]})
     if name == "coreml" and sys.platform != "darwin":

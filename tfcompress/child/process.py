@@ -21,7 +21,7 @@ from tfcompress.core.ownership import at_the_end, scratch_of_the_process
 # The worker is a plain script run with the parent's own search path: neither the
 # working directory nor the user's `__main__` has any part in it.
 _BOOTSTRAP = (
-    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]) or sys.path[1:]; "
     "runpy.run_path(sys.argv[2], run_name='__main__')"
 )
 _SCRIPT = Path(__file__).with_name("_worker.py")
@@ -40,10 +40,12 @@ class ConverterProcess:
     Args:
         jailed: whether it may write nowhere but in its own temporary folder, use no
             network and start no program, as far as the system can forbid that.
+        variable: name of an environment variable that may hold another Python, for
+            packages that do not go together with this environment's.
     """
 
-    def __init__(self, jailed: bool = False) -> None:
-        self.jailed = jailed
+    def __init__(self, jailed: bool = False, variable: str = "") -> None:
+        self.jailed, self.variable = jailed, variable
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
@@ -184,9 +186,13 @@ class ConverterProcess:
         # Warnings are errors for the user's code, not for TensorFlow's import.
         environment.pop("PYTHONWARNINGS", None)
         search_path = [os.path.abspath(entry) for entry in sys.path if entry]
+        executable = python()
+        if another := os.environ.get(self.variable):
+            # It has packages of its own.
+            executable, search_path = another, []
+            environment.pop("PYTHONPATH", None)
         self._owner, self._warm, self._answered = os.getpid(), False, False
         self._unread = b""
-        executable = python()
         ours = -1
         try:
             self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives with the worker

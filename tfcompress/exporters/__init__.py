@@ -6,6 +6,7 @@ To add a format, write one file with one class and import it below.
 from tfcompress.exporters.artifact import EXPORTERS, Artifact
 from tfcompress.exporters.coreml.exporter import CoreMLExporter
 from tfcompress.exporters.ethos_u.exporter import EthosUExporter
+from tfcompress.exporters.executorch.exporter import ExecuTorchExporter
 from tfcompress.exporters.export import export, load
 from tfcompress.exporters.exporter import Exporter
 from tfcompress.exporters.keras_runner import KerasRunner
@@ -31,6 +32,7 @@ __all__ = [
     "CompiledFile",
     "CoreMLExporter",
     "EthosUExporter",
+    "ExecuTorchExporter",
     "Exporter",
     "KerasRunner",
     "LeftToCPU",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tfcompress.exporters.options import (
         CoreMLOptions,
         EthosUOptions,
+        ExecuTorchOptions,
         FloatFileOptions,
         MicroOptions,
         ONNXOptions,
@@ -137,6 +138,16 @@ def export(
 def export(
     model: keras.Model,
     filepath: str | os.PathLike,
+    format: Literal["executorch"],
+    input_signature: Any = None,
+    *,
+    check: Check = "error",
+    **options: Unpack[ExecuTorchOptions],
+) -> Artifact: ...
+@overload
+def export(
+    model: keras.Model,
+    filepath: str | os.PathLike,
     format: Literal["web"],
     input_signature: Any = None,
     *,
@@ -174,11 +185,11 @@ def export(
 ) -> Artifact:
     """Writes a model to disk in a deployment format.
 
-    Use it after `finalize`, to ship a model to a phone (`"tflite"`, `"coreml"`), a
-    server (`"saved_model"`, `"onnx"`, `"openvino"`), a browser (`"web"`), a
-    microcontroller (`"micro"`), or an NPU (`"ethos_u"`, `"qnn"`). A JSON manifest is
-    written with it. The file or directory appears complete or not at all, and the model
-    stays as it was. The format is never guessed from the path.
+    Use it after `finalize`, to ship a model to a phone (`"tflite"`, `"coreml"`,
+    `"executorch"`), a server (`"saved_model"`, `"onnx"`, `"openvino"`), a browser
+    (`"web"`), a microcontroller (`"micro"`), or an NPU (`"ethos_u"`, `"qnn"`). A JSON
+    manifest is written with it. The file or directory appears complete or not at all,
+    and the model stays as it was. The format is never guessed from the path.
 
     Inputs have the names of the model's `keras.Input`s; those that you did not name
     become `input_1`, `input_2` ... A single output has the name of the last layer, or
@@ -193,10 +204,11 @@ def export(
             .tflite file with several signatures, a dict of models by their names, or
             `OnDeviceTraining`.
         filepath: where to write: `name.tflite`, `name.onnx`, `name.mlpackage` for
-            "coreml", `<base>/<version>` for a SavedModel, a directory for "openvino",
-            "micro", "ethos_u", "qnn" and "web". Missing parent directories are made.
+            "coreml", `name.pte` for "executorch", `<base>/<version>` for a SavedModel,
+            a directory for "openvino", "micro", "ethos_u", "qnn" and "web". Missing
+            parent directories are made.
         format: "tflite", "saved_model", "onnx", "openvino", "micro", "ethos_u", "qnn",
-            "coreml", "web", or an exporter instance.
+            "coreml", "executorch", "web", or an exporter instance.
         input_signature: the inputs as `tf.TensorSpec`, `keras.InputSpec` or arrays,
             in the structure `model` is called with. Needed for subclassed models. A
             dict with a whole signature for each key, such as `{"short": a, "long": b}`,
@@ -219,8 +231,9 @@ def export(
             `batch_size=None`, `float16=False`. "micro": `arena_margin=0`.
             "ethos_u": `npu="u55-128"`, `memory_mode=None`. "qnn": `soc="sm8750"`,
             `batch_size=1`. "coreml": `batch_size=1`, `float16=False`,
-            `minimum_deployment_target="iOS18"`. "web": `litertjs=None`. The exporters'
-            classes have all of them.
+            `minimum_deployment_target="iOS18"`. "executorch": `batch_size=1`,
+            `overwrite=False`. "web": `litertjs=None`. The exporters' classes have all
+            of them.
 
     Returns:
         An `Artifact`.

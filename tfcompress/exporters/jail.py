@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tfcompress.child.failure import SET_PYTHON
 from tfcompress.child.probing import reading
-from tfcompress.child.process import JAIL, ConverterFailure
+from tfcompress.child.process import JAIL, ConverterFailure, ConverterProcess
 from tfcompress.core.errors import ArtifactError
 from tfcompress.exporters.artifact import Artifact
 from tfcompress.exporters.runner import Runner
@@ -32,6 +32,9 @@ class JailedRunner(Runner):
         threads: CPU threads; None leaves the choice to the runtime.
         **job: what else the job needs.
     """
+
+    #: The process that runs it.
+    process: ClassVar[ConverterProcess] = JAIL
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class JailedRunner(Runner):
 
         def once() -> dict[str, np.ndarray]:
             try:
-                reply = JAIL.run(self._job, batch)
+                reply = self.process.run(self._job, batch)
             except ConverterFailure as failure:
                 if failure.died or not failure.started:
                     raise stopped(self._file, self._runtime, failure) from None

@@ -92,6 +92,13 @@ class QNNOptions(TypedDict, total=False):
     batch_size: int
 
 
+class ExecuTorchOptions(TypedDict, total=False):
+    """Options of `format="executorch"`; see `exporters.ExecuTorchExporter`."""
+
+    batch_size: int
+    overwrite: bool
+
+
 class WebOptions(TypedDict, total=False):
     """Options of `format="web"`; see `exporters.WebExporter`."""
 
@@ -115,5 +122,6 @@ OPTIONS: dict[str, type] = {
     "micro": MicroOptions,
     "ethos_u": EthosUOptions,
     "qnn": QNNOptions,
+    "executorch": ExecuTorchOptions,
     "web": WebOptions,
 }
