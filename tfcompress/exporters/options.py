@@ -90,6 +90,7 @@ class QNNOptions(TypedDict, total=False):
 
     soc: str | int
     batch_size: int
+    exact_sums: bool
 
 
 class ExecuTorchOptions(TypedDict, total=False):

@@ -8,6 +8,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     """Converts the SavedModel at `saved_model` to the ONNX file `output`."""
     from tf2onnx import convert
 
+    _take_16_bits()
     arguments, sys.argv = (
         sys.argv,
         [
@@ -23,6 +24,49 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
     finally:
         sys.argv = arguments
     return {}
+
+
+def _take_16_bits() -> None:
+    """Lets tf2onnx write ranges of 16 bits, of which it knows those of 8 only.
+
+    What reads the file gives the operators a domain, or an operator set, that has them.
+    """
+    import numpy as np
+    from onnx import TensorProto
+    from tf2onnx.handler import tf_op
+    from tf2onnx.onnx_opset.quantize import FakeQuantWithMinMaxArgs as Narrow
+
+    class Wide:
+        @classmethod
+        def version_10(cls, ctx: Any, node: Any, **settings: Any) -> None:
+            if node.get_attr("num_bits").i != 16:
+                Narrow.version_10(ctx, node, **settings)
+                return
+            low, high = (node.inputs[place].get_tensor_value() for place in (1, 2))
+            # Even about zero, from -32767 to 32767.
+            step = np.array((high - low) / (2**16 - 2), "float32")
+            zero = np.array(2**15, "uint16")
+            grid = [
+                ctx.make_const(f"{node.name}_{part}", value).name
+                for part, value in (("scaley", step), ("zpy", zero))
+            ]
+            made, shape = node.output[0], ctx.get_shape(node.input[0])
+            source, name = node.input[0], node.name
+            ctx.remove_node(name)
+            for kind, dtype in (
+                ("QuantizeLinear", TensorProto.UINT16),
+                ("DequantizeLinear", TensorProto.FLOAT),
+            ):
+                source = ctx.make_node(
+                    kind,
+                    [source, *grid],
+                    op_name_scope=name,
+                    shapes=[shape],
+                    dtypes=[dtype],
+                ).output[0]
+            ctx.replace_all_inputs(made, source)
+
+    tf_op(["FakeQuantWithMinMaxVars"])(Wide)
 
 
 def probe(job: dict[str, Any]) -> dict[str, Any]:

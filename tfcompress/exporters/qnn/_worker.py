@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 _PROVIDER = "QNN"
-# Kinds of tensors in QNN's graphs (Qnn_TensorType_t).
-_INPUT, _OUTPUT, _CONSTANT = 0, 1, 4
+# The kind of constants in QNN's graphs (Qnn_TensorType_t).
+_CONSTANT = 4
 # The first digits of a number format (Qnn_DataType_t); the last two are its bits.
 _FORMATS = {0: "int", 1: "uint", 2: "float", 3: "int", 4: "uint"}
 
@@ -38,8 +38,6 @@ def _compiling(job: dict[str, Any], folder: str) -> dict[str, str]:
     return {
         "htp_arch": str(job["architecture"]),
         "soc_model": str(job["number"]),
-        # Numbers go in and come out as floats, and the NPU rounds them.
-        "offload_graph_io_quantization": "0",
         "enable_framework_op_trace": "1",
         "framework_op_trace_dir": folder,
         "dump_json_qnn_graph": "1",
@@ -124,7 +122,6 @@ def _operators(folder: str) -> list[dict[str, Any]]:
                     "sources": [*made_of, *node["output_names"]],
                     "activations": _dtypes(used, constant=False),
                     "weights": _dtypes(used, constant=True),
-                    "border": any(t["type"] in (_INPUT, _OUTPUT) for t in used),
                 }
             )
     return found
@@ -147,7 +144,7 @@ def _dtype(code: int) -> str:
 
 def describe(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the compiled file at `path`."""
-    _session(job["path"], {})
+    _session(job["path"], {}, whole=False)
     return {}
 
 
@@ -158,7 +155,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
     """
     import numpy as np
 
-    session = _session(job["path"], {})
+    session = _session(job["path"], {}, whole=False)
     if "samples" in job:
         _, outputs = job["names"]
         return job["answer"](lambda batch: session.run(outputs, batch))
@@ -173,7 +170,7 @@ def probe(job: dict[str, Any]) -> dict[str, Any]:
 
 def call(job: dict[str, Any]) -> dict[str, Any]:
     """Runs the compiled file at `path` on the arrays of a job."""
-    session = job["kept"](lambda: _session(job["path"], {}))
+    session = job["kept"](lambda: _session(job["path"], {}, whole=False))
     start = time.perf_counter()
     found = session.run(job["outputs"], job["arrays"])
     seconds = time.perf_counter() - start

@@ -9,72 +9,83 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfcompress.exporters.qnn.clips import write_out_clips
+from tfcompress.exporters.qnn.nodes import (
+    MICROSOFT,
+    Grid,
+    grids_of,
+    makers_of,
+    numbers_of,
+    only,
+    readers_of,
+    replace_nodes,
+    rounding,
+)
+from tfcompress.exporters.qnn.wide import widen_sums
+
 # Operators that only move numbers, or choose among them.
 _RESHAPES = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
-_MOVES = _RESHAPES | {
-    "Concat",
-    "DepthToSpace",
-    "Expand",
-    "Gather",
-    "MaxPool",
-    "Slice",
-    "SpaceToDepth",
-    "Split",
-    "Tile",
-    "Transpose",
-}
-# The domain of operators that ONNX got later than the files that tf2onnx writes.
-_MICROSOFT = "com.microsoft"
-_CLIPS = frozenset({"Clip", "Relu"})
+# They take numbers from all of their inputs, not only from the first.
+_CHOICES = frozenset({"Concat", "Max", "Min"})
+_MOVES = (
+    _RESHAPES
+    | _CHOICES
+    | {
+        "DepthToSpace",
+        "Expand",
+        "Gather",
+        "MaxPool",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Tile",
+        "Transpose",
+    }
+)
 
 
-def in_integer_units(content: bytes) -> bytes:
-    """Returns the ONNX model with integers before and behind each of its operators."""
+def in_integer_units(content: bytes, exact_sums: bool = True) -> bytes:
+    """Returns the ONNX model with integers before and behind each of its operators.
+
+    Args:
+        content: the model.
+        exact_sums: whether sums are computed in 16 bits.
+    """
     import onnx
 
     model = onnx.load_from_string(content)
-    if _join_gelus(model.graph):
-        model.opset_import.append(onnx.helper.make_opsetid(_MICROSOFT, 1))
+    model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    _join_gelus(model.graph)
     _join_biases(model.graph)
-    _clip_before_reshapes(model.graph)
+    write_out_clips(model.graph, _wanted(model.graph))
     _quantize_moves(model.graph)
+    if exact_sums:
+        widen_sums(model.graph)
+    _name_wide_operators(model.graph)
     return model.SerializeToString()
 
 
-def _readers(graph: Any) -> dict[str, list[Any]]:
-    """Returns the nodes that read each tensor; None where it is an output."""
-    readers: dict[str, list[Any]] = {}
+def _name_wide_operators(graph: Any) -> None:
+    """Gives operators of 16 bits the domain that has them."""
+    wide = {name for name, zero in numbers_of(graph).items() if zero.dtype == "uint16"}
     for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    for output in graph.output:
-        readers.setdefault(output.name, []).append(None)
-    return readers
+        if wide.intersection(node.input):
+            node.domain = MICROSOFT
 
 
-def _makers(graph: Any) -> dict[str, Any]:
-    return {name: node for node in graph.node for name in node.output}
-
-
-def _only(readers: dict[str, list[Any]], name: str) -> Any:
-    """Returns the one node that reads a tensor; None if there are others."""
-    found = readers.get(name, ())
-    return found[0] if len(found) == 1 else None
-
-
-def _join_gelus(graph: Any) -> bool:
-    """Makes one `Gelu` of x / 2 * (1 - erf(-x / sqrt(2))); tells whether there are any.
+def _join_gelus(graph: Any) -> None:
+    """Makes one `Gelu` of x / 2 * (1 - erf(-x / sqrt(2))).
 
     The tanh form stays as it is, which the NPU does not know.
     """
     from onnx import helper
 
-    made, readers = _makers(graph), _readers(graph)
+    made, readers = makers_of(graph), readers_of(graph)
     gelus = {}
     for erf in graph.node:
         root = made.get(erf.input[0]) if erf.op_type == "Erf" else None
-        rest = _only(readers, erf.output[0])
-        product = _only(readers, rest.output[0]) if rest is not None else None
+        rest = only(readers, erf.output[0])
+        product = only(readers, rest.output[0]) if rest is not None else None
         negative = made.get(root.input[0]) if root is not None else None
         kinds = [one and one.op_type for one in (root, negative, rest, product)]
         if kinds == ["Mul", "Neg", "Sub", "Mul"] and rest and product and negative:
@@ -84,26 +95,25 @@ def _join_gelus(graph: Any) -> bool:
                 gelus[product.output[0]] = negative.input[0], product, gone
     for output, (x, product, gone) in gelus.items():
         gelu = helper.make_node(
-            "Gelu", [x], [output], name=product.name, domain=_MICROSOFT
+            "Gelu", [x], [output], name=product.name, domain=MICROSOFT
         )
         graph.node.insert(list(graph.node).index(product), gelu)
         for node in (product, *gone):
             graph.node.remove(node)
-    return bool(gelus)
 
 
 def _join_biases(graph: Any) -> None:
     """Makes one `Gemm` of `MatMul`, `Reshape` and `Add`, with the reshape behind it."""
     sizes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
-    made, readers = _makers(graph), _readers(graph)
+    made, readers = makers_of(graph), readers_of(graph)
     for node in list(graph.node):
         kernel = made.get(node.input[1]) if node.op_type == "MatMul" else None
         if kernel is None or len(sizes.get(kernel.input[0], ())) != 2:
             continue
-        reshape = _only(readers, node.output[0])
+        reshape = only(readers, node.output[0])
         if reshape is None or reshape.op_type != "Reshape":
             continue
-        added = _only(readers, reshape.output[0])
+        added = only(readers, reshape.output[0])
         if added is None or added.op_type != "Add":
             continue
         biases = [name for name in added.input if len(sizes.get(name, ())) == 1]
@@ -117,43 +127,17 @@ def _join_biases(graph: Any) -> None:
             graph.node.remove(added)
 
 
-def _clip_before_reshapes(graph: Any) -> None:
-    """Swaps a reshape and the activation behind it, which then follows its kernel."""
-    made, readers = _makers(graph), _readers(graph)
-    for node in list(graph.node):
-        reshape = made.get(node.input[0]) if node.op_type in _CLIPS else None
-        if reshape is None or reshape.op_type not in _RESHAPES:
-            continue
-        kernel = made.get(reshape.input[0])
-        lonely = _only(readers, reshape.output[0]) is node
-        if kernel is None or kernel.op_type == "DequantizeLinear" or not lonely:
-            continue
-        first, between, last = reshape.input[0], reshape.output[0], node.output[0]
-        node.input[0], node.output[0] = first, between
-        reshape.input[0], reshape.output[0] = between, last
-        nodes = list(graph.node)
-        here, there = nodes.index(reshape), nodes.index(node)
-        nodes[here], nodes[there] = node, reshape
-        del graph.node[:]
-        graph.node.extend(nodes)
-
-
 def _quantize_moves(graph: Any) -> None:
     """Puts integers behind what moves numbers, and before it."""
-    from onnx import helper
-
-    readers, wanted = _readers(graph), _wanted(graph)
-    grids: dict[str, tuple[str, ...]] = {}
+    readers, wanted, grids = readers_of(graph), _wanted(graph), grids_of(graph)
     nodes = []
     for node in graph.node:
         nodes.append(node)
-        if node.op_type == "DequantizeLinear":
-            grids[node.output[0]] = tuple(node.input[1:])
         if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
             continue
         kept = None
         if node.op_type in _MOVES:
-            moved = node.input if node.op_type == "Concat" else node.input[:1]
+            moved = node.input if node.op_type in _CHOICES else node.input[:1]
             found = {grids.get(name) for name in moved}
             kept = found.pop() if len(found) == 1 else None
         for position, name in enumerate(node.output):
@@ -161,29 +145,22 @@ def _quantize_moves(graph: Any) -> None:
             behind = [one.op_type if one else "" for one in readers.get(name, ())]
             if grid is None or set(behind) == {"QuantizeLinear"}:
                 continue
-            raw, integers = f"{name}_raw", f"{name}_integers"
-            node.output[position] = raw
-            nodes += [
-                helper.make_node(
-                    "QuantizeLinear", [raw, *grid], [integers], f"{raw}_q"
-                ),
-                helper.make_node("DequantizeLinear", [integers, *grid], [name], name),
-            ]
+            node.output[position] = f"{name}_raw"
+            nodes += rounding(f"{name}_raw", name, grid)
             grids[name] = grid
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_nodes(graph, nodes)
 
 
-def _wanted(graph: Any) -> dict[str, tuple[str, ...]]:
+def _wanted(graph: Any) -> dict[str, Grid]:
     """Returns the scales that tensors get only behind what moves them."""
-    readers = _readers(graph)
-    wanted: dict[str, tuple[str, ...]] = {}
+    readers = readers_of(graph)
+    wanted: dict[str, Grid] = {}
     for node in reversed(graph.node):
         if node.op_type == "QuantizeLinear":
             wanted[node.input[0]] = tuple(node.input[1:])
         elif node.op_type in _RESHAPES | {"Transpose"}:
             grid = wanted.get(node.output[0])
-            alone = _only(readers, node.input[0]) and _only(readers, node.output[0])
+            alone = only(readers, node.input[0]) and only(readers, node.output[0])
             if grid is not None and alone:
                 wanted[node.input[0]] = grid
     return wanted
