@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tfcompress
+from tfcompress.cli.commands.inspect import described
 from tfcompress.core.errors import InvalidArgumentError
 from tfcompress.exporters.signatures import signatures_of
 
@@ -44,6 +45,9 @@ def test_buckets_of_shapes_are_run_by_name_and_weights_stored_once(tmp_path):
         assert tfcompress.verify(both, model, images(*size), signature=name).passed
     measured = tfcompress.benchmark(both, images(8, 20), runs=1, signature="wide")
     assert measured.name == "m.tflite:wide"
+    shown = [one["name"] for one in described(both.path)["signatures"]]
+    assert shown == ["small", "wide"]
+    assert "Signature `wide`:" in both.model_card()
     noted = json.loads((tmp_path / "m.tflite.manifest.json").read_text())
     assert [entry["name"] for entry in noted["signatures"]] == ["small", "wide"]
     assert noted["compared"]["signatures"]["wide"]["samples"] > 0

@@ -19,7 +19,7 @@ def temporal(time=None):
     for rate in (1, 2):
         y = layers.Conv1D(8, 3, padding="causal", dilation_rate=rate)(x)
         y = layers.ReLU()(layers.BatchNormalization()(y))
-        y = layers.ZeroPadding1D((2, 0))(y)
+        y = layers.ZeroPadding1D((2, 0))(layers.SpatialDropout1D(0.1)(y))
         y = layers.SeparableConv1D(8, 3)(y)
         x = layers.Add()([y, layers.Conv1D(8, 1)(x)])
     x = layers.DepthwiseConv1D(4)(layers.ZeroPadding1D((3, 0))(x))

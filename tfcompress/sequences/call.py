@@ -11,6 +11,7 @@ from keras import ops
 
 from tfcompress.core.copies import clone_operation
 from tfcompress.core.graph import Graph, Node, Tensor, trace_function
+from tfcompress.layers import cell
 from tfcompress.quantization.fake_quantize import FakeQuantize
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -81,6 +82,8 @@ class Stream:
     def rounded(self, tensor: Tensor, like: Tensor) -> Tensor:
         """Returns a tensor in the range of another one, if that is rounded."""
         maker = self._makers.get(like)
+        while maker is not None and cell(maker.operation, "flow") == "select":
+            maker = self._makers.get(maker.inputs[0])  # it passes numbers on
         if maker is None or not isinstance(maker.operation, FakeQuantize):
             return tensor
         made = Tensor(tensor.shape, tensor.dtype)
@@ -95,7 +98,9 @@ class Stream:
             name = f"{owner}_state_{number}"
         self._taken.add(name)
         if not self.begins:
-            self.states[name] = Tensor(shape, dtype, name)
+            # As in the finalized model, whatever the training computes in.
+            full = "float32" if "float" in dtype else dtype
+            self.states[name] = Tensor(shape, full, name)
         return name
 
     def changed(self, operation: Any, **config: Any) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from tfcompress.sequences.call import Call, NeedsAll, Steps, Stream, name_of
 
 # Before the first step, integers have no sum that later steps have: a few steps.
 _FLOAT_SHARE, _SMALLEST, _STEPS = 1e-4, 1e-6, 8.0
+_HALF_SHARE = 0.05
 # How many calls are tried against the whole.
 _CALLS = 3
 
@@ -232,6 +233,8 @@ def _check(
         parts.append({n: keras.ops.convert_to_numpy(v) for n, v in made.items()})
         states = {name: parts[-1][f"{name}_next"] for name in states}
     producers = graph.producers()
+    half = any("16" in layer.compute_dtype for _, layer in walk(model))
+    share = _HALF_SHARE if half else _FLOAT_SHARE
     for name, tensor, whole in zip(outputs, graph.output_tensors, wanted):
         last = parts[-1][name]
         if last.ndim == whole.ndim > 2 and last.shape[1] != whole.shape[1]:
@@ -242,7 +245,7 @@ def _check(
         else:
             continue  # what the whole model ends with lies behind these calls
         maker = producers[tensor].operation if tensor in producers else None
-        bound = _FLOAT_SHARE * float(np.abs(whole).max(initial=0.0)) + _SMALLEST
+        bound = share * float(np.abs(whole).max(initial=0.0)) + _SMALLEST
         if isinstance(maker, FakeQuantize):
             bound = _STEPS * maker.step()
         apart = float(distance(whole, found).max(initial=0.0))
