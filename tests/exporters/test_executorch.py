@@ -66,6 +66,17 @@ def test_an_operator_that_is_not_written_is_named(torch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.torch
+@pytest.mark.export
+def test_recurrent_layers_are_computed_in_integers_only(torch, models, tmp_path):
+    model = models("recurrent")
+    made = tfcompress.export(model.quantized, tmp_path / "q.pte", format="executorch")
+    got = tfcompress.load(made).run(model.samples)
+    assert in_steps(got, model.quantized, model.samples, steps_of(made)) <= 0.001
+    with pytest.raises(ExportError, match="Loop of layer 'lstm'"):
+        tfcompress.export(model.plain, tmp_path / "f.pte", format="executorch")
+
+
 @pytest.mark.export
 @pytest.mark.parametrize("name", ["residual", "depthwise", "two_inputs"])
 def test_all_that_is_rounded_stands_between_roundings(models, name):

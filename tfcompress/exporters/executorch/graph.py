@@ -301,7 +301,9 @@ def _read(node: Any) -> dict[str, Any]:
     found = {}
     for attribute in node.attribute:
         value = onnx.helper.get_attribute_value(attribute)
-        found[attribute.name] = value.decode() if isinstance(value, bytes) else value
+        value = value.decode() if isinstance(value, bytes) else value
+        if isinstance(value, int | float | str | list):  # and no body of a loop
+            found[attribute.name] = value
     return found
 
 
