@@ -24,9 +24,9 @@ class TFLiteOptions(TypedDict, total=False):
     int4: Literal["exact", "all", "none"]
     sparse: bool
     smallest: Literal["raw", "zip", "latency"] | None
-    compute: Literal["integer", "float"]
     description: ModelDescription | None
     recurrent: Literal["unrolled", "fused"]
+    compute: Literal["integer", "float"]
 
 
 class FloatFileOptions(TypedDict, total=False):
