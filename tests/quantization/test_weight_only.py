@@ -23,7 +23,8 @@ def decoder():
     ids = keras.Input((LENGTH,), name="ids", dtype="int32")
     x = layers.Embedding(WORDS, WIDTH, name="words")(ids)
     attention = layers.MultiHeadAttention(2, 32, name="attention")
-    x = x + attention(layers.RMSNormalization(name="n1")(x), x, use_causal_mask=True)
+    y = layers.RMSNormalization(name="n1")(x)
+    x = x + attention(y, y, use_causal_mask=True)
     y = layers.RMSNormalization(name="n2")(x)
     gate = layers.Dense(2 * WIDTH, "silu", name="gate")(y)
     y = layers.EinsumDense("abc,cd->abd", (None, 2 * WIDTH), name="up")(y)
@@ -170,3 +171,22 @@ def test_bad_input(model, tokens, tmp_path):
     for option in ({"quantize": "dynamic"}, {"sparse": True}, {"smallest": "raw"}):
         with pytest.raises(InvalidArgumentError, match="integers already"):
             tfcompress.export(final, tmp_path / "m.tflite", **option)
+
+
+def test_awq_spends_values_where_inputs_are_large(tokens):
+    model = decoder()
+    for name in ("n1", "n2"):
+        (scale,) = model.get_layer(name).get_weights()
+        scale[3] = 30.0
+        model.get_layer(name).set_weights([scale])
+    expected = model.predict(tokens, verbose=0)
+
+    def error(**options):
+        rounded = tfcompress.calibrate(model, tokens, "w4", **options)
+        return np.mean((rounded.predict(tokens, verbose=0) - expected) ** 2)
+
+    assert error(awq=True) < 0.5 * error()
+    with pytest.raises(InvalidArgumentError, match="AWQ scales"):
+        tfcompress.calibrate(model, scheme="w4", awq=True)
+    with pytest.raises(InvalidArgumentError, match="AWQ scales"):
+        tfcompress.calibrate(model, tokens, "w8a8", awq=True)

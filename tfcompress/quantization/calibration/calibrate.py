@@ -18,6 +18,7 @@ from tfcompress.core.inlining import unique_names
 from tfcompress.core.samples import untouched
 from tfcompress.core.select import Filters, walk
 from tfcompress.core.training_rate import note_trained_rate
+from tfcompress.quantization.calibration.activation_aware import scale_inputs
 from tfcompress.quantization.calibration.float_run import (
     ChannelMeans,
     run_in_float,
@@ -55,6 +56,7 @@ def calibrate(
     correct_bias: bool = True,
     equalize_channels: bool = False,
     *,
+    awq: bool = False,
     verbose: int = 0,
 ) -> keras.Model:
     """Returns a copy of `model` in integers, with ranges taken from typical inputs.
@@ -89,6 +91,8 @@ def calibrate(
         equalize_channels: whether to first even out the ranges of channels between
             consecutive layers (Nagel et al., 2019). Scales per channel already do most
             of that.
+        awq: whether to first scale kernels of weight-only schemes by how large their
+            inputs are (AWQ, Lin et al., 2023), which needs data.
         verbose: 1 shows progress.
 
     Returns:
@@ -116,6 +120,7 @@ def calibrate(
     planned = plan(model, scheme, filters)
     weights_alone = planned.scheme.activations is None
     _require_data(data, weights_alone, method)
+    _check_awq(awq, data, weights_alone)
     with unique_names(model):
         aware, graph = built(_prepared(rounded(planned, filters), equalize_channels))
     note_trained_rate(aware, model)
@@ -126,6 +131,8 @@ def calibrate(
     _check_inputs(model, inputs)
     if not taps(graph) and not weights_alone:
         return aware  # all of it stays in float, as has been said
+    if awq:
+        scale_inputs(aware, graph, inputs)
     wrappers = [x for x in aware.layers if isinstance(x, QuantizedLayer)]
     means = {x: ChannelMeans(x.layer) for x in wrappers if correct_bias and _biased(x)}
     task = Calibration(aware, graph, inputs, dict.fromkeys(means, np.zeros(0)))
@@ -153,6 +160,16 @@ def _require_data(data: Any, weights_alone: bool, method: Rounding) -> None:
             received="data=None",
             expected="a few hundred typical inputs",
             fix="pass them, or a weight-only scheme such as 'w4', which needs none",
+        )
+
+
+def _check_awq(awq: bool, data: Any, weights_alone: bool) -> None:
+    one_of(awq, "`awq` is true or false.", (True, False))
+    if awq and (data is None or not weights_alone):
+        raise InvalidArgumentError(
+            "AWQ scales the kernels of a weight-only scheme by its data.",
+            received="data=None" if data is None else "a scheme with activations",
+            expected="typical inputs and a scheme such as 'w4' or 'w4b32'",
         )
 
 
