@@ -32,6 +32,7 @@ from tfcompress.core.keras_2 import (
 )
 from tfcompress.core.once_final import OnceFinal
 from tfcompress.core.workers import is_chief
+from tfcompress.decoding import decoder_step
 from tfcompress.diagnosis import (
     Diagnosis,
     Finding,
@@ -252,6 +253,7 @@ __all__ = [  # noqa: RUF022
     "channel_groups",
     "choose_bits",
     "compress_predictions",
+    "decoder_step",
     "deep_supervision",
     "distill_chain",
     "distill_into_trees",

@@ -144,7 +144,8 @@ def schemes_by_path(
             )
     kinds = {(one.activations, one.ranges) for one in table.values()}
     if len(kinds) > 1:
-        listed = ", ".join(sorted(_said(*kind) for kind in kinds))
+        ordered = sorted(kinds, key=lambda kind: (kind[0] or 0, kind[1]))
+        listed = ", ".join(_said(*kind) for kind in ordered)
         raise InvalidArgumentError(
             "Layers of one model share their activations, so these have one width "
             "and one kind of ranges.",
