@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfcompress.core.arguments import one_of
 from tfcompress.core.data import Inputs, inputs_of
 from tfcompress.core.errors import InvalidArgumentError, one_line, warn
 from tfcompress.core.graph import Graph, built, is_graph_model
