@@ -32,7 +32,6 @@ from tfcompress.core.keras_2 import (
 )
 from tfcompress.core.once_final import OnceFinal
 from tfcompress.core.workers import is_chief
-from tfcompress.decoding import decoder_step
 from tfcompress.diagnosis import (
     Diagnosis,
     Finding,
@@ -140,7 +139,7 @@ from tfcompress.schedules import (
     Schedule,
 )
 from tfcompress.seeding import SeedEachEpoch
-from tfcompress.sequences import streaming
+from tfcompress.sequences import decoder_step, streaming
 from tfcompress.trustworthiness import (
     TrustReport,
     TrustThresholds,

@@ -25,7 +25,6 @@ RANKS = {
     "distribution": 2,
     "seeding": 2,
     "finalization": 3,
-    "decoding": 3,
     "child": 3,
     "exporters": 4,
     "diagnosis": 5,
