@@ -246,7 +246,7 @@ def test_observers_are_serializable():
         ({"data": np.full((4, 8, 8, 1), np.nan, "float32")}, "not finite.*256 NaN"),
         ({"data": iter([np.zeros((4, 8, 8, 1))])}, "read only once"),
         ({"observer": "max"}, "Unknown observer.*'min_max'"),
-        ({"rounding": "up"}, "'adaptive' or 'nearest'"),
+        ({"rounding": "up"}, "'adaptive', 'adaround', 'brecq', 'nearest'"),
         ({"scheme": "w3"}, "Unknown quantization scheme"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -161,16 +162,22 @@ class _Trial:
 
     def change(self, bits: Mapping[str, int]) -> float:
         """Returns the relative squared change of the outputs with layers at `bits`."""
+        with self.at(bits) as outputs:
+            return relative_change(outputs, self._expected)
+
+    @contextlib.contextmanager
+    def at(self, bits: Mapping[str, int]) -> Iterator[list[np.ndarray]]:
+        """Inside, layers are at `bits`; yields what the model makes of the samples."""
         layers = [(one, b) for path, b in bits.items() for one in self._groups[path]]
         found = [
             (variable, ops.convert_to_numpy(variable), _at(b, kernel, variable))
             for layer, b in layers
             for kernel, variable in kernels_of(layer.layer)
         ]
-        for variable, _, values in found:
-            variable.assign(values)
         try:
-            return relative_change(outputs_of(self._model, self.inputs), self._expected)
+            for variable, _, values in found:
+                variable.assign(values)
+            yield outputs_of(self._model, self.inputs)
         finally:
             for variable, values, _ in found:
                 variable.assign(values)
