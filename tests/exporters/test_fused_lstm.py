@@ -10,6 +10,7 @@ from keras import layers
 import tfcompress
 from tests.exporters.lstm_arithmetic import LSTM
 from tfcompress.exporters import comparing
+from tfcompress.exporters.tflite import fused
 from tfcompress.exporters.tflite.fused_lstms import _one_scale
 from tfcompress.exporters.tflite.rewriting import take_apart
 
@@ -49,20 +50,20 @@ def test_layers_in_layers_are_near_the_model(tmp_path):
         return layers.Dense(3, name="head")(layers.LSTM(3, name="second")(x))
 
     model, final = finalized(both)
-    fused = tfcompress.export(final, tmp_path / "fused.tflite", recurrent="fused")
-    counts = {one.name: one.count for one in fused.operators}
+    phone = tfcompress.export(final, tmp_path / "fused.tflite", recurrent="fused")
+    counts = {one.name: one.count for one in phone.operators}
     assert counts["UNIDIRECTIONAL_SEQUENCE_LSTM"] == 3
     assert not {"LOGISTIC", "TANH"} & set(counts)
     x = series()
-    made = tfcompress.load(fused)(x)
-    step = fused.outputs[0].step
+    made = tfcompress.load(phone)(x)
+    step = phone.outputs[0].step
     exact, rounded = model.predict(x, verbose=0), final.predict(x, verbose=0)
     assert np.abs(made - rounded).mean() < 4 * step
     # Sixteen bits between the products: no farther than the model that was finalized.
     assert np.abs(made - exact).mean() <= np.abs(rounded - exact).mean()
     manifest = json.loads((tmp_path / "fused.tflite.manifest.json").read_text())
-    assert manifest["compared"]["bound"] == "8 steps on average"
-    assert manifest["compared"]["steps"]["head"]["mean"] < 8
+    assert manifest["compared"]["bound"] == "0.1 of the largest value, on average"
+    assert 0 < manifest["compared"]["steps"]["head"]["mean"] < 16
 
 
 @pytest.mark.slow
@@ -92,7 +93,7 @@ def test_what_the_operator_has_not_is_refused_by_name(tmp_path):
 
 def test_a_file_too_far_from_the_model_is_refused(tmp_path, monkeypatch):
     _, final = finalized(layers.LSTM(3, name="reader"))
-    monkeypatch.setattr(comparing, "UNFINISHED_STEPS", 1e-3)
+    monkeypatch.setattr(fused, "_BOUND", comparing.Bound(1e-4, steps=False))
     with pytest.raises(tfcompress.ExportError, match=r"steps, and by .* on average"):
         tfcompress.export(final, tmp_path / "far.tflite", recurrent="fused")
     assert not list(tmp_path.iterdir())

@@ -44,7 +44,7 @@ _SAMPLES = 4
 _BIG, _FEW = 1 << 17, 2
 # Steps of the output: what is promised, what is told, and what is no artifact of the
 # model. Of a model that is not finalized the promise is less: on average.
-PROMISED_STEPS, _MOST_STEPS, UNFINISHED_STEPS = 1.001, 4.001, 8.0
+PROMISED_STEPS, _MOST_STEPS, _UNFINISHED_STEPS = 1.001, 4.001, 8.0
 _SMALLEST = 1e-6
 # How far float32 is off a number, twice, as a share of it.
 FLOAT32_ERROR = 2.0**-23
@@ -345,7 +345,7 @@ def _failure(
         failed = largest > bound.promised + rounding
         serious = largest > _MOST_STEPS + rounding
         if not tried.finished:
-            failed = serious = mean > UNFINISHED_STEPS
+            failed = serious = mean > _UNFINISHED_STEPS
         return _Failure(info.name, largest, mean, " steps", serious) if failed else None
     limit = max(bound.share, tried.share) * size + _SMALLEST
     failed = (mean if bound.average else largest) > limit

@@ -6,7 +6,6 @@ the two are compared, and the manifest holds the difference.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from tfcompress.core.arguments import one_of
@@ -15,7 +14,6 @@ from tfcompress.core.samples import distance
 from tfcompress.core.select import walk
 from tfcompress.exporters import comparing
 from tfcompress.exporters.artifact import Artifact
-from tfcompress.exporters.comparing import UNFINISHED_STEPS
 from tfcompress.exporters.tflite import SCRIPT
 from tfcompress.exporters.tflite.flatbuffer import TFLiteFile
 from tfcompress.exporters.tflite.fused_lstms import LSTM, fuse_lstms
@@ -23,8 +21,9 @@ from tfcompress.exporters.tflite.promises import layers_of
 
 FUSED = "fused"
 _UNROLLED = 'recurrent="unrolled"'
-# Of outputs that are no integers.
-_BOUND = comparing.Bound(0.1, average=True)
+# As of files whose rounding is the converter's: a state of 8 bits drifts from one of 16
+# as far as it does from the float model's, the more so the longer the sequence is.
+_BOUND = comparing.Bound(0.1, average=True, steps=False)
 
 
 def check_recurrent(value: Any) -> None:
@@ -102,8 +101,7 @@ def compared(source: Any, written: Artifact) -> dict[str, Any]:
             from the model.
     """
     _check_fused(TFLiteFile.open(written.path), source.model)
-    # It rounds as no operator does: it is held to what holds for such models, a mean.
-    tried = dataclasses.replace(source.tried, finished=False)
+    tried = source.tried
     if tried.inputs is None:
         return comparing.compared(tried, written, "LiteRT", _BOUND, script=SCRIPT)
     rows = source.batch_size or 1
@@ -121,7 +119,7 @@ def compared(source: Any, written: Artifact) -> dict[str, Any]:
                 for name, one in steps.items()
             )
             or str(error),
-            expected=f"outputs off by at most {UNFINISHED_STEPS:g} steps on average",
+            expected=f"outputs within {_BOUND.share:g} of the largest, on average",
             fix=f"pass {_UNROLLED}, or quantize with one scale for each kernel: "
             'QuantizationScheme(UniformQuantizer(8, "tensor"))',
         ) from error
