@@ -120,8 +120,8 @@ def compared(source: Any, written: Artifact) -> dict[str, Any]:
             )
             or str(error),
             expected=f"outputs within {_BOUND.share:g} of the largest, on average",
-            fix=f"pass {_UNROLLED}, or quantize with one scale for each kernel: "
-            'QuantizationScheme(UniformQuantizer(8, "tensor"))',
+            fix=f'pass {_UNROLLED}, or evaluate the file that check="warn" lets pass: '
+            "it may be nearer to the float model than the finalized one is",
         ) from error
     return {**noted, "steps": steps}
 
