@@ -55,3 +55,10 @@ def test_a_fit_that_goes_on_is_not_warned_of_again():
         warnings.simplefilter("error", tc.CompressionWarning)
         again = tc.FreezeQuantization(ranges_at_epoch=0)
         aware.fit(X, Y, verbose=0, callbacks=[again])
+
+
+def test_a_schedule_that_ended_at_zero_says_nothing_of_the_rate():
+    decay = keras.optimizers.schedules.CosineDecay(1e-2, 1)  # X is one batch
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", tc.CompressionWarning)
+        fit(tc.quantize_aware(trained(decay)), 1e-2)

@@ -76,7 +76,8 @@ class FreezeQuantization(FitCallback):
         if int(optimizer.iterations) > 0:
             return  # a fit that goes on
         rate, trained = float(optimizer.learning_rate), trained_rate(self.model)
-        if trained is not None and rate > _FAR_ABOVE * trained:
+        # A schedule that ended at zero does not say which steps are large ones.
+        if trained and rate > _FAR_ABOVE * trained:
             warn(
                 f"FreezeQuantization: the learning rate is {rate:.1e}, and the "
                 f"training of the model ended at {trained:.1e}. In a short fit such "
