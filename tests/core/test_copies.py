@@ -263,3 +263,20 @@ def test_layers_without_names_keep_those_they_have(rng):
     pruned = reconstruct(model, data, 0.5)
     zeros = [np.mean(w == 0) for w in pruned.get_weights() if w.ndim > 1]
     assert zeros == [0.5, 0.5]
+
+
+class Nameless(layers.Layer):
+    """Its config has no name."""
+
+    def call(self, inputs):
+        return 2 * inputs
+
+    def get_config(self):
+        return {}
+
+
+def test_a_copy_has_the_name_of_its_original():
+    layer = Nameless(name="mine")
+    assert clone_operation(layer).name == "mine"
+    inputs = keras.Input((4,), name="x")
+    assert build(trace(keras.Model(inputs, layer(inputs)))).layers[1].name == "mine"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from tfcompress import doctor, export, verify
+from tfcompress import calibrate, doctor, export, finalize, verify
 from tfcompress.core.errors import ExportError
 
 L = keras.layers
@@ -77,6 +77,13 @@ def test_doctor_and_export_agree_and_name_the_layer(make, name, tmp_path):
         export(model, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []
     assert np.isfinite(model(np.zeros((1, *model.input_shape[1:]), "float32"))).all()
+
+
+@pytest.mark.filterwarnings("ignore:These layers have no integer form")
+def test_a_copy_is_called_what_the_layer_is(tmp_path, rng):
+    final = finalize(calibrate(sampled(), rng.normal(size=(32, 4)).astype("float32")))
+    with pytest.raises(ExportError, match=r"as a constant.*'sampling'"):
+        export(final, tmp_path / "m.onnx", format="onnx")
 
 
 def _of_operations():

@@ -79,6 +79,8 @@ class Copies:
             raise
         except Exception as error:
             raise _not_copied(operation, error) from error
+        if "name" not in changes and copy.name != operation.name:
+            copy.name = operation.name  # not every config of a layer has it
         if isinstance(operation, keras.Layer):
             for old, new in _pairs(operation, copy, complete=False):
                 # Layers without a name of their own get a new one in each copy.
