@@ -397,3 +397,39 @@ def test_a_board_without_a_clock_is_refused(clock, tmp_path):
     (tmp_path / "board.ini").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(InvalidArgumentError, match="clock"):
         chip("u55-128", config=tmp_path / "board.ini")
+
+
+def _board(folder, old, new):
+    """Returns Arm's file with a mistake in it."""
+    text = chips._ini().read_text(encoding="utf-8")
+    file = folder / "board.ini"
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("axi0_port=Sram", "axi0_port=Srm", "axi0_port='Srm' in .*Sram or Dram or"),
+        ("area=Axi0", "area=Axi2", "arena_mem_area='Axi2' in .*Shared.*Axi0 or Axi1"),
+        ("arena_mem_area", "arena_area", "not know.*arena_area='Axi0'.*arena_mem_area"),
+        ("_burst_length=32", "_burst_length=3%", "Sram_burst_length='3%'.*whole numb"),
+        ("_scale=1.0", "_scale=nan", "Sram_clock_scale='nan' in .*a number"),
+        ("cache_mem", "inherit=Base\ncache_mem", "no section.*inherit='Base'"),
+    ],
+)
+def test_a_mistake_in_the_file_of_a_board_is_named(old, new, said, tmp_path):
+    file = _board(tmp_path, old, new)
+    with pytest.raises(InvalidArgumentError, match=f"(?s){said}") as caught:
+        chip("u55-128", config=file)
+    assert str(file) in str(caught.value)
+
+
+def test_memories_that_do_not_fit_are_no_fault_of_the_model(quantized, tmp_path):
+    file = _board(tmp_path, "cache_mem_area=Axi0", "cache_mem_area=Axi1")
+    with pytest.raises(ExportError, match="cache_mem_area=OffChipFlash") as caught:
+        export(quantized, tmp_path / "it", format="ethos_u", config=file)
+    assert "Memory_Mode.Shared_Sram" in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert "the model" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [file]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import configparser
-import difflib
 import importlib.util
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfcompress.child.probing import require
 from tfcompress.core.errors import InvalidArgumentError
+from tfcompress.exporters.ethos_u.board import (
+    MODE,
+    SYSTEM,
+    check_board,
+    nearest,
+    read_board,
+)
 
 #: Vela 5.2's accelerator configurations: a family, and multiply-accumulates a cycle.
 NPUS = (
@@ -25,7 +29,6 @@ _DEFAULTS = {
     "u65": ("Ethos_U65_Client_Server", "Dedicated_Sram_384KB"),
     "u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB"),
 }
-_SYSTEM, _MODE = "System_Config.", "Memory_Mode."
 
 
 def npu_named(name: Any) -> str:
@@ -47,7 +50,7 @@ def npu_named(name: Any) -> str:
     raise InvalidArgumentError(
         "There is no such Ethos-U.",
         received=f"npu={name!r}",
-        expected=_nearest(short, family or NPUS),
+        expected=nearest(short, family or NPUS),
         fix="the number after the family is its multiply-accumulates a cycle, which "
         "the chip's data sheet names",
     )
@@ -102,16 +105,15 @@ def chip(
     require("ethosu", "ethosu")
     family = name.split("-")[0]
     path = _ini() if config is None else Path(config).absolute()
-    found = _read(path)
+    found = read_board(path)
     system, mode = _DEFAULTS[family]
-    systems = [s.removeprefix(_SYSTEM) for s in found if s.startswith(_SYSTEM)]
+    systems = [s.removeprefix(SYSTEM) for s in found if s.startswith(SYSTEM)]
     if config is None:
         systems = [one for one in systems if one.startswith(f"Ethos_{family.upper()}_")]
-    modes = [s.removeprefix(_MODE) for s in found if s.startswith(_MODE)]
+    modes = [s.removeprefix(MODE) for s in found if s.startswith(MODE)]
     system = _section("system_config", system_config or system, systems, path)
     mode = _section("memory_mode", memory_mode or mode, modes, path)
-    _check_fit(found, system, mode)
-    _check_clock(found, system, path)
+    check_board(found, system, mode, path)
     return Chip(name, system, mode, path)
 
 
@@ -122,22 +124,6 @@ def _ini() -> Path:
     return Path(folders[0], "config_files", "Arm", "vela.ini")
 
 
-def _read(path: Path) -> configparser.ConfigParser:
-    found = configparser.ConfigParser()
-    try:
-        with path.open(encoding="utf-8") as file:
-            found.read_file(file)
-        if path.suffix != ".ini":
-            raise ValueError("its name does not end in .ini")
-    except (OSError, ValueError, configparser.Error) as error:
-        raise InvalidArgumentError(
-            "The file with the chip's memories cannot be read.",
-            received=f"config={str(path)!r} ({error})",
-            expected="an .ini file for Vela, as comes with it or with the board",
-        ) from error
-    return found
-
-
 def _section(option: str, given: Any, names: list[str], path: Path) -> str:
     known = {name.lower(): name for name in names}
     if isinstance(given, str) and given.lower() in known:
@@ -145,56 +131,6 @@ def _section(option: str, given: Any, names: list[str], path: Path) -> str:
     raise InvalidArgumentError(
         f"Unknown `{option}`.",
         received=f"{option}={given!r}",
-        expected=_nearest(str(given), names) if names else f"a section in {path}",
+        expected=nearest(str(given), names) if names else f"a section in {path}",
         fix=f"the names are those of {path}; `config` takes the file of a board",
     )
-
-
-def _check_fit(
-    found: configparser.ConfigParser, system_config: str, memory_mode: str
-) -> None:
-    """Raises if values that change were to be kept in flash."""
-    port = _value(found, _MODE + memory_mode, "arena_mem_area", _MODE)
-    memory = _value(found, _SYSTEM + system_config, f"{port.lower()}_port", _SYSTEM)
-    if "Flash" in memory:
-        raise InvalidArgumentError(
-            "The memory mode does not fit the system's memories.",
-            received=f"memory_mode={memory_mode!r} with {system_config!r}, which has "
-            f"{memory} where the activations would be",
-            expected="'Shared_Sram' or 'Sram_Only' for systems with flash",
-            fix="or choose a `system_config` with DRAM",
-        )
-
-
-def _check_clock(
-    found: configparser.ConfigParser, system_config: str, path: Path
-) -> None:
-    """Raises unless the clock, of which milliseconds are made, is a number above 0."""
-    said = _value(found, _SYSTEM + system_config, "core_clock", _SYSTEM)
-    try:
-        clock = float(said)
-    except ValueError:
-        clock = 0.0
-    if not 0 < clock < float("inf"):
-        raise InvalidArgumentError(
-            "The file with the chip's memories has no clock of the NPU.",
-            received=f"core_clock={said!r} of {system_config!r} in {path}",
-            expected="core_clock=500e6 or another number above 0, in Hz",
-        )
-
-
-def _value(found: configparser.ConfigParser, section: str, name: str, kind: str) -> str:
-    """Returns a value of a section, or of the one that it inherits from."""
-    for _ in range(len(found.sections())):
-        if not found.has_section(section):
-            break
-        if found.has_option(section, name):
-            return found.get(section, name)
-        section = found.get(section, "inherit", fallback="")
-    return ""
-
-
-def _nearest(given: str, names: Sequence[str]) -> str:
-    """Returns the names that are most like the given one, or all of them."""
-    near = difflib.get_close_matches(given, names, n=4, cutoff=0.5) or list(names)
-    return " or ".join(map(repr, near))

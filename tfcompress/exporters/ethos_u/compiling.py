@@ -13,6 +13,7 @@ from tfcompress.child.probing import reading
 from tfcompress.child.process import WORKER, ConverterFailure
 from tfcompress.core.errors import ExportError
 from tfcompress.core.ownership import scratch
+from tfcompress.exporters.ethos_u.board import MODE, SYSTEM
 from tfcompress.exporters.ethos_u.chips import Chip
 from tfcompress.exporters.npu import LeftToCPU, NPUFigures, NPULayer
 from tfcompress.exporters.operations import named_paths
@@ -102,6 +103,12 @@ def _reply(chip: Chip, source: Path, folder: str, optimise: str) -> dict[str, An
             }
         )
     except ConverterFailure as failure:
+        if "ConfigOptionError" in failure.reason:
+            raise failure.as_error(
+                "Vela cannot use the memories of the chip; nothing was written.",
+                f"mend [{MODE}{chip.memory_mode}] or [{SYSTEM}{chip.system_config}] "
+                f"of {chip.config}, or name other sections of it",
+            ) from None
         died = "died or took too long" if failure.died else "refused the model"
         raise failure.as_error(
             f"The compiler for Ethos-U, Vela, {died}; nothing was written.",
