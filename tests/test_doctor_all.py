@@ -68,6 +68,24 @@ def test_a_trial_says_how_much_runs_in_integers():
     assert "100%" in str(found)
 
 
+def _pictures():
+    image = keras.Input((8, 8, 3), name="image")
+    x = L.Conv2D(4, 3, activation="relu", name="conv")(image)
+    x = L.GlobalAveragePooling2D()(L.Conv2D(8, 3, name="wide")(x))
+    return keras.Model(image, L.Dense(3, name="y")(x))
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_the_runtime_says_how_much_it_does_in_integers(target):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
+    whole = tfcompress.doctor(_pictures(), target, "w8a8")
+    assert whole.integer_coverage == 1.0
+    assert tfcompress.doctor(_pictures(), target).integer_coverage == 0.0
+    nothing = keras.Sequential([keras.Input((4,)), L.ReLU(name="relu")])
+    assert tfcompress.doctor(nothing, target).integer_coverage is None
+
+
 @pytest.mark.parametrize("target", ["qnn", "coreml"])
 def test_compress_refuses_what_it_cannot_measure(target):
     small = keras.Sequential([keras.Input((4,)), L.Dense(2, name="y")])

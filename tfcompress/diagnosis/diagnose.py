@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
 from collections.abc import Iterator
@@ -240,7 +241,9 @@ def _trial(
             model = finalized(aware, graph)
         with scratch() as folder:
             name = f"model.{format}" if exporter.one_file else exporter.trial_name
-            return exporter.export(model, Path(folder) / name, None, None)
+            found = exporter.export(model, Path(folder) / name, None, None)
+            share = exporter.share_in_integers(found)
+            return dataclasses.replace(found, integer_coverage=share)
 
 
 def _of_file(

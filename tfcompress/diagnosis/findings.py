@@ -45,7 +45,9 @@ class Diagnosis:
         scheme: the quantization that was asked about, None for float.
         findings: errors first.
         integer_coverage: share of the work in integers (see `Artifact`), of the trial
-            export; None where there was none, or the format has no such notion.
+            export; for "onnx" and "openvino" the share of the multiply-accumulates for
+            which the runtime takes integer kernels on this machine. None where there
+            was no trial, or the format has no such notion.
         npu: what the compiler of an NPU said of the trial export; None without one.
     """
 

@@ -221,6 +221,14 @@ class Format:
         """Returns the description of the artifact at `filepath`."""
         raise NotImplementedError
 
+    def share_in_integers(self, artifact: Artifact) -> float | None:
+        """Returns the share of an artifact's work that is done on integers here.
+
+        Some files say it; of others it is the runtime that decides, on each machine
+        anew. None where it is not known.
+        """
+        return artifact.integer_coverage
+
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns a runner for the artifact at `filepath`, which a stranger may have
         made: what cannot be vouched for runs in a process of its own."""

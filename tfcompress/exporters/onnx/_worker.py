@@ -125,4 +125,91 @@ def _text(array: Any) -> Any:
     return array.astype(object) if array.dtype.kind == "U" else array
 
 
-JOBS = {"call": call, "convert": convert, "open": probe, "probe": probe}
+# Operators that multiply and add. Of an `LSTM` the second input is one of two kernels.
+_ON_INTEGERS = {"ConvInteger", "MatMulInteger", "QGemm", "QLinearConv", "QLinearMatMul"}
+_ON_FLOATS = {
+    *("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "GRU", "Gemm"),
+    *("LSTM", "MatMul", "MatMulIntegerToFloat", "MatMulNBits"),
+}
+
+
+def integers(job: dict[str, Any]) -> dict[str, Any]:
+    """Tells which share of multiply-accumulates ONNX Runtime does on integers.
+
+    Its own graph says so, which it makes of the file at `path` and writes to `output`.
+    What is in the body of a loop counts once.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = job["output"]
+    # All that chooses kernels; what is left out arranges floats in memory.
+    level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.graph_optimization_level = level
+    providers = ["CPUExecutionProvider"]
+    onnxruntime.InferenceSession(job["path"], options, providers=providers)
+    shapes = _shapes(onnx.shape_inference.infer_shapes(onnx.load(job["path"])).graph)
+    graph = onnx.load(job["output"]).graph
+    shapes = {**_shapes(graph), **shapes}
+    work = [(n.op_type, _products(n, shapes)) for n in _nodes(graph)]
+    if any(products is None for _, products in work):
+        return {"share": None}
+    total = sum(products for _, products in work)
+    done = sum(products for kind, products in work if kind in _ON_INTEGERS)
+    return {"share": done / total if total else None}
+
+
+def _bodies(node: Any) -> list[Any]:
+    return [one.g for one in node.attribute if one.HasField("g")]
+
+
+def _nodes(graph: Any) -> list[Any]:
+    inner = [n for node in graph.node for body in _bodies(node) for n in _nodes(body)]
+    return [*graph.node, *inner]
+
+
+def _shapes(graph: Any) -> dict[str, list[int]]:
+    """Returns the shapes of tensors; sizes that are free are 1."""
+    found = {one.name: list(one.dims) for one in graph.initializer}
+    for one in (*graph.value_info, *graph.input, *graph.output):
+        if one.type.tensor_type.HasField("shape"):
+            sizes = one.type.tensor_type.shape.dim
+            found[one.name] = [size.dim_value or 1 for size in sizes]
+    for node in graph.node:
+        for body in _bodies(node):
+            found |= _shapes(body)
+    return found
+
+
+def _products(node: Any, shapes: dict[str, list[int]]) -> int | None:
+    """Returns the multiply-accumulates of a node; `None` if shapes are not known."""
+    import math
+    import re
+
+    kind = node.op_type
+    if kind not in _ON_INTEGERS | _ON_FLOATS:
+        return 0
+    place = 3 if kind in ("QGemm", "QLinearConv", "QLinearMatMul") else 1
+    # The last part of these names is of ONNX Runtime, the first of the file.
+    names = [node.input[0], node.input[place], node.output[0]]
+    names = [re.sub("_(q_to_dq|post_dq|pre_q)$", "", name) for name in names]
+    data, kernel, made = map(shapes.get, names)
+    if kind in ("LSTM", "GRU"):
+        again, steps = shapes.get(node.input[2]), data and data[0]
+        known = steps and kernel and again
+        return steps * (math.prod(kernel) + math.prod(again)) if known else None
+    if "Conv" in kind:
+        moved = data if kind == "ConvTranspose" else made
+        known = moved is not None and kernel is not None
+        return math.prod(moved) * math.prod(kernel[1:]) if known else None
+    return None if made is None or not data else math.prod(made) * data[-1]
+
+
+JOBS = {
+    "call": call,
+    "convert": convert,
+    "integers": integers,
+    "open": probe,
+    "probe": probe,
+}

@@ -37,6 +37,7 @@ from tfcompress.exporters.onnx.weight_only import with_integer_weights
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
 from tfcompress.exporters.saved_model.graph import open_functions
+from tfcompress.exporters.shares import share_in_integers
 from tfcompress.exporters.tracing import TracedModel, trace
 from tfcompress.exporters.weights_alone import bound_of
 from tfcompress.layers import refuse
@@ -151,6 +152,10 @@ class ONNXExporter(Exporter):
             files=(filepath,),
             operators=operators,
         )
+
+    def share_in_integers(self, artifact: Artifact) -> float | None:
+        """Returns the share of multiply-accumulates on integers, here and now."""
+        return share_in_integers(artifact.path, _SCRIPT)
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns an ONNX Runtime runner, for strangers' files in the child process."""

@@ -23,6 +23,8 @@ _MOVES = {
 }
 # The axis of the inputs' channels in a kernel; in the data it is axis 1.
 _KERNEL_AXES = {"Convolution": 1, "ConvolutionBackpropData": 0}
+# What the plugin for processors calls the layers that multiply and add.
+_PRODUCTS = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 
 def _openvino() -> Any:
@@ -264,4 +266,46 @@ def _step(port: Any) -> float | None:
     return (high - low) / (node.get_attributes()["levels"] - 1)
 
 
-JOBS = {"call": call, "convert": convert, "open": probe, "probe": probe}
+def integers(job: dict[str, Any]) -> dict[str, Any]:
+    """Tells which share of multiply-accumulates OpenVINO does on integers.
+
+    The graph says so which it makes of the IR at `path` on this machine.
+    """
+    import math
+
+    core = _openvino().Core()
+    compiled = core.compile_model(core.read_model(job["path"]), "CPU", _F32)
+    done = total = 0
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        said = node.get_rt_info()
+        kind = said["layerType"].astype(str)
+        if kind not in _PRODUCTS:
+            continue
+        data, kernel = (_sizes(node.input_value(place)) for place in (0, 1))
+        made = _sizes(node.output(0))
+        if kind in ("FullyConnected", "MatMul"):
+            products = math.prod(made) * data[-1]
+        elif kind == "Deconvolution":
+            products = math.prod(data) * math.prod(kernel) // data[1]
+        else:
+            products = math.prod(made) * math.prod(kernel) // made[1]
+        total += products
+        if said["runtimePrecision"].astype(str) in ("i8", "u8"):
+            done += products
+    return {"share": done / total if total else None}
+
+
+def _sizes(port: Any) -> list[int]:
+    """Returns a shape; sizes that are free are 1."""
+    return [
+        1 if axis.is_dynamic else axis.get_length() for axis in port.get_partial_shape()
+    ]
+
+
+JOBS = {
+    "call": call,
+    "convert": convert,
+    "integers": integers,
+    "open": probe,
+    "probe": probe,
+}

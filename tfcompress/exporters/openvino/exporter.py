@@ -26,6 +26,7 @@ from tfcompress.exporters.limits import Limits
 from tfcompress.exporters.manifest import check_files
 from tfcompress.exporters.runner import Runner
 from tfcompress.exporters.saved_model.files import write_saved_model
+from tfcompress.exporters.shares import share_in_integers
 from tfcompress.exporters.tensors import OperatorCount, TensorInfo
 from tfcompress.exporters.tflite.exporter import TFLiteExporter
 from tfcompress.exporters.tracing import TracedModel, trace
@@ -109,6 +110,10 @@ class OpenVINOExporter(Exporter):
                 for name, count in sorted(found["operators"].items())
             ),
         )
+
+    def share_in_integers(self, artifact: Artifact) -> float | None:
+        """Returns the share of multiply-accumulates on integers, here and now."""
+        return share_in_integers(artifact.path / _FILES[0], _SCRIPT)
 
     def runner(self, filepath: Path, threads: int | None) -> Runner:
         """Returns an OpenVINO runner, for strangers' files in the child process."""
