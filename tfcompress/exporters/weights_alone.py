@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcompress.core.select import walk
 from tfcompress.exporters.comparing import Bound
+from tfcompress.quantization.calibration.rounding import as_matrix
 from tfcompress.quantization.weight_only import is_weight_only
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -30,6 +32,21 @@ def bound_of(model: keras.Model, compute: str) -> Bound:
         return Bound()
     count = len({id(variable) for _, variable in rounded_kernels(model)})
     return Bound(min(0.005 * math.sqrt(count), 0.05), average=True)
+
+
+def matrices_of(model: keras.Model) -> list[np.ndarray]:
+    """Returns the kernels of a weight-only model, each as (channels, inputs)."""
+    found: dict[int, np.ndarray] = {}
+    for _, layer in walk(model):
+        for kernel, variable in layer.kernels() if _is_rounded(layer) else ():
+            axes = kernel.reduction_axes(len(variable.shape))
+            matrix, _ = as_matrix(keras.ops.convert_to_numpy(variable), axes)
+            found[id(variable)] = matrix.T
+    return list(found.values())
+
+
+def _is_rounded(layer: Any) -> bool:
+    return isinstance(layer, QuantizedLayer) and layer.frozen
 
 
 def rounded_kernels(model: keras.Model) -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,7 @@ from tfcompress.exporters.tflite.rewriting import (
     store,
     take_apart,
 )
-from tfcompress.exporters.weights_alone import rounded_kernels
+from tfcompress.exporters.weights_alone import matrices_of, rounded_kernels
 from tfcompress.quantization.weight_only import is_weight_only
 
 # Where the kernel is, and the axis of its channels.
@@ -42,6 +42,8 @@ _KERNELS = {
 _ROUND_INPUTS = ("FULLY_CONNECTED", "CONV_2D")
 # Since which version kernels take integers of 4 bits, and steps of blocks.
 _VERSIONS = {"FULLY_CONNECTED": 12, "CONV_2D": 7, "EMBEDDING_LOOKUP": 4}
+# How far products are off in float32, as a share of the largest.
+_SAME = 1e-6
 
 
 def with_integer_weights(
@@ -56,7 +58,8 @@ def with_integer_weights(
         packed: operators whose kernels may be half bytes.
     """
     file = take_apart(content)
-    stored = use_integer_weights(file, compute == "float", packed)
+    known = matrices_of(model)
+    stored = use_integer_weights(file, known, compute == "float", packed)
     kernels = {id(v): int(np.prod(v.shape)) for _, v in rounded_kernels(model)}
     left = sum(kernels.values()) - stored
     if left > 0:
@@ -89,21 +92,23 @@ def _said(option: Any) -> str:
     return str(option) if isinstance(option, str | bool) else "calibration data"
 
 
-def use_integer_weights(model: Any, in_float: bool, packed: frozenset[str]) -> int:
+def use_integer_weights(
+    model: Any, known: list[np.ndarray], in_float: bool, packed: frozenset[str]
+) -> int:
     """Stores kernels on a grid as integers; returns how many weights.
 
     Args:
         model: a .tflite file taken apart.
+        known: the kernels that are on a grid, (channels, inputs).
         in_float: whether all layers compute in float.
         packed: operators whose kernels may be half bytes.
     """
     stored = 0
     for graph in model.subgraphs:
         operators: list[Any] = []
+        rewriting = _Rewriting(model, graph, known, in_float, packed)
         for name, operator, tensors in list(calls(model, graph)):
-            added = _Rewriting(model, graph, in_float, packed).of(
-                name, operator, tensors
-            )
+            added = rewriting.of(name, operator, tensors)
             stored += added.weights
             operators += added.operators
         graph.operators = operators
@@ -118,13 +123,20 @@ class _Added:
 
 
 class _Rewriting:
-    """What becomes of one operator of a graph."""
+    """What becomes of the operators of a graph."""
 
     def __init__(
-        self, model: Any, graph: Any, in_float: bool, packed: frozenset[str]
+        self,
+        model: Any,
+        graph: Any,
+        known: list[np.ndarray],
+        in_float: bool,
+        packed: frozenset[str],
     ) -> None:
-        self.model, self.graph = model, graph
+        self.model, self.graph, self.known = model, graph, known
         self.in_float, self.packed = in_float, packed
+        # Tensors times factors, by both.
+        self.products: dict[tuple[int, bytes], int] = {}
 
     def of(self, name: str, operator: Any, tensors: list) -> _Added:
         """Returns the operators that take the place of one."""
@@ -138,7 +150,11 @@ class _Rewriting:
         values = values.reshape(kernel.shape)
         rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
         pointwise = _is_pointwise(name, operator, values)
-        grid = grid_of(rows, blocks=name in ("FULLY_CONNECTED", "GATHER") or pointwise)
+        matrix = name == "FULLY_CONNECTED" or pointwise
+        grid = grid_of(rows, blocks=matrix or name == "GATHER")
+        before: list[Any] = []
+        if grid is None and matrix:
+            grid, before = self._without_factors(operator, rows)
         if grid is None:
             return _Added([operator])
         if name == "GATHER":
@@ -151,9 +167,37 @@ class _Rewriting:
         if not self.in_float and name in _ROUND_INPUTS:
             self._store(kernel, grid, axis, half)
             self._require(name, operator)
-            return _Added([operator], grid.integers.size)
+            return _Added([*before, operator], grid.integers.size)
         made = self._in_float(operator, place, kernel, grid, axis, half)
-        return _Added([*made, operator], grid.integers.size)
+        return _Added([*before, *made, operator], grid.integers.size)
+
+    def _without_factors(
+        self, operator: Any, rows: np.ndarray
+    ) -> tuple[Grid | None, list[Any]]:
+        """Returns the grid of a kernel whose inputs were scaled, and what scales them.
+
+        The converter multiplies kernels with the factors of their inputs, such as those
+        of an RMSNormalization. Here the inputs are multiplied with them again.
+        """
+        for kernel in self.known:
+            factors = _factors(rows, kernel) if rows.shape == kernel.shape else None
+            grid = grid_of(kernel) if factors is not None else None
+            if factors is not None and grid is not None:
+                return grid, self._scaled_inputs(operator, factors)
+        return None, []
+
+    def _scaled_inputs(self, operator: Any, factors: np.ndarray) -> list[Any]:
+        source, made = int(operator.inputs[0]), []
+        key = source, factors.tobytes()
+        if key not in self.products:
+            wanted = self._constant(factors, "FLOAT32", b"factors")
+            like = self.graph.tensors[source]
+            scaled = self._tensor(like, "FLOAT32", b"_scaled", shape_of(like))
+            options = read_schema().MulOptionsT()
+            made = [self._operator("MUL", [source, wanted], [scaled], options)]
+            self.products[key] = scaled
+        operator.inputs = [self.products[key], *list(operator.inputs)[1:]]
+        return made
 
     def _as_matrix(self, kernel: Any) -> Any:
         kernel.shape = [int(kernel.shape[0]), int(kernel.shape[3])]
@@ -288,6 +332,16 @@ class _Rewriting:
             ],
             grid.integers.size,
         )
+
+
+def _factors(rows: np.ndarray, kernel: np.ndarray) -> np.ndarray | None:
+    """Returns what each input of a kernel was multiplied with to give `rows`."""
+    squares = np.sum(kernel**2, axis=0)
+    factors = np.sum(rows * kernel, axis=0) / np.where(squares > 0, squares, 1.0)
+    factors = np.where(squares > 0, factors, 1.0)
+    off = np.abs(rows - kernel * factors).max(initial=0.0)
+    same = off <= _SAME * np.abs(rows).max(initial=0.0)
+    return factors.astype("float32") if same else None
 
 
 def _is_pointwise(name: str, operator: Any, kernel: np.ndarray) -> bool:
