@@ -41,12 +41,14 @@ def test_tokens_of_the_file_are_those_of_the_decoder(tmp_path, scheme):
         model = tfcompress.finalize(tfcompress.calibrate(model, scheme=scheme))
     step = tfcompress.decoder_step(model)
     assert step.input["attention_keys"].shape == (None, LENGTH, 2, 16)
-    artifact = tfcompress.export(step, tmp_path / "step.tflite", compute="float")
+    models = {"decode": model, "step": step}
+    artifact = tfcompress.export(models, tmp_path / "m.tflite", compute="float")
     states = {
         name: np.zeros((1, LENGTH, 2, 16), "float32")
         for name in ("attention_keys", "attention_values")
     }
-    tokens = greedy(tfcompress.load(artifact).run, states, LENGTH - 1)
+    runner = tfcompress.load(artifact, signature="step")
+    tokens = greedy(runner.run, states, LENGTH - 1)
     places = np.arange(LENGTH, dtype="int32")[None]
     logits = np.array(model([np.array([tokens], "int32"), places]))[0]
     assert logits[:-1].argmax(axis=-1).tolist() == tokens[1:]
