@@ -169,6 +169,8 @@ def test_bad_input(model, tokens, tmp_path):
         tfcompress.calibrate(model, scheme="w4b16")
     with pytest.raises(InvalidArgumentError, match=r"data=None.*weight-only"):
         tfcompress.calibrate(model)
+    with pytest.raises(InvalidArgumentError, match="none for blocks"):
+        tfcompress.calibrate(model, tokens, "w4b32", rounding="adaround")
     with pytest.raises(InvalidArgumentError, match="floats"):
         tfcompress.calibrate(model, tokens, {"gate": "w4", ".*": "w8a8"})
     final = tfcompress.finalize(tfcompress.calibrate(model, scheme="w4"))

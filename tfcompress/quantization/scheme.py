@@ -117,6 +117,15 @@ def get_scheme(identifier: str | QuantizationScheme) -> QuantizationScheme:
     )
 
 
+def needs_data(identifier: str | QuantizationScheme) -> bool:
+    """Returns whether a scheme rounds activations, whose ranges data give.
+
+    >>> needs_data("w8a8"), needs_data("w4b32")
+    (True, False)
+    """
+    return get_scheme(identifier).activations is not None
+
+
 def schemes_by_path(
     scheme: Scheme, paths: list[str]
 ) -> tuple[QuantizationScheme, Callable[[str], QuantizationScheme]]:

@@ -68,6 +68,7 @@ def export(
     from tfcompress.exporters.artifact import get_exporter
     from tfcompress.exporters.float_file.reading import float_file
     from tfcompress.exporters.publishing import staged
+    from tfcompress.quantization.scheme import needs_data
 
     import_modules(modules)
     options = dict(map(named_value, option))
@@ -103,7 +104,7 @@ def export(
         _check_keras(save_finalized, overwrite)
     exporter.with_options(options)  # refused before the work
     loaded = tfcompress.from_onnx(model) if of_onnx else load_model(model)
-    if scheme is not None and calibration is None:
+    if scheme is not None and calibration is None and needs_data(scheme):
         raise InvalidArgumentError(
             "Integers need typical inputs for their ranges.",
             received=f"--scheme {scheme} without --calibration",
@@ -117,8 +118,10 @@ def export(
             fix="pass --scheme w8a8",
         )
     if scheme is not None:
-        data = read_data(str(calibration), [loaded], pixels, samples)
-        typical = only_inputs(data, samples, loaded)
+        typical = None
+        if calibration is not None:
+            data = read_data(str(calibration), [loaded], pixels, samples)
+            typical = only_inputs(data, samples, loaded)
         with working("Calibrating"):
             loaded = tfcompress.calibrate(loaded, typical, scheme)
     with working(f"Writing {path}"):

@@ -39,6 +39,7 @@ from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
 from tfcompress.quantization.plan import plan
 from tfcompress.quantization.quantize import rounded
+from tfcompress.quantization.quantizers import BlockwiseQuantizer
 from tfcompress.quantization.recurrent_steps import unrolled
 from tfcompress.quantization.scheme import Scheme
 from tfcompress.quantization.wrapper import QuantizedLayer
@@ -135,6 +136,7 @@ def calibrate(
     if awq:
         scale_inputs(aware, graph, inputs)
     wrappers = [x for x in aware.layers if isinstance(x, QuantizedLayer)]
+    _check_blocks(wrappers, method)
     means = {x: ChannelMeans(x.layer) for x in wrappers if correct_bias and _biased(x)}
     task = Calibration(aware, graph, inputs, dict.fromkeys(means, np.zeros(0)))
     progress = _progress(inputs, method.units(task), verbose)
@@ -161,6 +163,18 @@ def _require_data(data: Any, weights_alone: bool, method: Rounding) -> None:
             received="data=None",
             expected="a few hundred typical inputs",
             fix="pass them, or a weight-only scheme such as 'w4', which needs none",
+        )
+
+
+def _check_blocks(wrappers: list[QuantizedLayer], method: Rounding) -> None:
+    blockwise = [
+        x.name for x in wrappers if isinstance(x.quantizer, BlockwiseQuantizer)
+    ]
+    if blockwise and not isinstance(method, Adaptive | Nearest):
+        raise InvalidArgumentError(
+            "This rounding knows one step per channel, and none for blocks.",
+            received=f"rounding={method!r} and blocks in {', '.join(blockwise)}",
+            expected="'adaptive' or 'nearest' with blocks, or a scheme such as 'w4'",
         )
 
 
