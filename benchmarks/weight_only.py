@@ -38,6 +38,11 @@ def matrices(layer):
     return pointwise or isinstance(layer, keras.layers.Dense)
 
 
+def wide_matrices(layer):
+    """Returns whether blocks of 32 divide the inputs of such a layer."""
+    return matrices(layer) and layer.kernel.shape[-2] % 32 == 0
+
+
 # Scheme, whether data are given, and which layers are rounded.
 ROWS = {
     "w8a8": ("w8a8", True, None),
@@ -48,6 +53,8 @@ ROWS = {
     "w4, depthwise w8, data": (DEPTHWISE, True, None),
     "w4, matrices alone": ("w4", False, matrices),
     "w4, matrices alone, data": ("w4", True, matrices),
+    "w4b32, matrices alone": ("w4b32", False, wide_matrices),
+    "w4b32, matrices alone, data": ("w4b32", True, wide_matrices),
 }
 IN_FLOAT = ("w4, depthwise w8",)
 RECIPES = ("dynamic_wi4_afp32", "weight_only_wi4_afp32")
