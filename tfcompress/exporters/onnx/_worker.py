@@ -152,11 +152,13 @@ def integers(job: dict[str, Any]) -> dict[str, Any]:
     shapes = _shapes(onnx.shape_inference.infer_shapes(onnx.load(job["path"])).graph)
     graph = onnx.load(job["output"]).graph
     shapes = {**_shapes(graph), **shapes}
-    work = [(n.op_type, _products(n, shapes)) for n in _nodes(graph)]
-    if any(products is None for _, products in work):
-        return {"share": None}
-    total = sum(products for _, products in work)
-    done = sum(products for kind, products in work if kind in _ON_INTEGERS)
+    total = done = 0
+    for node in _nodes(graph):
+        products = _products(node, shapes)
+        if products is None:
+            return {"share": None}
+        total += products
+        done += products if node.op_type in _ON_INTEGERS else 0
     return {"share": done / total if total else None}
 
 
@@ -196,13 +198,15 @@ def _products(node: Any, shapes: dict[str, list[int]]) -> int | None:
     names = [re.sub("_(q_to_dq|post_dq|pre_q)$", "", name) for name in names]
     data, kernel, made = map(shapes.get, names)
     if kind in ("LSTM", "GRU"):
-        again, steps = shapes.get(node.input[2]), data and data[0]
-        known = steps and kernel and again
-        return steps * (math.prod(kernel) + math.prod(again)) if known else None
+        again = shapes.get(node.input[2])
+        if not (data and kernel and again):
+            return None
+        return data[0] * (math.prod(kernel) + math.prod(again))
     if "Conv" in kind:
         moved = data if kind == "ConvTranspose" else made
-        known = moved is not None and kernel is not None
-        return math.prod(moved) * math.prod(kernel[1:]) if known else None
+        if moved is None or kernel is None:
+            return None
+        return math.prod(moved) * math.prod(kernel[1:])
     return None if made is None or not data else math.prod(made) * data[-1]
 
 
