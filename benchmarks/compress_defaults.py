@@ -1,6 +1,6 @@
 """Does `compress` with its defaults meet "25 %" on data of three sizes and kinds?
 
-    python benchmarks/compress_defaults.py --spoken ../shared/data/spoken_digits.npz
+    python benchmarks/compress_defaults.py --spoken spoken_digits.npz
 
 A small CNN is trained on each data set, and handed to `compress` with a budget of 25 %
 of its packed bytes and no `search=`. What is printed as "before" and "after" are the

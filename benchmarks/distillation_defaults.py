@@ -1,6 +1,6 @@
 """Which temperature, and how much of the labels, suits a student on small data?
 
-    python benchmarks/distillation_defaults.py --spoken ../shared/data/spoken_digits.npz
+    python benchmarks/distillation_defaults.py --spoken spoken_digits.npz
 
 A CNN teaches one of a quarter of its channels with soft labels, at several temperatures
 and weights of the student's own loss. "alone" is the student without a teacher, for as

@@ -1,7 +1,7 @@
 """What does LiteRT's LSTM operator gain, and what does it cost?
 
     python benchmarks/fused_lstm.py
-    python benchmarks/fused_lstm.py --spoken ../shared/data/spoken_digits.npz
+    python benchmarks/fused_lstm.py --spoken spoken_digits.npz
     python benchmarks/fused_lstm.py --models long
 
 LSTMs trained on the rows of Fashion-MNIST (and on spectrograms of spoken digits, if a

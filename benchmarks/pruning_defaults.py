@@ -1,7 +1,7 @@
 """What the defaults of pruning cost in short fits: how many updates, and which scope.
 
     python benchmarks/pruning_defaults.py
-    python benchmarks/pruning_defaults.py --spoken ../shared/data/spoken_digits.npz
+    python benchmarks/pruning_defaults.py --spoken spoken_digits.npz
 
 A small CNN is trained, then pruned to 90 % zeros in a fit of some hundred steps, with
 Adam at the rate that it was trained with. A row is a criterion and a scope, a column a

@@ -1,7 +1,7 @@
 """At which rate, and from which start, does a short fit of quantizers pay?
 
-    python benchmarks/quantize_defaults.py --spoken ../shared/data/spoken_digits.npz
-        --colours ../shared/data/cifar10_subset.npz
+    python benchmarks/quantize_defaults.py --spoken spoken_digits.npz
+        --colours cifar10_subset.npz
 
 A small CNN is trained with Adam at 1e-3, then made integers: calibrated only; trained
 for one epoch with quantizers that begin with nothing; and the same from a calibrated

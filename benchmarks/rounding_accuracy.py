@@ -2,7 +2,7 @@
 
     python benchmarks/rounding_accuracy.py --limit 20000 --json roundings.json
     python benchmarks/rounding_accuracy.py --models resnet-8 --json roundings.json
-        --colours ../shared/data/cifar10_subset.npz
+        --colours cifar10_subset.npz
 
 A float model is trained with a cosine rate as in quantize_accuracy.py, and stays beside
 the JSON file. Each row calibrates it from 500 training images without labels. Figures
