@@ -266,10 +266,23 @@ def test_an_operation_that_is_unknown_is_named_by_its_layer(tmp_path):
 def test_loops_are_refused_with_what_to_do(tmp_path):
     inputs = keras.Input((6, 4), name="series")
     model = keras.Model(inputs, layers.GRU(8, name="gru")(inputs))
-    with pytest.raises(ExportError, match="unroll=True"):
+    with pytest.raises(ExportError, match=r"the loop of layer 'gru'.*unroll=True"):
         export(model, tmp_path / "m.mlpackage", format="coreml")
     assert list(tmp_path.iterdir()) == []
     assert "unroll=True" in str(doctor(model, "coreml", trial=False))
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
+def test_integers_of_recurrent_layers(kind, tmp_path):
+    inputs = keras.Input((4, 3), name="series")
+    model = keras.Model(inputs, kind(5, name="memory")(inputs))
+    data = RNG.normal(size=(32, 4, 3)).astype("float32")
+    package = export(
+        finalize(calibrate(model, data)), tmp_path / "m.mlpackage", format="coreml"
+    )
+    # Each step has a copy of the two kernels; the package has them once.
+    kinds = [one.name for one in package.operators for _ in range(one.count)]
+    assert 1 <= kinds.count("constexpr_blockwise_shift_scale") <= 2
 
 
 def test_free_sizes_are_refused(tmp_path):

@@ -70,6 +70,7 @@ def store_weights(program: Any, grouped: bool) -> dict[str, Stored]:
         What each weight was, by the name of its new tensor.
     """
     stored: dict[str, Stored] = {}
+    made: dict[tuple, Any] = {}  # each step of a recurrent layer has a copy of kernels
     for function in program.functions.values():
         operators = list(function.operations)
         rounds = any(one.op_type == "quantize" for one in operators)
@@ -79,20 +80,23 @@ def store_weights(program: Any, grouped: bool) -> dict[str, Stored]:
                 form = _form(weight, grouped, rounds)
                 if form is not None:
                     values = weight.val
-                    # What is written into a package has letters and digits alone.
-                    clean = re.sub(r"\W", "_", weight.name)
-                    made = _replace(constant, form, f"weight_{len(stored)}_{clean}")
-                    stored[made.name] = Stored(values, not form.integers)
+                    shape = values.dtype.name, values.shape
+                    key = (id(function), form[::2], shape, values.tobytes())
+                    if key not in made:
+                        # What is written into a package has letters and digits alone.
+                        clean = re.sub(r"\W", "_", weight.name)
+                        name = f"weight_{len(stored)}_{clean}"
+                        made[key] = form.write({"before_op": constant, "name": name})
+                        stored[made[key].name] = Stored(values, not form.integers)
+                    _replace(constant, made[key])
     return stored
 
 
-def _replace(constant: Any, form: Form, name: str) -> Any:
-    """Puts a form in a constant's place; returns the tensor that it gives."""
+def _replace(constant: Any, made: Any) -> None:
+    """Puts what a form gives in a constant's place."""
     weight, block = constant.outputs[0], constant.enclosing_block
-    made = form.write({"before_op": constant, "name": name})
     block.replace_uses_of_var_after_op(anchor_op=constant, old_var=weight, new_var=made)
     block.remove_ops([constant])
-    return made
 
 
 def _form(weight: Any, grouped: bool, rounds: bool) -> Form | None:

@@ -225,6 +225,14 @@ def _refused(failure: ConverterFailure, traced: TracedModel) -> ExportError:
     unknown = re.search(
         r"Conversion for TF op '(\w+)' not implemented", failure.message
     )
+    loops = layers_with(traced.function, traced.model, ("While", "StatelessWhile"))
+    looping = ", ".join(f"layer {path!r}" for path in loops if path)
+    if unknown is None and looping and not failure.died:
+        return failure.as_error(
+            f"coremltools cannot convert the loop of {looping}; nothing was written.",
+            "build it with `unroll=True`, or export the quantized model, which has no "
+            'loop, or use format="tflite"',
+        )
     if unknown is None:
         return failure.as_error(
             "coremltools could not convert the model; nothing was written.",
