@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import pytest
 
 import tfcompress
@@ -90,3 +91,38 @@ def test_another_target_is_refused(trained, data, tmp_path):
             target="micro",
             search=Search(directory=str(tmp_path), verbose=0),
         )
+
+
+@pytest.mark.slow
+def test_the_search_finds_a_small_network_of_pictures(tmp_path):
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    x, y = (digits.images[..., None] / 16).astype("float32"), digits.target
+    train, validation = (x[:1200], y[:1200]), (x[1200:], y[1200:])
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1), name="image"),
+            layers.Conv2D(16, 3, padding="same", activation="relu", name="first"),
+            layers.Conv2D(32, 3, activation="relu", name="second"),
+            layers.GlobalAveragePooling2D(name="pool"),
+            layers.Dense(10, name="logits"),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(3e-3), loss, metrics=["accuracy"])
+    model.fit(*train, epochs=8, verbose=0)
+    budget = Budget(
+        max_cycles="70%", max_sram="100%", max_metric_drop=0.1, npu="u55-128"
+    )
+    search = Search(trials=3, epochs=9, final=1, directory=str(tmp_path), verbose=0)
+    found = tfcompress.compress(
+        model, train, validation, budget, recipe="auto", search=search
+    )
+    assert found.met, found
+    before, best = found.baseline.measures, found.best.measures
+    assert best.cycles <= 0.7 * before.cycles
+    assert best.sram <= before.sram
+    assert found.artifact.npu.share == 1.0
+    assert found.artifact.npu.npu == "u55-128"
+    assert len(found.candidates) == 3
