@@ -1,7 +1,9 @@
 """Files of strangers: what they may not do, and what becomes of those that try."""
 
+import importlib.util
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import threading
@@ -339,6 +341,9 @@ def test_which_tflite_files_are_bounded(tmp_path):
 
 
 FORMATS = ["tflite", "saved_model", "onnx", "openvino", "micro"]
+if importlib.util.find_spec("ethosu"):
+    FORMATS.append("ethos_u")
+DENSE = ("micro", "ethos_u")
 
 
 @pytest.fixture(scope="module")
@@ -360,12 +365,14 @@ def artifacts(tmp_path_factory):
     )
     data = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     integer = tfcompress.finalize(tfcompress.calibrate(dense, data))
-    found["micro"] = export(integer, folder / "micro", format="micro")
+    for name in FORMATS:
+        if name in DENSE:
+            found[name] = export(integer, folder / name, format=name)
     return found
 
 
 def samples(name, count=24):
-    shape = (count, 4) if name == "micro" else (count, 5, 4)
+    shape = (count, 4) if name in DENSE else (count, 5, 4)
     return np.random.default_rng(1).normal(size=shape).astype("float32")
 
 
@@ -376,11 +383,27 @@ def test_strangers_files_give_the_same(artifacts, monkeypatch, name):
     assert not isinstance(here, JailedRunner)
     strangers(monkeypatch)
     there = load(artifacts[name])
-    assert isinstance(there, JailedRunner)
+    # The integers of an Ethos-U are a .tflite file without loops: it is bounded.
+    assert isinstance(there, JailedRunner) == (name != "ethos_u")
     assert [i.name for i in there.inputs] == [i.name for i in here.inputs]
     np.testing.assert_array_equal(there(x), here(x))
     np.testing.assert_array_equal(load(artifacts[name], trusted=True)(x), here(x))
     assert benchmark(there, x[:1], runs=3).median > 0
+
+
+@pytest.mark.slow
+@pytest.mark.export
+@pytest.mark.skipif("ethos_u" not in FORMATS, reason="Vela is not installed")
+def test_an_ethos_u_folder_with_a_file_that_loops(artifacts, tmp_path, short):
+    spec = tf.TensorSpec((1, 4), "float32", name="x")
+    folder = tmp_path / "board"
+    shutil.copytree(artifacts["ethos_u"].path, folder)
+    (folder / "manifest.json").unlink()
+    converted(folder / "model.tflite", loops, spec)
+    runner = load(folder)
+    assert isinstance(runner, JailedRunner)
+    with pytest.raises(ArtifactError, match="does not run in LiteRT"):
+        runner(X[:1])
 
 
 @pytest.mark.export
