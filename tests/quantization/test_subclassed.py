@@ -215,3 +215,42 @@ def test_tokens_and_positions_train_on(layer, tmp_path, rng):
     verify(artifact, final, data).raise_if_failed()
     got, wanted = final.predict(data, verbose=0), aware.predict(data, verbose=0)
     assert np.abs(got - wanted).max() < 0.03 * np.ptp(wanted)
+
+
+class Drawing(L.Layer):
+    """Adds noise that nobody but Keras' global generator draws."""
+
+    def __init__(self, parts, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [L.Dense(4) for _ in range(parts)]
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x + keras.random.normal((1, 4))
+
+
+class DrawingModel(keras.Model):
+    def __init__(self):
+        super().__init__(name="dice")
+        self.head = L.Dense(4)
+
+    def call(self, x):
+        return self.head(x) + keras.random.normal((1, 4))
+
+
+@pytest.mark.parametrize("parts", [0, 1])
+def test_what_a_call_draws_is_no_constant(parts):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, Drawing(parts, name="mine")(inputs))
+    with pytest.warns(tfcompress.CompressionWarning, match="mine .* draws random"):
+        aware = quantize_aware(model)
+    x = np.ones((1, 4), "float32")
+    assert (aware(x).numpy() != aware(x).numpy()).any()
+
+
+def test_a_model_that_draws_random_numbers_itself_is_refused():
+    model = DrawingModel()
+    model(np.ones((1, 4), "float32"))
+    with pytest.raises(InvalidArgumentError, match="'dice' draws random numbers"):
+        quantize_aware(model)

@@ -20,6 +20,9 @@ from tfcompress.core.registry import PACKAGE
 from tfcompress.core.select import places, unused_name, walk
 from tfcompress.core.types import AnyTensor, Structure
 
+# What Keras calls the state of each of its generators, also of the one for all.
+_SEED = "seed_generator_state"
+
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class HeldTensor(keras.layers.Layer):
@@ -87,6 +90,10 @@ class WeightRead(Exception):
         self.name = name
 
 
+class RandomDraw(Exception):
+    """A `call` draws random numbers itself, which a graph would hold as constants."""
+
+
 class HeldTensors:
     """Makes the weights and constants of composites symbolic, each weight once.
 
@@ -109,6 +116,7 @@ class HeldTensors:
 
         Raises:
             WeightRead: if a weight of another layer is read.
+            RandomDraw: if random numbers are drawn, other than by a layer.
         """
         leaves = keras.tree.flatten(inputs)
         anchor = next(x for x in leaves if isinstance(x, keras.KerasTensor))
@@ -128,7 +136,7 @@ class HeldTensors:
                 vars(layer)[name] = self._replaced(value, own, layer, anchor)
             for part in parts:
                 vars(part)["call"] = self._symbolic_call(part, anchor)
-            with _Watch({id(v): v.path for v in layer.variables}):
+            with Watch({id(v): v.path for v in layer.variables}):
                 yield
         finally:
             vars(layer).update(attributes)
@@ -198,10 +206,13 @@ class HeldTensors:
         return layer
 
 
-class _Watch(keras.StatelessScope):
-    """Inside, weights may be read by the layers that hold them only.
+class Watch(keras.StatelessScope):
+    """Inside, layers alone draw random numbers and read the weights that they hold.
 
-    Layers that are called on symbolic tensors read them in a scope of their own.
+    Layers that are called on symbolic tensors do both in a scope of their own.
+
+    Args:
+        watched: the paths of the weights, by the `id` of their variables.
     """
 
     def __init__(self, watched: dict[int, str]):
@@ -211,6 +222,8 @@ class _Watch(keras.StatelessScope):
     def get_current_value(self, variable: Any) -> Any:
         if id(variable) in self.watched:
             raise WeightRead(self.watched[id(variable)])
+        if variable.name == _SEED:
+            raise RandomDraw
         return super().get_current_value(variable)
 
 

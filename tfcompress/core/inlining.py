@@ -19,7 +19,7 @@ from tfcompress.core.attached_mask import AttachedMask
 from tfcompress.core.copies import clone_operation
 from tfcompress.core.errors import InvalidArgumentError, one_line
 from tfcompress.core.graph import Graph, trace_in_place
-from tfcompress.core.held_tensor import HeldTensors, WeightRead
+from tfcompress.core.held_tensor import HeldTensors, RandomDraw, WeightRead
 from tfcompress.core.select import (
     is_graph_model,
     places,
@@ -168,6 +168,13 @@ class _Opening:
                 fix="make a layer of what reads it, which is given the other layer and "
                 "has it in its get_config()",
             ) from error
+        except RandomDraw as error:
+            raise InvalidArgumentError(
+                f"Cannot {self.purpose}: the `call` of '{model.name}' draws random "
+                "numbers itself.",
+                expected="random numbers that a layer draws, such as GaussianNoise",
+                fix="make a layer of what draws them",
+            ) from error
         except Exception as error:
             raise _not_symbolic(model, self.purpose, error) from error
 
@@ -213,6 +220,8 @@ class _Opening:
             self.closed[id(operation)] = (
                 f"its call reads '{error.name}', a weight of another layer"
             )
+        except RandomDraw:
+            self.closed[id(operation)] = "its call draws random numbers"
         except Exception as error:
             if not held:
                 raise _not_symbolic(operation, self.purpose, error) from error

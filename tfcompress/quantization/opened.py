@@ -28,6 +28,7 @@ from tfcompress.core.graph import (
     map_tensors,
     trace_operations,
 )
+from tfcompress.core.held_tensor import RandomDraw, Watch
 from tfcompress.core.select import walk
 from tfcompress.layers import knows
 from tfcompress.layers.integer_form import Parts, StaysFloat
@@ -119,10 +120,15 @@ def _recorded(
 
     def run(**options: Any) -> tuple[Any, Graph]:
         try:
-            outputs = twin.call(*args, **{**kwargs, **options})
+            with Watch({}):
+                outputs = twin.call(*args, **{**kwargs, **options})
             return outputs, trace_operations(keras.Model(inputs, outputs))
         except StaysFloat:
             raise
+        except RandomDraw:
+            raise StaysFloat(
+                "its `call` draws random numbers", "make a layer of what draws them"
+            ) from None
         except Exception as error:
             raise StaysFloat(
                 f"its `call` does not run on symbolic tensors ({one_line(error)})",
