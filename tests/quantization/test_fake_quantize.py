@@ -258,7 +258,7 @@ def test_few_operations_round_as_the_formula_does(nonnegative, rng):
     # What is divided and multiplied by numbers, TensorFlow takes together if it can.
     import tensorflow as tf
 
-    grid = FakeQuantize(nonnegative=nonnegative)._grid
+    grid = FakeQuantize(nonnegative=nonnegative).grid
 
     @tf.function
     def formula(ranges):
