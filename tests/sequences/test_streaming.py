@@ -174,3 +174,19 @@ def test_bad_arguments_are_refused():
     strided = recurrent(layers.Conv1D(3, 2, strides=2, padding="causal", name="half"))
     with pytest.raises(UnsupportedLayerError, match=r"'half'.*multiple of 2"):
         tfcompress.streaming(strided, 3)
+
+
+def test_a_model_of_a_fixed_batch_streams():
+    sound = keras.Input((None, 3), name="sound", batch_size=4)
+    x = layers.GRU(5, return_sequences=True, name="gru")(sound)
+    whole = keras.Model(sound, layers.Dense(2, name="scores")(x))
+    part = tfcompress.streaming(whole, STEPS)
+    assert part.input["gru_state"].shape == (4, 5)
+    states, made = np.zeros((4, 5), "float32"), []
+    for start in range(0, TIME, STEPS):
+        now = SOUNDS[:4, start : start + STEPS]
+        outputs = part({"sound": now, "gru_state": states})
+        states = np.asarray(outputs["gru_state_next"])
+        made.append(outputs["scores"])
+    found = np.concatenate(made, axis=1)
+    np.testing.assert_allclose(found, whole(SOUNDS[:4]), atol=1e-6)

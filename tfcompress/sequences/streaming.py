@@ -218,7 +218,7 @@ def _check(
     except Exception:  # whatever it raises for numbers that mean nothing to it
         return
     states = {
-        name: np.zeros((2, *tensor.shape[1:]), tensor.dtype)
+        name: np.zeros((len(arrays[0]), *tensor.shape[1:]), tensor.dtype)
         for name, tensor in streamed.input.items()
         if name not in inputs
     }
