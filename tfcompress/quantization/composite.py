@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,6 +56,10 @@ class QuantizedComposite(QuantizedLayer):
         return self.run(inputs, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # The layer's own name of what it reads first, such as `query`, is no name here.
+        first = next(iter(inspect.signature(self.layer.call).parameters))
+        if not args and first in kwargs:
+            args = (kwargs.pop(first),)
         if not self.built:
             if not self.layer.built:
                 self.layer(*args, **kwargs)  # which knows what its shapes are called
