@@ -7,6 +7,7 @@ from keras import layers
 
 import tfcompress
 from tfcompress import InvalidArgumentError, UnsupportedLayerError
+from tfcompress.reporting.measures import macs
 
 LENGTH, WORDS = 12, 30
 
@@ -76,3 +77,20 @@ def test_what_is_no_causal_decoder_is_refused():
     mixed = keras.Model(x, causal(y, y, use_causal_mask=True))
     with pytest.raises(UnsupportedLayerError, match="something else"):
         tfcompress.decoder_step(mixed, length=8)
+
+
+@pytest.mark.parametrize("scheme", [None, "w4b32"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_work_of_attention_that_is_held_whole_is_counted(scheme, masked):
+    x = keras.Input((LENGTH, 32), name="x")
+    seen = keras.Input((LENGTH, LENGTH), name="seen", dtype="bool")
+    attention = layers.MultiHeadAttention(2, 16, name="attention")
+    given = {"attention_mask": seen} if masked else {"use_causal_mask": True}
+    model = keras.Model([x, seen] if masked else x, attention(x, x, **given))
+    if scheme:
+        model = tfcompress.finalize(tfcompress.calibrate(model, scheme=scheme))
+    projections, products = 4 * 32 * 32, 2 * 32
+    assert macs(model) == LENGTH * projections + LENGTH * LENGTH * products
+    if not masked:
+        step = tfcompress.decoder_step(model)
+        assert macs(step) == projections + LENGTH * products

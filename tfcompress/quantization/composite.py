@@ -10,7 +10,8 @@ import keras
 
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.select import walk
-from tfcompress.layers import Kernel, fill, kernels_of, wrapped
+from tfcompress.layers import Kernel, fill, kernels_of
+from tfcompress.layers.rules import HeldCall, rule_of
 from tfcompress.quantization.wrapper import QuantizedLayer
 
 
@@ -78,4 +79,11 @@ class QuantizedComposite(QuantizedLayer):
         self.build()
 
 
-fill((QuantizedComposite,), holds=wrapped)
+def _whole(layer: Any, inputs: list) -> list[HeldCall]:
+    """What it holds; attention reads a query and a value, and perhaps masks."""
+    rule = rule_of(layer.layer)
+    attends = rule is not None and rule.family == "attention"
+    return [(1, layer.layer, inputs[:2] if attends else inputs)]
+
+
+fill((QuantizedComposite,), holds=_whole)

@@ -16,7 +16,9 @@ from tfcompress.core.graph import Graph, Node, Tensor, build, output_names, trac
 from tfcompress.core.predictable import predictable
 from tfcompress.core.registry import PACKAGE
 from tfcompress.core.select import walk
-from tfcompress.layers import fill, wrapped
+from tfcompress.layers import fill
+from tfcompress.layers.families.attention import attention, attention_products
+from tfcompress.layers.sizes import Shape
 from tfcompress.quantization.composite import QuantizedComposite
 from tfcompress.quantization.wrapper import QuantizedLayer
 
@@ -228,7 +230,15 @@ class CachedAttention(layers.Wrapper):
         return inputs_shape, keys_shape, values_shape
 
 
-fill((CachedAttention,), holds=wrapped)
+def _macs(layer: Any, inputs: list[Shape], output: Shape) -> int:
+    """Projections of one position; scores and context with all that are kept."""
+    here, kept = inputs[0], inputs[1][:1]
+    projections = attention(layer.layer, [here, here], output)
+    alone = attention_products(layer.layer, [here, here])
+    return projections - alone + attention_products(layer.layer, [here, (*kept, 1)])
+
+
+fill((CachedAttention,), macs=_macs)
 
 
 def _check(model: keras.Model, graph: Graph, step: keras.Model, length: int) -> None:
