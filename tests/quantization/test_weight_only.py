@@ -200,7 +200,8 @@ def test_awq_spends_values_where_inputs_are_large(tokens):
 
 def test_attention_may_be_called_by_names():
     x, y = keras.Input((6, 32), name="x"), keras.Input((5, 32), name="y")
-    made = layers.MultiHeadAttention(2, 16, name="attention")(value=y, query=x)
+    attention = layers.MultiHeadAttention(2, 16, name="attention")
+    made = attention(value=y, query=x, use_causal_mask=True)
     model = keras.Model([x, y], made)
     arrays = [np.random.default_rng(n).normal(size=(2, n, 32)) for n in (6, 5)]
     rounded = tfcompress.finalize(tfcompress.calibrate(model, scheme="w8"))

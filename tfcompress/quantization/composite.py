@@ -57,10 +57,14 @@ class QuantizedComposite(QuantizedLayer):
         return self.run(inputs, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # The layer's own name of what it reads first, such as `query`, is no name here.
-        first = next(iter(inspect.signature(self.layer.call).parameters))
-        if not args and first in kwargs:
-            args = (kwargs.pop(first),)
+        # Keras takes no tensors beside options in `**kwargs`: tensors go by position.
+        names = list(inspect.signature(self.layer.call).parameters)
+        given = {**dict(zip(names, args)), **kwargs}
+        tensors = [n for n in names if hasattr(given.get(n), "shape")]
+        if any(name in kwargs for name in tensors):
+            count = 1 + names.index(tensors[-1])
+            args = tuple(given.get(name) for name in names[:count])
+            kwargs = {n: v for n, v in kwargs.items() if n not in names[:count]}
         if not self.built:
             if not self.layer.built:
                 self.layer(*args, **kwargs)  # which knows what its shapes are called
