@@ -36,7 +36,7 @@ class OnDeviceTraining:
     Args:
         model: a Functional or Sequential model with one output, whose last layer is a
             Dense in floats, with softmax or none. To quantize all other layers, leave
-            it out by `filters`.
+            it out by `filters`. One without a bias gets one, which begins at zero.
         loss: `"categorical_crossentropy"`, `"sparse_categorical_crossentropy"`, or
             `"mean_squared_error"` for regression.
         batch_size: how many samples a step of training takes.
@@ -125,6 +125,14 @@ def last_of(graph: Graph) -> Last:
             "without an activation",
             fix="if it is quantized, leave it in float: "
             "filters=lambda layer: layer.name != 'the last layer'",
+        )
+    calls = sum(one.operation is layer for one in graph.nodes)
+    if calls > 1:
+        raise UnsupportedLayerError(
+            f"'{layer.name}' cannot be trained on a device: the model calls it more "
+            "than once.",
+            received=f"{calls} calls of it",
+            expected="a last layer that is called at the end only",
         )
     activation = getattr(layer.activation, "__name__", "")
     features = node.inputs[0]
