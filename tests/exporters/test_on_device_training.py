@@ -113,7 +113,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path):
     with pytest.raises(UnsupportedLayerError, match="leave it in float"):
         tfcompress.OnDeviceTraining(quantized)
     shared, inputs = layers.Dense(5, "softmax", name="both"), keras.Input((5,))
-    with pytest.raises(UnsupportedLayerError, match="'both' .* more than once"):
+    with pytest.raises(UnsupportedLayerError, match=r"'both' .* more than once"):
         tfcompress.OnDeviceTraining(keras.Model(inputs, shared(shared(inputs))))
     training = tfcompress.OnDeviceTraining(classifier())
     with pytest.raises(InvalidArgumentError, match="holds one signature"):
