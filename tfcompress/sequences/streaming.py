@@ -64,11 +64,11 @@ def streaming(model: keras.Model, steps: int = 1, begins: bool = False) -> keras
     >>> whole = keras.Sequential([
     ...     keras.Input((None, 3), name="sound"),
     ...     keras.layers.Conv1D(4, 3, padding="causal", name="conv"),
-    ...     keras.layers.GRU(5, name="gru")])
+    ...     keras.layers.GRU(5, name="memory")])
     >>> stream = streaming(whole, steps=2)
     >>> sorted(stream.input), sorted(stream.output)  # doctest: +NORMALIZE_WHITESPACE
-    (['conv_state', 'gru_state', 'sound'],
-     ['conv_state_next', 'gru', 'gru_state_next'])
+    (['conv_state', 'memory_state', 'sound'],
+     ['conv_state_next', 'memory', 'memory_state_next'])
     """
     integer(steps, "`steps` is a number of time steps.", low=1)
     one_of(begins, "`begins` is true or false.", (True, False))
