@@ -37,8 +37,14 @@ def lenet_5(keras):
     )
 
 
-def small_resnet(keras):
-    """Three residual stages with batch normalization, 16-32-64 channels."""
+def small_resnet(keras, shape=SHAPE, strides=2):
+    """Three residual stages with batch normalization, 16-32-64 channels.
+
+    Args:
+        keras: Keras 3 or tf_keras.
+        shape: of an image.
+        strides: of the first convolution.
+    """
     layers = keras.layers
 
     def convolution(x, filters, size=3, strides=1):
@@ -48,8 +54,8 @@ def small_resnet(keras):
         # Keras' 0.99 lags behind in fits of some hundred steps.
         return layers.BatchNormalization(momentum=0.9)(x)
 
-    inputs = layers.Input(SHAPE)
-    x = layers.ReLU()(convolution(inputs, 16, strides=2))
+    inputs = layers.Input(shape)
+    x = layers.ReLU()(convolution(inputs, 16, strides=strides))
     for filters, strides in ((16, 1), (32, 2), (64, 2)):
         shortcut = x
         if strides > 1:

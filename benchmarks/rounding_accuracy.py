@@ -32,22 +32,7 @@ SCHEMES = ("w4a8", "w2a8")
 
 def resnet_8(keras):
     """ResNet-8 of MLPerf Tiny, for images of 32 x 32 pixels."""
-    layers = keras.layers
-
-    def convolution(x, filters, size=3, strides=1):
-        x = layers.Conv2D(
-            filters, size, strides=strides, padding="same", use_bias=False
-        )(x)
-        return layers.BatchNormalization(momentum=0.9)(x)
-
-    inputs = layers.Input((32, 32, 3))
-    x = layers.ReLU()(convolution(inputs, 16))
-    for filters, strides in ((16, 1), (32, 2), (64, 2)):
-        shortcut = convolution(x, filters, 1, strides) if strides > 1 else x
-        y = layers.ReLU()(convolution(x, filters, strides=strides))
-        x = layers.ReLU()(layers.Add()([convolution(y, filters), shortcut]))
-    x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, layers.Dense(10)(x))
+    return small_resnet(keras, (32, 32, 3), strides=1)
 
 
 MODELS = {
