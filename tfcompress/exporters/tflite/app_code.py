@@ -218,15 +218,7 @@ public final class {name} {{
 {fields}
   }}
 
-  private let interpreter: Interpreter
-
-  public init(path: String, threads: Int = 2) throws {{
-    var options = Interpreter.Options()
-    options.threadCount = threads
-    interpreter = try Interpreter(modelPath: path, options: options)
-    try interpreter.allocateTensors()
-  }}
-
+{app_signatures.SWIFT_INIT}
   public func run(
 {arguments}
   ) throws -> Outputs {{

@@ -17,6 +17,17 @@ from tfcompress.exporters.tflite.app_names import (
 KOTLIN = {"float32": "Float", "int8": "Byte", "uint8": "Byte", "int32": "Int"}
 SWIFT = {"float32": "Float32", "int8": "Int8", "uint8": "UInt8", "int32": "Int32"}
 
+SWIFT_INIT = """\
+  private let interpreter: Interpreter
+
+  public init(path: String, threads: Int = 2) throws {
+    var options = Interpreter.Options()
+    options.threadCount = threads
+    interpreter = try Interpreter(modelPath: path, options: options)
+    try interpreter.allocateTensors()
+  }
+"""
+
 
 def bytes_of(info: TensorInfo) -> int:
     """Returns how many bytes a tensor takes."""
@@ -64,15 +75,7 @@ import TensorFlowLite
 
 /// Runs {said(artifact)}. Make it once; it is not thread safe.
 public final class {name} {{
-  private let interpreter: Interpreter
-
-  public init(path: String, threads: Int = 2) throws {{
-    var options = Interpreter.Options()
-    options.threadCount = threads
-    interpreter = try Interpreter(modelPath: path, options: options)
-    try interpreter.allocateTensors()
-  }}
-
+{SWIFT_INIT}
 {functions}
 
   private func values<T>(_ runner: SignatureRunner, _ name: String) throws -> [T] {{
