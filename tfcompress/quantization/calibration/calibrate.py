@@ -32,8 +32,6 @@ from tfcompress.quantization.calibration.folding import (
 from tfcompress.quantization.calibration.observers import OBSERVERS, Observer
 from tfcompress.quantization.calibration.rounding import round_kernels
 from tfcompress.quantization.calibration.roundings import ROUNDINGS, Rounding
-from tfcompress.quantization.calibration.roundings.adaptive import Adaptive
-from tfcompress.quantization.calibration.roundings.nearest import Nearest
 from tfcompress.quantization.calibration.task import Calibration
 from tfcompress.quantization.fake_quantize import FakeQuantize, rounded_layer
 from tfcompress.quantization.integers.small_numbers import warn_of_small_numbers
@@ -150,7 +148,7 @@ def calibrate(
 
 
 def _require_data(data: Any, weights_alone: bool, method: Rounding) -> None:
-    if data is None and not isinstance(method, Adaptive | Nearest):
+    if data is None and method.learns:
         raise InvalidArgumentError(
             "This rounding learns from typical inputs.",
             received=f"rounding={method!r} and data=None",
@@ -170,7 +168,7 @@ def _check_blocks(wrappers: list[QuantizedLayer], method: Rounding) -> None:
     blockwise = [
         x.name for x in wrappers if isinstance(x.quantizer, BlockwiseQuantizer)
     ]
-    if blockwise and not isinstance(method, Adaptive | Nearest):
+    if blockwise and method.learns:
         raise InvalidArgumentError(
             "This rounding knows one step per channel, and none for blocks.",
             received=f"rounding={method!r} and blocks in {', '.join(blockwise)}",

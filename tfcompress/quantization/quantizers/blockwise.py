@@ -67,8 +67,7 @@ class BlockwiseQuantizer(LearnedStepQuantizer):
         blocks = self._in_blocks(weights, axes)
         step = (states or self.states(weights, axes))["step"]
         step = ops.expand_dims(ops.convert_to_tensor(step), 1)
-        factor = 1.0 / math.sqrt(self._size(weights.shape, axes) * self.levels)
-        step = step * factor + ops.stop_gradient(step - step * factor)
+        step = self.trained_step(step, self._size(weights.shape, axes))
         step = straight_through(step, stored_step(ops.abs(step)))
         steps = ops.clip(blocks / step, -self.levels, self.levels)
         rounded = straight_through(steps, ops.round(steps)) * step
@@ -76,6 +75,9 @@ class BlockwiseQuantizer(LearnedStepQuantizer):
         moved = [weights.shape[axis] for axis in order]
         back = sorted(range(len(order)), key=order.__getitem__)
         return ops.transpose(ops.reshape(rounded, moved), back)
+
+    def grid(self, weights: Any, axes: tuple[int, ...], **states: Any) -> None:
+        return None  # there is a step for each block, and none for a channel
 
     def _size(self, shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
         """Returns how many weights share a step; all of a channel if blocks do not fit.

@@ -52,13 +52,23 @@ class LearnedStepQuantizer(Quantizer):
         """The largest integer."""
         return 2 ** (self.num_bits - 1) - 1
 
+    def trained_step(self, step: Any, size: float) -> Any:
+        """Returns a step as it is, with its gradient scaled as in the paper.
+
+        Args:
+            step: the step.
+            size: how many weights share it.
+        """
+        factor = 1.0 / math.sqrt(size * self.levels)
+        return step * factor + ops.stop_gradient(step - step * factor)
+
     def states(self, weights: Any, axes: tuple[int, ...]) -> dict[str, Any]:
         sizes = ops.mean(ops.abs(weights), axis=axes, keepdims=True)
         return {"step": ops.maximum(2.0 * sizes / math.sqrt(self.levels), 1e-8)}
 
     def grid(
         self, weights: Any, axes: tuple[int, ...], **states: Any
-    ) -> tuple[Any, int]:
+    ) -> tuple[Any, int] | None:
         step = ops.convert_to_tensor((states or self.states(weights, axes))["step"])
         return ops.maximum(ops.abs(step), 1e-8), self.levels
 
@@ -66,9 +76,6 @@ class LearnedStepQuantizer(Quantizer):
         weights = ops.convert_to_tensor(weights)
         step = ops.convert_to_tensor((states or self.states(weights, axes))["step"])
         size = math.prod(weights.shape) / math.prod(step.shape)
-        factor = 1.0 / math.sqrt(size * self.levels)
-        # The step is used as it is, its gradient as the paper scales it.
-        step = step * factor + ops.stop_gradient(step - step * factor)
-        step = ops.maximum(ops.abs(step), 1e-8)
+        step = ops.maximum(ops.abs(self.trained_step(step, size)), 1e-8)
         steps = ops.clip(weights / step, -self.levels, self.levels)
         return straight_through(steps, ops.round(steps)) * step

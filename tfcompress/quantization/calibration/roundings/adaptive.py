@@ -22,6 +22,8 @@ class Adaptive(Rounding):
     `inv(H)`.
     """
 
+    learns = False
+
     def units(self, task: Calibration) -> int:
         return len(rounded_in_order(task.model, task.means))
 

@@ -13,7 +13,13 @@ class Rounding(Configured):
     To write your own, override `apply` and `units`, and register the class with
     `keras.saving.register_keras_serializable`. The kernels are to end as what their
     quantizer leaves as it is: whole multiples of a step.
+
+    Attributes:
+        learns: whether it learns from the data, and so needs some, and a kernel with
+            one step for each channel.
     """
+
+    learns = True
 
     def units(self, task: Calibration) -> int:
         """Returns how often `apply` will call `task.progress`."""

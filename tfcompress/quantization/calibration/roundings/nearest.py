@@ -20,6 +20,8 @@ class Nearest(Rounding):
     weights, each counted by the mean square of its inputs.
     """
 
+    learns = False
+
     def units(self, task: Calibration) -> int:
         return len(rounded_in_order(task.model, task.means))
 
